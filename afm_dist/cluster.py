@@ -1,0 +1,107 @@
+"""Connecting to Ray: the cluster a job was submitted to, or a local one started for this run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from afm_dist import console, storage
+from afm_dist.errors import OptionError
+
+Item = TypeVar("Item")
+
+MIN_OBJECT_STORE_BYTES = 256 << 20
+IN_FLIGHT_PER_CORE = 2
+
+# Ray Train polls its workers every 2 s by default: seconds of waiting per short training.
+_RAY_TRAIN_SETTINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+def under_job_submit() -> bool:
+    """Whether this process was started by ``ray job submit``, in an unpacked copy of the sources."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def check_paths(**options: str | None) -> None:
+    """Refuse relative paths where the working directory is a temporary copy.
+
+    Raises:
+        OptionError: a relative path under ``ray job submit``.
+    """
+    if not under_job_submit():
+        return
+    for option, value in options.items():
+        if value is not None and not storage.is_uri(value) and not Path(value).is_absolute():
+            raise OptionError(
+                f"--{option.replace('_', '-')} {value}: relative path under 'ray job submit', where the "
+                "working directory is an unpacked copy that is thrown away; give an absolute path or a URI"
+            )
+
+
+def ensure_ray(*, object_bytes: int = 0) -> None:
+    """Connect to Ray if that has not happened yet.
+
+    Uses the cluster named by ``RAY_ADDRESS`` (set by ``ray job submit``), else starts a local
+    Ray with one CPU per core, which is stopped when the process ends.
+
+    Args:
+        object_bytes: Largest model the object store must hold; a local store gets twice that.
+    """
+    if ray.is_initialized():
+        return
+    for name, value in _RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+        return
+    console.say("starting a local Ray")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=max(MIN_OBJECT_STORE_BYTES, 2 * object_bytes),
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+
+
+def available_cpus() -> int:
+    """CPUs of the connected cluster."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def run_tasks(
+    submit: Callable[[Item], Any],
+    items: list[Item],
+    *,
+    finished: Callable[[Item, Any], None],
+) -> None:
+    """Run one Ray task per item with a bounded number in flight.
+
+    Args:
+        submit: Starts the task of an item and returns its object reference.
+        items: In the order in which to start them.
+        finished: Called on the driver with each item and its result, in order of completion.
+
+    Raises:
+        ray.exceptions.RayTaskError: what a task raised (after Ray's own retries of lost workers).
+    """
+    limit = IN_FLIGHT_PER_CORE * available_cpus()
+    waiting = list(reversed(items))
+    in_flight: dict[Any, Item] = {}
+    while waiting or in_flight:
+        while waiting and len(in_flight) < limit:
+            item = waiting.pop()
+            in_flight[submit(item)] = item
+        ready, _ = ray.wait(list(in_flight), num_returns=1)
+        for reference in ready:
+            finished(in_flight.pop(reference), ray.get(reference))

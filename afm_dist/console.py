@@ -1,0 +1,99 @@
+"""What a job says: its entry point, its lines, its progress bars."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from afm_dist.errors import AfmError
+
+Config = TypeVar("Config")
+
+PLAIN_INTERVAL_S = 5.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run_job(config_type: type[Config], job: Callable[[Config], None], description: str) -> NoReturn:
+    """Parse the command line into ``config_type``, run the job, exit with its code.
+
+    Exit codes: 0 success, 1 bad data or a stage that failed, 2 a mistake in the options,
+    130 interrupted. An ``AfmError`` is reported in one line, anything else with its traceback.
+    """
+    config = tyro.cli(config_type, description=description)
+    try:
+        job(config)
+    except AfmError as error:
+        err.print(f"[bold red]error:[/] {_escape(str(error))}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("[bold red]interrupted:[/] finished stages are kept; run the same command to go on")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def say(text: str) -> None:
+    """Print one line; square brackets in it are plain text."""
+    out.print(_escape(text))
+
+
+def warn(text: str) -> None:
+    """Print one warning line on standard error."""
+    err.print(f"[yellow]warning:[/] {_escape(text)}")
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], None]]:
+    """One bar for one stage; yields a function to call with what was just finished.
+
+    With a terminal: a bar with rate and time left. Without: a plain line every few seconds.
+    """
+    started = time.monotonic()
+    done = 0
+
+    def rate() -> str:
+        return f"{done / max(time.monotonic() - started, 1e-9):,.0f} {unit}/s"
+
+    if out.is_terminal:
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}% {task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=out, transient=True) as bar:
+            task = bar.add_task(what, total=total, rate="")
+
+            def advance(amount: int) -> None:
+                nonlocal done
+                done += amount
+                bar.update(task, advance=amount, rate=rate())
+
+            yield advance
+        return
+
+    last = started
+
+    def report(amount: int) -> None:
+        nonlocal done, last
+        done += amount
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_S and done < total:
+            last = now
+            left = (now - started) / max(done, 1) * (total - done)
+            say(f"  {what}: {done:,} of {total:,} {unit}, {rate()}, {left:,.0f} s left")
+
+    yield report

@@ -1,0 +1,180 @@
+"""The contract between ``data_prep`` and everything else: what a dataset directory holds.
+
+A dataset directory has ``manifest.json``, ``vocabulary/<field>.parquet`` (columns id, token,
+count; ids by descending count; id 0 = unknown) and ``<split>/part-NNNNN.parquet``. What is not
+in the manifest does not exist.
+
+Shard columns: the label (``uint8``, 0 or 1), one ``int32`` column of ids per categorical field
+(0 <= id < cardinality), one ``float32`` column per numeric field (already transformed; null =
+missing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from afm_dist import storage
+from afm_dist.errors import DataError
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+MAX_GROUPS = 256
+
+FieldKind = Literal["categorical", "numeric"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One input of the model.
+
+    Attributes:
+        name: Column name in the shards.
+        kind: ``categorical`` (ids) or ``numeric`` (float32).
+        cardinality: Number of ids including 0 = unknown; 0 for a numeric field.
+        mean: Of ``sign(x)·ln(1+|x|)`` over the training split (numeric fields).
+        deviation: Standard deviation of the same; the shards hold ``(… − mean) / deviation``.
+    """
+
+    name: str
+    kind: FieldKind
+    cardinality: int = 0
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a split: its path inside the dataset, size, rows, and SHA-256."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A dataset directory's table of contents.
+
+    Attributes:
+        location: Where the dataset lies (not part of the file).
+        label: Name of the label column.
+        fields: Categorical and numeric fields, in model order.
+        splits: For ``train``, ``validation``, ``test``: the shards in order.
+        preset: Name of the preparation protocol.
+        seed: Seed of the split.
+        sources: What the dataset was made from: name, bytes, sha256 of each input.
+        facts: Further things worth reporting (label rates, Bayes AUC of a synthetic log, …).
+    """
+
+    location: str
+    label: str
+    fields: tuple[Field, ...]
+    splits: Mapping[str, tuple[Shard, ...]]
+    preset: str = "default"
+    seed: int = 0
+    sources: tuple[Mapping[str, Any], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def categorical(self) -> tuple[Field, ...]:
+        """The categorical fields, in order."""
+        return tuple(f for f in self.fields if f.kind == "categorical")
+
+    @property
+    def numeric(self) -> tuple[Field, ...]:
+        """The numeric fields, in order."""
+        return tuple(f for f in self.fields if f.kind == "numeric")
+
+    def rows(self, split: str) -> int:
+        """Rows of one split."""
+        return sum(shard.rows for shard in self.shards(split))
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """The shards of one split, in order.
+
+        Raises:
+            DataError: the dataset has no such split, or no rows in it.
+        """
+        shards = self.splits.get(split, ())
+        if not shards:
+            present = ", ".join(name for name, parts in self.splits.items() if parts) or "none"
+            raise DataError(
+                f"{self.location}: no '{split}' rows (splits with rows: {present}); "
+                "prepare the data again with a larger share for it"
+            )
+        return shards
+
+    def groups(self, split: str, max_groups: int = MAX_GROUPS) -> list[tuple[Shard, ...]]:
+        """Shards of a split in at most ``max_groups`` contiguous groups of nearly equal number.
+
+        A function of the manifest alone, never of the cluster: this is what makes the sum of
+        the groups' partial results the same bits everywhere.
+        """
+        shards = self.shards(split)
+        n_groups = min(max_groups, len(shards))
+        bounds = [i * len(shards) // n_groups for i in range(n_groups + 1)]
+        return [shards[a:b] for a, b in pairwise(bounds)]
+
+    def schema(self) -> list[dict[str, Any]]:
+        """The fields as plain values: what a checkpoint must agree with."""
+        return [asdict(f) for f in self.fields]
+
+    def fingerprint(self) -> str:
+        """Digest of the whole content (all shards' checksums included), not of the location."""
+        return storage.fingerprint(self._to_json())
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "label": self.label,
+            "fields": self.schema(),
+            "preset": self.preset,
+            "seed": self.seed,
+            "sources": [dict(source) for source in self.sources],
+            "facts": dict(self.facts),
+            "splits": {name: [asdict(shard) for shard in shards] for name, shards in self.splits.items()},
+        }
+
+    def save(self) -> None:
+        """Write ``manifest.json``: the last act of a preparation."""
+        storage.write_json(storage.join(self.location, FILE_NAME), self._to_json())
+
+    @classmethod
+    def load(cls, location: str) -> Manifest:
+        """Read the manifest of a dataset directory.
+
+        Raises:
+            DataError: there is none, or its version or content is not understood.
+        """
+        path = storage.join(location, FILE_NAME)
+        if not storage.exists(path):
+            raise DataError(
+                f"{location}: not a dataset directory (no {FILE_NAME}); "
+                "make one with: python jobs/prepare.py --output DIR …"
+            )
+        content = storage.read_json(path)
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format version {version!r} is unknown (this release reads {FORMAT_VERSION})"
+            )
+        try:
+            return cls(
+                location=location,
+                label=content["label"],
+                fields=tuple(Field(**entry) for entry in content["fields"]),
+                splits={
+                    name: tuple(Shard(**entry) for entry in shards)
+                    for name, shards in content["splits"].items()
+                },
+                preset=content["preset"],
+                seed=content["seed"],
+                sources=tuple(content["sources"]),
+                facts=content["facts"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: damaged ({error}); prepare the data again") from error

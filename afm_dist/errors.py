@@ -1,0 +1,26 @@
+"""The errors a stranger may see: one line each, with an exit code."""
+
+from __future__ import annotations
+
+
+class AfmError(Exception):
+    """Base of every error that is reported in one line, without a traceback.
+
+    The message says what is wrong, where (file, field, option), and what to do.
+    """
+
+    exit_code = 1
+
+
+class OptionError(AfmError, ValueError):
+    """An option, or a combination of options, that cannot work. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(AfmError, ValueError):
+    """Input data that is missing, malformed, altered, or of another schema. Exit code 1."""
+
+
+class StageError(AfmError, RuntimeError):
+    """A stage that could not finish (workers lost, storage failing). Exit code 1."""

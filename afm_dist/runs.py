@@ -1,0 +1,222 @@
+"""Run directories: stages that are done once, resumed, and redone when their inputs change.
+
+A run directory holds ``config.json``, ``environment.json``, ``events.jsonl`` and one folder per
+stage. A finished stage has a ``_SUCCESS`` file with its fingerprint (hash of its configuration
+and its inputs' fingerprints) and a commit id that is new each time the stage is done; a stage
+is up to date when its fingerprint and the commit ids of its inputs are those recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from afm_dist import __version__, console, storage
+
+Resume = Literal["auto", "never"]
+
+SUCCESS = "_SUCCESS"
+STARTED = "_STARTED"
+RECORDED_PACKAGES = ("torch", "ray", "pyarrow", "polars", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A finished stage, or an input from outside the run.
+
+    Attributes:
+        name: Name of the stage.
+        path: Its folder.
+        fingerprint: Hash of its configuration and its inputs' fingerprints.
+        commit: Identity of this particular result; for an input from outside, its content.
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    commit: str
+
+    @classmethod
+    def external(cls, name: str, path: str, content: str) -> Stage:
+        """Something made outside this run, identified by the digest of its content."""
+        return cls(name=name, path=path, fingerprint=content, commit=content)
+
+    def file(self, *parts: str) -> str:
+        """The location of a file of this stage."""
+        return storage.join(self.path, *parts)
+
+
+class Run:
+    """A run directory and the rule that decides which stages still have to be done.
+
+    Args:
+        path: The run directory; created if it is not there.
+        job: Name of the job, for messages.
+        config: The job's configuration as plain values, kept in ``config.json``.
+        resume: ``auto`` skips stages that are up to date, ``never`` redoes them all.
+    """
+
+    def __init__(self, path: str, *, job: str, config: Mapping[str, Any], resume: Resume = "auto") -> None:
+        self.path = storage.absolute(path)
+        self.resume = resume
+        self.redone: list[str] = []
+        self.reused: list[str] = []
+        storage.write_json(storage.join(self.path, "config.json"), {"job": job, **config})
+        storage.write_json(storage.join(self.path, "environment.json"), environment())
+        self.event("job started", job=job)
+
+    def event(self, what: str, **details: Any) -> None:
+        """Append one line to ``events.jsonl``."""
+        line = storage.json_line({"time": _now(), "event": what, **details})
+        storage.append_line(storage.join(self.path, "events.jsonl"), line)
+
+    def stage(
+        self,
+        name: str,
+        work: Callable[[str], None],
+        *,
+        config: Mapping[str, Any] | None = None,
+        inputs: Sequence[Stage] = (),
+    ) -> Stage:
+        """Do a stage, unless it is up to date.
+
+        Args:
+            name: Folder name of the stage.
+            work: Called with the stage's folder; what it leaves there is the result.
+            config: Everything besides the inputs that the result depends on.
+            inputs: The stages it reads.
+        """
+        path = storage.join(self.path, name)
+        marker = {
+            "fingerprint": storage.fingerprint(
+                {
+                    "version": __version__,
+                    "config": config or {},
+                    "inputs": {stage.name: stage.fingerprint for stage in inputs},
+                }
+            ),
+            "version": __version__,
+            "config": dict(config or {}),
+            "inputs": {stage.name: stage.commit for stage in inputs},
+        }
+        reason = self._why_redo(path, marker)
+        if reason is None:
+            done = storage.read_json(storage.join(path, SUCCESS))
+            self.reused.append(name)
+            self.event("stage up to date", stage=name, fingerprint=marker["fingerprint"])
+            console.say(f"[{name}] up to date")
+            return Stage(name=name, path=path, fingerprint=done["fingerprint"], commit=done["commit"])
+
+        console.say(f"[{name}] {reason}")
+        self.event("stage started", stage=name, reason=reason)
+        self._clear_unless_resumable(path, marker)
+        storage.write_json(storage.join(path, STARTED), marker)
+        started = time.monotonic()
+        try:
+            work(path)
+        except BaseException as error:
+            self.event("stage failed", stage=name, error=f"{type(error).__name__}: {error}")
+            raise
+        seconds = round(time.monotonic() - started, 3)
+        commit = uuid.uuid4().hex
+        storage.write_json(
+            storage.join(path, SUCCESS), {**marker, "commit": commit, "seconds": seconds, "finished": _now()}
+        )
+        storage.remove(storage.join(path, STARTED))
+        self.redone.append(name)
+        self.event("stage finished", stage=name, seconds=seconds)
+        console.say(f"[{name}] done in {seconds:.1f} s")
+        return Stage(name=name, path=path, fingerprint=str(marker["fingerprint"]), commit=commit)
+
+    def _why_redo(self, path: str, marker: Mapping[str, Any]) -> str | None:
+        """The reason to do a stage, in words; None when it is up to date."""
+        success = storage.join(path, SUCCESS)
+        if not storage.exists(success):
+            if storage.exists(storage.join(path, STARTED)):
+                return "going on: an earlier run was interrupted here"
+            return "running"
+        if self.resume == "never":
+            return "running again: --resume never"
+        done = storage.read_json(success)
+        for name, commit in marker["inputs"].items():
+            if done["inputs"].get(name) != commit:
+                return f"running again: its input '{name}' changed"
+        if done["fingerprint"] == marker["fingerprint"]:
+            return None
+        changes = [
+            f"{key} {done['config'].get(key)!r} -> {marker['config'].get(key)!r}"
+            for key in sorted({*done["config"], *marker["config"]})
+            if done["config"].get(key) != marker["config"].get(key)
+        ]
+        if done.get("version") != marker["version"]:
+            changes.append(f"afm-dist {done.get('version')} -> {marker['version']}")
+        return "running again: " + ("; ".join(changes) or "its inputs changed")
+
+    def _clear_unless_resumable(self, path: str, marker: Mapping[str, Any]) -> None:
+        """Keep the folder only when the very same work was interrupted in it."""
+        started = storage.join(path, STARTED)
+        same = (
+            self.resume == "auto"
+            and not storage.exists(storage.join(path, SUCCESS))
+            and storage.exists(started)
+            and storage.read_json(started) == dict(marker)
+        )
+        if not same:
+            storage.remove(storage.join(path, SUCCESS))
+            storage.remove(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor count and source revision: what a reader needs to repeat a figure."""
+    packages = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            packages[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            packages[package] = "absent"
+    return {
+        "afm_dist": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "git_revision": _git_revision(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _git_revision() -> str:
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from afm_dist import console, storage
-from afm_dist.errors import OptionError
+from afm_dist.errors import AfmError, OptionError, StageError
 
 Item = TypeVar("Item")
 
@@ -93,7 +94,8 @@ def run_tasks(
         finished: Called on the driver with each item and its result, in order of completion.
 
     Raises:
-        ray.exceptions.RayTaskError: what a task raised (after Ray's own retries of lost workers).
+        AfmError: what a task raised.
+        StageError: workers kept dying, beyond Ray's own retries.
     """
     limit = IN_FLIGHT_PER_CORE * available_cpus()
     waiting = list(reversed(items))
@@ -104,4 +106,16 @@ def run_tasks(
             in_flight[submit(item)] = item
         ready, _ = ray.wait(list(in_flight), num_returns=1)
         for reference in ready:
-            finished(in_flight.pop(reference), ray.get(reference))
+            item = in_flight.pop(reference)
+            try:
+                result = ray.get(reference)
+            except RayTaskError as error:
+                if isinstance(error.cause, AfmError):
+                    raise error.cause from None
+                raise
+            except RayError as error:
+                raise StageError(
+                    f"task {item!r} was lost again and again ({type(error).__name__}); look for workers "
+                    "killed for memory, then run the same command to go on"
+                ) from error
+            finished(item, result)

@@ -154,6 +154,20 @@ def list_names(location: str) -> list[str]:
     return sorted(info.base_name for info in filesystem.get_file_info(selector))
 
 
+def size(location: str) -> int:
+    """Bytes of one file.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if not exists(location):
+        raise DataError(f"{location}: no such file; check the path")
+    if is_local(location):
+        return local_path(location).stat().st_size
+    filesystem, path = _remote(location)
+    return int(filesystem.get_file_info(path).size)
+
+
 def remove(location: str) -> None:
     """Delete a file, or a folder with all it holds; nothing happens when it is not there."""
     if is_local(location):

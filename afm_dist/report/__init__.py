@@ -1,0 +1,37 @@
+"""The report of a run: one plain dict in; ``report.json``, ``report.md``, ``report.html`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from afm_dist import storage
+from afm_dist.report.markdown import markdown
+from afm_dist.report.schema import Report
+from afm_dist.report.table import table
+from afm_dist.report.validate import validated
+
+__all__ = ["Report", "table", "validated", "write_report"]
+
+
+def write_report(report: Mapping[str, Any], output: str) -> str:
+    """Write ``report.json``, ``report.md`` and ``report.html``; the same dict gives the same bytes.
+
+    Args:
+        report: The content of ``report.json``, see ``afm_dist.report.schema.Report``.
+        output: Folder to write to, a local path or a URI.
+
+    Returns:
+        The location of ``report.html``.
+
+    Raises:
+        DataError: a number is NaN, a key is missing, or the figures contradict each other.
+    """
+    from afm_dist.report.page import page  # matplotlib takes a second to import, and only this needs it
+
+    content = validated(report)
+    rendered = {"report.md": markdown(content), "report.html": page(content)}
+    storage.write_json(storage.join(output, "report.json"), dict(report))
+    for name, text in rendered.items():
+        storage.write_bytes(storage.join(output, name), text.encode())
+    return storage.join(output, "report.html")

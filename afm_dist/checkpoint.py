@@ -1,0 +1,243 @@
+"""Checkpoint directories: ``config.json`` and ``model.safetensors``. Never a pickle.
+
+``from_pretrained`` rebuilds the model from its architecture and hyper-parameters, gives it the
+structure of its compression plan, and loads the tensors. Above 5 GB the tensors are split over
+several files with an index, in the layout of the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from afm_dist import storage
+from afm_dist.compression.plan import Plan
+from afm_dist.compression.rewrite import restructure_
+from afm_dist.dataset.manifest import Field, Manifest
+from afm_dist.errors import AfmError, DataError
+from afm_dist.models import build_model
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+TENSORS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_FILE_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model but its tensors.
+
+    Attributes:
+        architecture: Registered name; None for a model of the user's own.
+        hyper_parameters: Keyword arguments of the architecture.
+        fields: Schema the model was trained on.
+        plan: What was compressed, in order.
+    """
+
+    architecture: str | None = None
+    hyper_parameters: Mapping[str, Any]
+    fields: tuple[Field, ...] = ()
+    plan: Plan = field(default_factory=Plan)
+
+    def build(self) -> nn.Module:
+        """The uncompressed architecture, freshly initialised.
+
+        Raises:
+            DataError: a model of the user's own, which only its owner can build.
+        """
+        if self.architecture is None:
+            raise DataError(
+                "a checkpoint of a model of your own: build the model and pass it as "
+                "from_pretrained(location, model=model)"
+            )
+        return build_model(self.architecture, self.fields, self.hyper_parameters)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "architecture": self.architecture,
+            "hyper_parameters": dict(self.hyper_parameters),
+            "fields": [asdict(item) for item in self.fields],
+            "compression": self.plan.to_json(),
+        }
+
+
+def save_pretrained(
+    model: nn.Module,
+    location: str,
+    config: ModelConfig | None = None,
+    *,
+    plan: Plan | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """Write a checkpoint directory; ``config.json`` last, so that a directory with it is whole.
+
+    Args:
+        model: The model.
+        location: The directory.
+        config: What it is; for a model of your own leave it out.
+        plan: What was done to a model of your own (instead of ``config``).
+        max_file_bytes: Where the tensors are split over several files.
+    """
+    config = config or ModelConfig(hyper_parameters={}, plan=plan or Plan())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    files = _split(tensors, max_file_bytes)
+    if len(files) == 1:
+        storage.remove(storage.join(location, INDEX))
+        storage.write_bytes(storage.join(location, TENSORS), safetensors.torch.save(files[0]))
+    else:
+        weight_map = {}
+        for i, part in enumerate(files):
+            name = f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
+            storage.write_bytes(storage.join(location, name), safetensors.torch.save(part))
+            weight_map.update(dict.fromkeys(part, name))
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        storage.write_json(storage.join(location, INDEX), index)
+    storage.write_json(storage.join(location, CONFIG), config.to_json())
+
+
+def _split(tensors: Mapping[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:
+    files: list[dict[str, Tensor]] = [{}]
+    used = 0
+    for name, tensor in tensors.items():
+        if files[-1] and used + tensor.nbytes > max_file_bytes:
+            files.append({})
+            used = 0
+        files[-1][name] = tensor
+        used += tensor.nbytes
+    return files
+
+
+def load_config(location: str) -> ModelConfig:
+    """What a checkpoint directory holds.
+
+    Raises:
+        DataError: not a checkpoint, or of an unknown version or content.
+    """
+    path = storage.join(location, CONFIG)
+    if not storage.exists(path):
+        raise DataError(f"{location}: not a checkpoint directory (no {CONFIG})")
+    content = storage.read_json(path)
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: format version {version!r} is unknown (this release reads {FORMAT_VERSION})"
+        )
+    try:
+        return ModelConfig(
+            architecture=content["architecture"],
+            hyper_parameters=content["hyper_parameters"],
+            fields=tuple(Field(**item) for item in content["fields"]),
+            plan=Plan.from_json(content["compression"], source=path),
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error})") from error
+
+
+def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Module:
+    """Rebuild a model, compressed structure included, in eval mode.
+
+    Args:
+        location: Checkpoint directory.
+        model: For a model of your own: the same model, uncompressed; changed in place.
+
+    Raises:
+        DataError: not a checkpoint, damaged, or tensors that do not fit the model.
+    """
+    config = load_config(location)
+    try:
+        if model is None:
+            with torch.device("meta"):
+                model = config.build()
+                restructure_(model, config.plan)
+        else:
+            restructure_(model, config.plan)
+    except AfmError as error:
+        raise DataError(f"{location}: {error}") from error
+    tensors = _load_tensors(location)
+    try:
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise DataError(f"{location}: the tensors do not fit the model ({detail})") from error
+    _rebuild_buffers_(model)
+    return model.requires_grad_(True).eval()
+
+
+def _rebuild_buffers_(model: nn.Module) -> None:
+    """Recompute the buffers that are not stored: the row offsets of fused tables."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                rebuild = getattr(module, f"rebuild_{name}")
+                setattr(module, name, rebuild())
+
+
+def _load_tensors(location: str) -> dict[str, Tensor]:
+    names = [TENSORS]
+    index = storage.join(location, INDEX)
+    if storage.exists(index):
+        names = sorted(set(storage.read_json(index)["weight_map"].values()))
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        path = storage.join(location, name)
+        if not storage.exists(path):
+            raise DataError(f"{path}: missing; the checkpoint is incomplete")
+        try:
+            if storage.is_local(path):
+                tensors |= safetensors.torch.load_file(storage.local_path(path))
+            else:
+                tensors |= safetensors.torch.load(storage.read_bytes(path))
+        except (SafetensorError, json.JSONDecodeError, ValueError) as error:
+            raise DataError(f"{path}: damaged ({error})") from error
+    return tensors
+
+
+def check_schema(config: ModelConfig, manifest: Manifest, *, checkpoint: str) -> None:
+    """Refuse a model for data of another schema.
+
+    Raises:
+        DataError: names the first field that differs, and how.
+    """
+    ours: Sequence[Field] = config.fields
+    theirs: Sequence[Field] = manifest.fields
+    if ours == theirs:
+        return
+    where = f"{checkpoint} was trained on another schema than {manifest.location}"
+    ours_by_name = {item.name: item for item in ours}
+    for other in theirs:
+        mine = ours_by_name.get(other.name)
+        if mine is None:
+            raise DataError(f"{where}: the model does not know field {other.name!r}; train on this data")
+        for key in ("kind", "cardinality", "mean", "deviation"):
+            if getattr(mine, key) != getattr(other, key):
+                raise DataError(
+                    f"{where}: field {other.name!r} has {key} {getattr(mine, key)} in the model and "
+                    f"{getattr(other, key)} in the data; use the data it was trained on"
+                )
+    missing = sorted(set(ours_by_name) - {item.name for item in theirs})
+    raise DataError(f"{where}: the data lacks {', '.join(missing) or 'the same order of fields'}")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_on_disk(location: str) -> int:
+    """Bytes of a checkpoint directory's files."""
+    return sum(
+        storage.size(storage.join(location, name))
+        for name in storage.list_names(location)
+        if name == CONFIG or name.startswith("model")
+    )

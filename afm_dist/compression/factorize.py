@@ -1,0 +1,295 @@
+"""Pure mathematics of the compression: spectra and low-rank factors.
+
+Shape legend: M layer outputs, N layer inputs, K rank, V rows of a table, T embedding dimension.
+Everything here is a function of tensors, in float64: no files, no Ray, no modules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from afm_dist.statistics.moments import TABLE_ROWS, Moments
+
+Activation = Literal["none", "plain", "shifted"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+# How many standard deviations below the mean score the shifted ReLU starts to cut.
+DEFAULT_KAPPA = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Eigendecomposition of a covariance, Cov(y) = U diag(λ) Uᵀ.
+
+    Attributes:
+        mean: E[y], shape (M,), float64.
+        eigenvalues: λ, descending, non-negative, shape (M,), float64: variances per component.
+        eigenvectors: U, one column per component, shape (M, M), float64; the entry of largest
+            magnitude of each column is positive.
+        rank_deficiency: How many eigenvalues are zero up to round-off.
+    """
+
+    mean: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    rank_deficiency: int
+
+    @property
+    def width(self) -> int:
+        """M, the number of dimensions."""
+        return self.mean.shape[0]
+
+    def kept_energy(self, rank: int) -> float:
+        """Share of the variance (sum of eigenvalues) in the first ``rank`` components."""
+        total = float(self.eigenvalues.sum())
+        return float(self.eigenvalues[:rank].sum()) / total if total > 0 else 1.0
+
+    def rank_for_energy(self, share: float) -> int:
+        """Smallest rank (at least 1) whose components keep ``share`` of the variance."""
+        return _components(self.eigenvalues, share)
+
+    def rank_for_singular_values(self, share: float) -> int:
+        """The same by the sum of singular values √λ (the paper's Table 11)."""
+        return _components(self.eigenvalues.sqrt(), share)
+
+
+def _components(values: Tensor, share: float) -> int:
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} is not in (0, 1]")
+    cumulative = values.cumsum(0)
+    total = float(cumulative[-1])
+    if total <= 0:
+        return 1
+    # A share of exactly 1 must not depend on the last bits of the cumulative sum.
+    threshold = share * total * (1 - 1e-12)
+    return min(int((cumulative < threshold).sum()) + 1, len(values))
+
+
+def eigendecompose(moments: Moments) -> Spectrum:
+    """Principal components of some outputs (paper, section 3.2).
+
+    Raises:
+        ValueError: the moments hold no rows.
+
+    Notes:
+        O(M³), once per layer, on the driver.
+    """
+    covariance = moments.covariance
+    eigenvalues, eigenvectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    eigenvalues = eigenvalues.flip(0).clamp(min=0)
+    eigenvectors = eigenvectors.flip(1)
+    tolerance = moments.width * torch.finfo(torch.float64).eps * float(eigenvalues[0])
+    return Spectrum(
+        mean=moments.mean,
+        eigenvalues=eigenvalues,
+        eigenvectors=_fix_signs(eigenvectors),
+        rank_deficiency=int((eigenvalues <= tolerance).sum()),
+    )
+
+
+def _fix_signs(vectors: Tensor) -> Tensor:
+    """Columns whose entry of largest magnitude is positive."""
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return vectors * torch.where(largest < 0, -1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearFactors:
+    """Two linear layers in place of one: y ≈ second_weight·f(first_weight·x + first_bias) + second_bias.
+
+    Attributes:
+        first_weight: Shape (K, N).
+        first_bias: Shape (K,); None where the first layer has no bias.
+        second_weight: Shape (M, K).
+        second_bias: Shape (M,).
+    """
+
+    first_weight: Tensor
+    first_bias: Tensor | None
+    second_weight: Tensor
+    second_bias: Tensor
+
+
+def afm_linear(
+    weight: Tensor,
+    bias: Tensor | None,
+    spectrum: Spectrum,
+    rank: int,
+    activation: Activation,
+    kappa: float = DEFAULT_KAPPA,
+) -> LinearFactors:
+    """Atomic feature mimicking of one linear layer (paper eq. 5), with room for a ReLU between.
+
+    ``none`` and ``plain`` are eq. 5: first U_kᵀW, second U_k with bias E[y] + U_kU_kᵀ(b − E[y]);
+    ``plain`` puts a ReLU between, as published. ``shifted`` moves the scores into the linear
+    part of the ReLU: z = U_kᵀ(Wx + b) + c before it and −U_k c after it, where
+    c_i = max(0, κ√λ_i − m_i) for a score of mean m_i and variance λ_i.
+
+    Args:
+        weight: W, shape (M, N).
+        bias: b, shape (M,), or None.
+        spectrum: Of the layer's outputs.
+        rank: K, 1 ≤ K ≤ M.
+        activation: What stands between the factors.
+        kappa: κ, in standard deviations of a score.
+
+    Raises:
+        ValueError: the rank is outside 1..M.
+    """
+    components = _leading(spectrum, rank)
+    W, b, mean = _double(weight, bias, spectrum)
+    scores = components.T @ mean
+    if activation == "shifted":
+        shift = (kappa * spectrum.eigenvalues[:rank].sqrt() - scores).clamp(min=0)
+        return LinearFactors(
+            first_weight=components.T @ W,
+            first_bias=components.T @ b + shift,
+            second_weight=components,
+            second_bias=mean - components @ (scores + shift),
+        )
+    return LinearFactors(
+        first_weight=components.T @ W,
+        first_bias=None,
+        second_weight=components,
+        second_bias=mean + components @ (components.T @ (b - mean)),
+    )
+
+
+def svd_linear(
+    weight: Tensor,
+    bias: Tensor | None,
+    spectrum: Spectrum,
+    rank: int,
+    activation: Activation,
+    kappa: float = DEFAULT_KAPPA,
+) -> LinearFactors:
+    """The control: truncated SVD of the weight, W ≈ (U_k S_k^½)(S_k^½ V_kᵀ) (paper, section 3.1).
+
+    Uses the outputs' moments only for the shift of the ``shifted`` ReLU: the scores are
+    z = S_k^−½ U_kᵀ(y − b), so their mean and variance follow from those of y.
+
+    Args and Raises: as in ``afm_linear``.
+    """
+    _leading(spectrum, rank)
+    W, b, mean = _double(weight, bias, spectrum)
+    U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    rank = min(rank, len(S))
+    root = S[:rank].sqrt()
+    first, second = root[:, None] * Vt[:rank], U[:, :rank] * root
+    if activation != "shifted":
+        return LinearFactors(first_weight=first, first_bias=None, second_weight=second, second_bias=b)
+    inverse = torch.where(root > root.max() * 1e-7, 1 / root.clamp(min=1e-300), 0.0)
+    to_scores = inverse[:, None] * U[:, :rank].T
+    rotated = to_scores @ spectrum.eigenvectors
+    deviation = (rotated.square() @ spectrum.eigenvalues).sqrt()
+    shift = (kappa * deviation - to_scores @ (mean - b)).clamp(min=0)
+    return LinearFactors(
+        first_weight=first, first_bias=shift, second_weight=second, second_bias=b - second @ shift
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFactors:
+    """A narrow table and a projection in place of a wide table: e ≈ projection·code + bias.
+
+    Attributes:
+        codes: Shape (V, K), in the table's dtype.
+        projection: Shape (T, K), float64.
+        bias: Shape (T,), float64.
+    """
+
+    codes: Tensor
+    projection: Tensor
+    bias: Tensor
+
+
+def afm_table(table: Tensor, spectrum: Spectrum, rank: int) -> TableFactors:
+    """Atomic feature mimicking of one embedding table (paper eq. 10).
+
+    Codes D U_k, projection U_k, bias (I − U_kU_kᵀ)E[e].
+
+    Args:
+        table: D, one row per id, shape (V, T).
+        spectrum: Of the looked-up rows, weighted by how often each id occurs.
+        rank: K, 1 ≤ K ≤ T.
+
+    Raises:
+        ValueError: the rank is outside 1..T.
+    """
+    components = _leading(spectrum, rank)
+    mean = spectrum.mean
+    return TableFactors(
+        codes=_codes(table, components),
+        projection=components,
+        bias=mean - components @ (components.T @ mean),
+    )
+
+
+def svd_table(table: Tensor, rank: int) -> TableFactors:
+    """The control: truncated SVD of the table itself, every row counting once (section 3.1).
+
+    Args:
+        table: D, one row per id, shape (V, T).
+        rank: K, 1 ≤ K ≤ T.
+
+    Raises:
+        ValueError: the rank is outside 1..T.
+    """
+    width = table.shape[1]
+    _check_rank(rank, width)
+    gram = torch.zeros(width, width, dtype=torch.float64)
+    for rows in table.split(TABLE_ROWS):
+        block = rows.double()
+        gram += block.T @ block
+    _, vectors = torch.linalg.eigh(gram)
+    components = _fix_signs(vectors.flip(1))[:, :rank]
+    return TableFactors(
+        codes=_codes(table, components),
+        projection=components,
+        bias=torch.zeros(width, dtype=torch.float64),
+    )
+
+
+def _codes(table: Tensor, components: Tensor) -> Tensor:
+    codes = table.new_empty(table.shape[0], components.shape[1])
+    for source, target in zip(table.split(TABLE_ROWS), codes.split(TABLE_ROWS), strict=True):
+        target.copy_(source.double() @ components)
+    return codes
+
+
+def fold(weight: Tensor, bias: Tensor, projection: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold a field's projection into the columns of the linear layer that reads it (paper eq. 12).
+
+    W′(P e′ + s) + b′ = (W′P) e′ + (b′ + W′s). The bias is a sum over the fields.
+
+    Args:
+        weight: W′, the columns that read this field, shape (M, T).
+        bias: b′ so far, shape (M,).
+        projection: P, shape (T, K).
+        shift: s, the field's bias, shape (T,).
+
+    Returns:
+        Folded columns (M, K) and the new bias (M,), float64.
+    """
+    W = weight.double()
+    return W @ projection.double(), bias.double() + W @ shift.double()
+
+
+def _leading(spectrum: Spectrum, rank: int) -> Tensor:
+    _check_rank(rank, spectrum.width)
+    return spectrum.eigenvectors[:, :rank]
+
+
+def _check_rank(rank: int, width: int) -> None:
+    if not 1 <= rank <= width:
+        raise ValueError(f"rank {rank} is outside 1..{width}")
+
+
+def _double(weight: Tensor, bias: Tensor | None, spectrum: Spectrum) -> tuple[Tensor, Tensor, Tensor]:
+    W = weight.detach().double()
+    b = torch.zeros(W.shape[0], dtype=torch.float64) if bias is None else bias.detach().double()
+    return W, b, spectrum.mean

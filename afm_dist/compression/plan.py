@@ -1,0 +1,98 @@
+"""The compression plan: which module becomes what. Small enough to review in a pull request.
+
+Applying a plan's structure needs no data, so a checkpoint carries its plan and is rebuilt from
+it. Entries are in the order in which they were applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from afm_dist import storage
+from afm_dist.compression.factorize import ACTIVATIONS, DEFAULT_KAPPA, Activation
+from afm_dist.errors import DataError, OptionError
+
+FORMAT_VERSION = 1
+
+Method = Literal["afm", "svd"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanEntry:
+    """One module and what becomes of it.
+
+    Attributes:
+        name: Module name as in ``model.named_modules()``.
+        method: Where the factors come from.
+        rank: K, the inner width (layers) or code width (tables).
+        activation: What stands between the factors of a linear layer.
+        kappa: Of the shifted ReLU, in standard deviations.
+        folded_into: Linear layer that reads the codes directly (tables only); None: not folded.
+    """
+
+    name: str
+    method: Method
+    rank: int
+    activation: Activation = "none"
+    kappa: float = DEFAULT_KAPPA
+    folded_into: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise OptionError(f"rank {self.rank} of {self.name}: a rank is at least 1")
+        if self.method not in METHODS:
+            raise OptionError(f"method {self.method!r} of {self.name}: choose from {', '.join(METHODS)}")
+        if self.activation not in ACTIVATIONS:
+            raise OptionError(
+                f"activation {self.activation!r} of {self.name}: choose from {', '.join(ACTIVATIONS)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do to a model: one entry a module."""
+
+    entries: tuple[PlanEntry, ...] = ()
+
+    def __add__(self, other: Plan) -> Plan:
+        """First this plan, then the other."""
+        return Plan(entries=self.entries + other.entries)
+
+    def using(self, **changes: Any) -> Plan:
+        """The same plan with some attributes of every entry replaced."""
+        return Plan(entries=tuple(replace(entry, **changes) for entry in self.entries))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"format_version": FORMAT_VERSION, "entries": [asdict(entry) for entry in self.entries]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, source: str = "plan") -> Plan:
+        """Back from plain values.
+
+        Raises:
+            DataError: unknown version, or an entry that is not understood.
+        """
+        version = value.get("format_version") if isinstance(value, Mapping) else None
+        if version != FORMAT_VERSION:
+            raise DataError(f"{source}: plan format version {version!r} is unknown")
+        try:
+            return cls(entries=tuple(PlanEntry(**entry) for entry in value["entries"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{source}: plan entry not understood ({error})") from error
+
+    def save(self, location: str) -> None:
+        """Write as JSON."""
+        storage.write_json(location, self.to_json())
+
+    @classmethod
+    def load(cls, location: str) -> Plan:
+        """Read from JSON.
+
+        Raises:
+            DataError: no such file, or not a plan.
+        """
+        return cls.from_json(storage.read_json(location), source=location)

@@ -1,0 +1,104 @@
+"""Which rank where: policies from the spectra to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from afm_dist.compression.factorize import DEFAULT_KAPPA, Activation, Spectrum, eigendecompose
+from afm_dist.compression.plan import Method, Plan, PlanEntry
+from afm_dist.errors import OptionError
+from afm_dist.statistics.moments import Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedRank:
+    """The same rank everywhere, as in the paper."""
+
+    rank: int
+
+    def choose(self, name: str, spectrum: Spectrum) -> int:
+        """The rank of one module.
+
+        Raises:
+            OptionError: larger than the module.
+        """
+        if not 1 <= self.rank <= spectrum.width:
+            raise OptionError(
+                f"rank {self.rank} for {name}: must lie in 1..{spectrum.width}, the layer's width"
+            )
+        return self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptEnergy:
+    """The smallest rank that keeps this share of the variance (sum of eigenvalues)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise OptionError(f"energy {self.share}: a share of the variance lies in (0, 1]; try 0.99")
+
+    def choose(self, name: str, spectrum: Spectrum) -> int:
+        """The rank of one module."""
+        del name
+        return spectrum.rank_for_energy(self.share)
+
+
+Policy = FixedRank | KeptEnergy
+
+
+def plan_ranks(
+    moments: Mapping[str, Moments],
+    policy: Policy,
+    *,
+    method: Method = "afm",
+    activation: Activation = "none",
+    kappa: float = DEFAULT_KAPPA,
+    folded_into: str | None = None,
+) -> Plan:
+    """A plan for the modules whose moments were collected.
+
+    Moments of a field of a fused table are named ``module[field]``; such a table gets one entry,
+    with the largest rank any of its fields asks for.
+
+    Args:
+        moments: By module name, from ``collect_moments``.
+        policy: How a rank follows from a spectrum.
+        method: Where the factors come from.
+        activation: Between the factors of linear layers.
+        kappa: Of the shifted ReLU.
+        folded_into: Linear layer that reads a table's codes directly.
+
+    Raises:
+        OptionError: a rank larger than its module.
+    """
+    ranks: dict[str, int] = {}
+    for name, item in moments.items():
+        rank = policy.choose(name, eigendecompose(item))
+        module = module_name(name)
+        ranks[module] = max(rank, ranks.get(module, 0))
+    return Plan(
+        entries=tuple(
+            PlanEntry(
+                name=name,
+                method=method,
+                rank=rank,
+                activation=activation,
+                kappa=kappa,
+                folded_into=folded_into,
+            )
+            for name, rank in ranks.items()
+        )
+    )
+
+
+def field_key(module: str, field: str) -> str:
+    """The name of the moments of one field of a fused table."""
+    return f"{module}[{field}]"
+
+
+def module_name(key: str) -> str:
+    """The module that some moments belong to."""
+    return key.partition("[")[0]

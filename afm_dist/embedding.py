@@ -1,0 +1,102 @@
+"""One table for all categorical fields, with or without a projection behind it.
+
+Shape legend: B batch, F fields, T embedding dimension, K code dimension, V rows of all fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def first_rows(cardinalities: Sequence[int]) -> Tensor:
+    """Row at which each field of a fused table starts, shape (F,), int64."""
+    return torch.tensor([0, *cardinalities[:-1]], dtype=torch.int64).cumsum(0)
+
+
+class FusedEmbedding(nn.Module):
+    """Embedding tables of several fields stored as one, with per-field offsets.
+
+    Without a projection the codes are the embeddings. With one (after compression), field i
+    looks up a code of K numbers and expands it: e_i = P_i·code + b_i (paper eq. 11).
+
+    Args:
+        names: Field names.
+        cardinalities: Rows of each field.
+        dim: T, the embedding dimension the rest of the model sees.
+        code_dim: K, the width of the stored table; None keeps T and no projection.
+        sparse: Whether gradients of the table are sparse (touch only the rows that occurred).
+
+    Attributes:
+        weight: Codes of all fields, shape (V, K).
+        projection: Shape (F, T, K); None without a projection.
+        bias: Shape (F, T); None without a projection.
+    """
+
+    offsets: Tensor
+    projection: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        cardinalities: Sequence[int],
+        dim: int,
+        *,
+        code_dim: int | None = None,
+        sparse: bool = True,
+        std: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        if len(names) != len(cardinalities) or not names:
+            raise ValueError(f"{len(names)} names for {len(cardinalities)} cardinalities")
+        self.names = tuple(names)
+        self.cardinalities = tuple(cardinalities)
+        self.dim = dim
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.empty(sum(cardinalities), code_dim or dim))
+        nn.init.normal_(self.weight, std=std)
+        self.register_buffer("offsets", first_rows(self.cardinalities), persistent=False)
+        if code_dim is None:
+            self.register_parameter("projection", None)
+            self.register_parameter("bias", None)
+        else:
+            projection = torch.empty(len(names), dim, code_dim)
+            self.projection = nn.Parameter(nn.init.xavier_uniform_(projection))
+            self.bias = nn.Parameter(torch.zeros(len(names), dim))
+
+    def rebuild_offsets(self) -> Tensor:
+        """The offsets anew; they are not stored in checkpoints."""
+        return first_rows(self.cardinalities)
+
+    @property
+    def code_dim(self) -> int:
+        """K, the width of the stored table."""
+        return self.weight.shape[1]
+
+    def rows(self, field: int) -> slice:
+        """Where the rows of one field lie in ``weight``."""
+        start = sum(self.cardinalities[:field])
+        return slice(start, start + self.cardinalities[field])
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Codes of some ids, (B, F) -> (B, F, K). An id counts from 0 within its field."""
+        return functional.embedding(ids + self.offsets, self.weight, sparse=self.sparse)
+
+    def expand(self, codes: Tensor) -> Tensor:
+        """Embeddings of some codes, (B, F, K) -> (B, F, T)."""
+        if self.projection is None or self.bias is None:
+            return codes
+        return torch.einsum("bfk,ftk->bft", codes, self.projection) + self.bias
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (B, F, K) and embeddings (B, F, T) of ids (B, F)."""
+        codes = self.lookup(ids)
+        return codes, self.expand(codes)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"fields={len(self.names)}, rows={self.weight.shape[0]}, dim={self.dim}, codes={self.code_dim}"

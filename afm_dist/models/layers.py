@@ -1,0 +1,74 @@
+"""Layers that the architectures share.
+
+Shape legend: B batch, F categorical fields, C numeric fields, T embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from afm_dist.embedding import first_rows
+
+
+class LinearTerm(nn.Module):
+    """A weight per id and per numeric field: the first-order part of a CTR model.
+
+    Args:
+        cardinalities: Rows of each categorical field.
+        n_numeric: C.
+        sparse: Whether gradients of the id weights are sparse.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, cardinalities: Sequence[int], n_numeric: int, *, sparse: bool = True) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.zeros(sum(cardinalities), 1))
+        self.numeric = nn.Parameter(torch.zeros(n_numeric))
+        self.cardinalities = tuple(cardinalities)
+        self.register_buffer("offsets", first_rows(cardinalities), persistent=False)
+
+    def rebuild_offsets(self) -> Tensor:
+        """The offsets anew; they are not stored in checkpoints."""
+        return first_rows(self.cardinalities)
+
+    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
+        """Ids (B, F) and numbers (B, C) -> (B,)."""
+        weights = functional.embedding(ids + self.offsets, self.weight, sparse=self.sparse)
+        return weights.sum((1, 2)) + numeric @ self.numeric
+
+
+class MLP(nn.Sequential):
+    """Linear and ReLU layers with dropout, ending in one output.
+
+    The linear layers are the children ``0``, ``3``, ``6``, …, so that the paper's second and
+    third linear layers of ``mlp`` are ``mlp.3`` and ``mlp.6``, and the output layer is the last.
+
+    Args:
+        in_features: Width of the input.
+        hidden: Widths of the hidden layers.
+        dropout: Probability during training.
+    """
+
+    def __init__(self, in_features: int, hidden: Sequence[int], dropout: float) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(dropout)]
+            in_features = width
+        layers.append(nn.Linear(in_features, 1))
+        super().__init__(*layers)
+
+
+def hidden_linears(prefix: str, n_hidden: int) -> list[str]:
+    """Names of an ``MLP``'s hidden linear layers in order."""
+    return [f"{prefix}.{3 * i}" for i in range(n_hidden)]
+
+
+def factorization_machine(vectors: Tensor) -> Tensor:
+    """Sum of pairwise dot products, ½(‖Σe‖² − Σ‖e‖²) (Rendle, 2010): (B, F, T) -> (B,)."""
+    return (vectors.sum(1).square() - vectors.square().sum(1)).sum(1) / 2

@@ -1,0 +1,1 @@
+"""The report's figures. Importing any module below this one imports matplotlib."""

@@ -1,0 +1,143 @@
+"""A matplotlib figure as SVG that lives inside a page: its colours and fonts, light and dark.
+
+Figures are drawn in placeholder colours, one a role, that become CSS variables in the SVG; so a
+page restyles them as it does its text. No pyplot, no dates, no random ids: equal input gives
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from html import escape
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from afm_dist.report.elements import Html
+from afm_dist.report.summary import method
+
+WIDTH = 480
+FONT = 12.0
+SMALL = 11.0
+POINTS_PER_INCH = 72
+
+ROLES = ("ink", "muted", "grid", "surface", "baseline", "control", "afm", "svd", "other")
+COLOUR = {role: f"#0101{index:02x}" for index, role in enumerate(ROLES, start=1)}
+MARKER = {"baseline": "s", "control": "D", "afm": "o", "svd": "^", "other": "P"}
+
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "afm-dist",
+    "text.parse_math": False,
+    "font.size": FONT,
+    "axes.edgecolor": COLOUR["muted"],
+    "axes.labelcolor": COLOUR["muted"],
+    "axes.labelsize": FONT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "grid.color": COLOUR["grid"],
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "text.color": COLOUR["ink"],
+    "xtick.color": COLOUR["muted"],
+    "ytick.color": COLOUR["muted"],
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.solid_capstyle": "round",
+}
+
+
+def role_of(name: str) -> str:
+    """The colour role of a row: its method, or ``other``."""
+    return method(name) if method(name) in COLOUR else "other"
+
+
+def render(paint: Callable[[Figure], None], *, name: str, label: str, height: int) -> Html:
+    """Draw a figure and return it as inline SVG.
+
+    Args:
+        paint: Draws on an empty figure.
+        name: Unique on the page; prefixes the ids inside the SVG.
+        label: What the figure shows, for those who cannot see it.
+        height: In the units in which the width is ``WIDTH`` and text is ``FONT`` tall.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
+        figure = Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        paint(figure)
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _inline(buffer.getvalue(), name, label, height)
+
+
+def _inline(document: str, name: str, label: str, height: int) -> Html:
+    body = document.partition("<svg")[2].partition(">")[2]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', body))
+    body = re.sub(
+        r' id="([\w.-]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", body
+    )
+    body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body)
+    body = re.sub(r" font-family: [^;\"]*;", "", body)
+    body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    for role, colour in COLOUR.items():
+        body = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{role})", body)
+    opening = f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {WIDTH} {height}">'
+    return Html(opening + body.strip())
+
+
+def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
+    """Axes with the given margins, in the figure's units."""
+    width, height = (side * POINTS_PER_INCH for side in figure.get_size_inches())
+    return figure.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+    )
+
+
+def short(label: object, length: int = 22) -> str:
+    """A label on one line, cut in the middle when it is long."""
+    words = " ".join(str(label).split())
+    if len(words) <= length:
+        return words
+    tail = (length - 1) // 2
+    return f"{words[: length - 1 - tail]}…{words[-tail:]}"
+
+
+def spread_out(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions moved as little as possible so that neighbours are ``gap`` apart, within bounds.
+
+    Args:
+        positions: Wanted positions, in any order; the result keeps the order.
+        gap: Smallest distance between two results.
+        low: Lower bound of the results.
+        high: Upper bound, kept when there is room for all.
+
+    Returns:
+        The least-squares solution (isotonic regression by pooling neighbours that collide).
+    """
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    pools: list[tuple[float, int]] = []
+    for place, index in enumerate(order):
+        total, size = positions[index] - place * gap, 1
+        while pools and pools[-1][0] / pools[-1][1] >= total / size:
+            previous = pools.pop()
+            total, size = total + previous[0], size + previous[1]
+        pools.append((total, size))
+    ceiling = max(low, high - (len(positions) - 1) * gap)
+    settled = [min(max(total / size, low), ceiling) for total, size in pools for _ in range(size)]
+    result = [0.0] * len(positions)
+    for place, index in enumerate(order):
+        result[index] = settled[place] + place * gap
+    return result

@@ -1,0 +1,120 @@
+"""Figure of a round of fine-tuning: validation AUC against step, one line a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from afm_dist.report import text
+from afm_dist.report.elements import Html
+from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, axes, render, role_of, short, spread_out
+from afm_dist.report.schema import CurvePoint, FineTuning
+
+HEIGHT = 320
+MARGINS = (58.0, 44.0, 128.0, 12.0)
+LINE = 15.0
+FAR_BELOW = 1.0
+MANY = 40
+
+
+def validation_auc(candidates: Sequence[FineTuning], baseline: float | None, name: str) -> Html:
+    """The curves of one round; a ring marks the step that was kept.
+
+    Args:
+        candidates: Those fine-tuned in this round.
+        baseline: Validation AUC of the uncompressed model as trained, drawn as a level.
+        name: Unique name of the figure.
+    """
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, *MARGINS)
+        low, high = _limits(candidates, baseline)
+        ax.set_ylim(low, high)
+        last = max(candidate["curve"][-1]["step"] for candidate in candidates)
+        ax.set_xlim(-0.03 * last, max(last, 1) * 1.0)
+        ax.grid(axis="y")
+        ax.set_xlabel("step of fine-tuning")
+        ax.set_ylabel("validation AUC")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4f}".rstrip("0")))
+        if baseline is not None:
+            ax.axhline(baseline, color=COLOUR["baseline"], linewidth=1.2, linestyle=(0, (4, 3)))
+        for candidate in candidates:
+            _curve(ax, candidate)
+        _labels(ax, candidates, baseline)
+        _starts_below(ax, candidates, low)
+
+    label = "Validation AUC of the kept step: " + ", ".join(
+        f"{candidate['name']} {text.score(_kept(candidate)['validation_auc'])} at step {candidate['kept_step']}"
+        for candidate in candidates
+    )
+    return render(paint, name=name, label=label, height=HEIGHT)
+
+
+def _kept(candidate: FineTuning) -> CurvePoint:
+    return next(point for point in candidate["curve"] if point["step"] == candidate["kept_step"])
+
+
+def _limits(candidates: Sequence[FineTuning], baseline: float | None) -> tuple[float, float]:
+    """Limits set by what the curves reach; a start far below them leaves the figure."""
+    ends = [_kept(candidate)["validation_auc"] for candidate in candidates]
+    ends += [candidate["curve"][-1]["validation_auc"] for candidate in candidates]
+    ends += [] if baseline is None else [baseline]
+    reach = max(max(ends) - min(ends), 0.001)
+    near = min(ends) - FAR_BELOW * reach
+    everything = [point["validation_auc"] for candidate in candidates for point in candidate["curve"]]
+    inside = [*ends, *(value for value in everything if value >= near)]
+    margin = 0.08 * max(max(inside) - min(inside), 0.001)
+    return min(inside) - margin, max(inside) + margin
+
+
+def _curve(ax: Axes, candidate: FineTuning) -> None:
+    role = role_of(candidate["name"])
+    points = [(point["step"], point["validation_auc"]) for point in candidate["curve"]]
+    ax.plot(
+        *zip(*points, strict=True), color=COLOUR[role], linewidth=1.8,
+        marker=MARKER[role] if len(points) <= MANY else "", markersize=4,
+    )  # fmt: skip
+    kept = _kept(candidate)
+    ax.plot(
+        [kept["step"]], [kept["validation_auc"]], marker="o", markersize=12, markerfacecolor="none",
+        markeredgecolor=COLOUR[role], markeredgewidth=1.6, clip_on=False, zorder=4,
+    )  # fmt: skip
+
+
+def _labels(ax: Axes, candidates: Sequence[FineTuning], baseline: float | None) -> None:
+    """Names at the right ends of the lines, moved apart where they would collide."""
+    ends = [
+        (short(candidate["name"], 14), role_of(candidate["name"]), candidate["curve"][-1])
+        for candidate in candidates
+    ]
+    lines = [(label, role, point["validation_auc"], point["step"]) for label, role, point in ends]
+    if baseline is not None:
+        lines.append(("baseline", "baseline", baseline, max(line[3] for line in lines)))
+    low, high = ax.get_ylim()
+    gap = LINE * (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3])
+    places = spread_out([line[2] for line in lines], gap, low, high)
+    last = max(line[3] for line in lines)
+    for (label, role, value, step), place in zip(lines, places, strict=True):
+        ax.annotate(
+            f"{label} {text.score(value)}", (step, value), (last + 0.085 * max(last, 1), place), va="center",
+            annotation_clip=False, size=SMALL, color=COLOUR[role],
+            arrowprops={"arrowstyle": "-", "color": COLOUR["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": 8},
+        )  # fmt: skip
+
+
+def _starts_below(ax: Axes, candidates: Sequence[FineTuning], low: float) -> None:
+    """Say where the curves start that leave the figure."""
+    below = [candidate for candidate in candidates if candidate["curve"][0]["validation_auc"] < low]
+    for line, candidate in enumerate(below):
+        start = text.score(candidate["curve"][0]["validation_auc"])
+        ax.annotate(
+            f"{short(candidate['name'], 14)} starts at {start} ↓", (0, 0), (4, 5 + LINE * line),
+            xycoords="axes fraction", textcoords="offset points", size=SMALL,
+            color=COLOUR[role_of(candidate["name"])],
+        )  # fmt: skip

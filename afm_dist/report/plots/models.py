@@ -1,0 +1,186 @@
+"""Figures of the rows: AUC against bytes, throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from afm_dist.report import text
+from afm_dist.report.elements import Html
+from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, axes, render, role_of, short, spread_out
+from afm_dist.report.schema import Row
+from afm_dist.report.summary import METHODS, method, ordered
+
+HEIGHT = 340
+MARGINS = (58.0, 44.0, 16.0, 12.0)
+LINE = 15.0
+LOG_FROM = 30
+FAR_BELOW = 1.0
+
+
+def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
+    """AUC against bytes: hollow before fine-tuning, filled after, one line a model."""
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, *MARGINS)
+        low, high = _auc_limits(rows, bayes_auc)
+        ax.set_ylim(low, high)
+        _size_axis(ax, rows)
+        ax.set_xlabel("size, MB")
+        ax.set_ylabel("test AUC")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4f}".rstrip("0")))
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.grid(axis="y")
+        if bayes_auc is not None and bayes_auc <= high:
+            ax.axhline(bayes_auc, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
+            ax.annotate("best possible (Bayes)", (0.5, bayes_auc), (0, -4), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", ha="center", va="top", size=SMALL, color=COLOUR["muted"])  # fmt: skip
+        for row in rows:
+            _point(ax, row, low)
+        _paths_of_finetuning(ax, rows, low)
+        _labels(ax, _labelled(rows), low)
+
+    values = ", ".join(
+        f"{row['name']} {text.STAGE_WORDS[row['stage']]} {text.score(row['auc'])} "
+        f"at {text.megabytes(row['bytes'])} MB"
+        for row in ordered(list(rows))
+    )
+    return render(paint, name="auc-bytes", label=f"Test AUC against size: {values}.", height=HEIGHT)
+
+
+def _auc_limits(rows: Sequence[Row], bayes_auc: float | None) -> tuple[float, float]:
+    """Limits that show small differences; a model far below them is marked at the lower edge."""
+    settled = [row["auc"] for row in rows if row["stage"] != "before-finetune"]
+    low, high = min(settled), max(settled)
+    reach = max(high - low, 0.001)
+    low = min(low, *(row["auc"] for row in rows if row["auc"] >= low - FAR_BELOW * reach), low)
+    if bayes_auc is not None and high <= bayes_auc <= high + 1.5 * reach:
+        high = bayes_auc
+    margin = 0.12 * max(high - low, 0.001)
+    return low - margin, high + margin
+
+
+def _size_axis(ax: Axes, rows: Sequence[Row]) -> None:
+    sizes = [row["bytes"] / 1e6 for row in rows]
+    if max(sizes) / min(sizes) > LOG_FROM:
+        ax.set_xscale("log")
+        ax.set_xlim(min(sizes) / 1.8, max(sizes) * 1.8)
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        ax.set_xlim(0, max(sizes) * 1.08)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == 0 else f"{value:,g}"))
+
+
+def _point(ax: Axes, row: Row, low: float) -> None:
+    role = role_of(row["name"])
+    before = row["stage"] == "before-finetune"
+    face = COLOUR["surface"] if before else COLOUR[role]
+    below = row["auc"] < low
+    ax.plot(
+        [row["bytes"] / 1e6],
+        [low if below else row["auc"]],
+        marker="v" if below else MARKER[role],
+        markersize=7.5,
+        markerfacecolor=face,
+        markeredgecolor=COLOUR[role],
+        markeredgewidth=1.5,
+        linestyle="none",
+        clip_on=False,
+        zorder=3,
+    )
+    if below:
+        right = ax.transData.transform((row["bytes"] / 1e6, low))[0] > ax.bbox.x0 + ax.bbox.width / 2
+        ax.annotate(
+            f"{short(row['name'])} before: {text.score(row['auc'])} ↓",
+            (row["bytes"] / 1e6, low), (-9 if right else 9, 4), textcoords="offset points",
+            ha="right" if right else "left", va="bottom", size=SMALL, color=COLOUR[role],
+        )  # fmt: skip
+
+
+def _paths_of_finetuning(ax: Axes, rows: Sequence[Row], low: float) -> None:
+    """A line from each model before fine-tuning to the same model after it."""
+    before = {row["name"]: row for row in rows if row["stage"] == "before-finetune"}
+    for row in rows:
+        start = before.get(row["name"])
+        if start is not None and row["stage"] == "after-finetune":
+            ax.plot(
+                [start["bytes"] / 1e6, row["bytes"] / 1e6], [max(start["auc"], low), row["auc"]],
+                color=COLOUR[role_of(row["name"])], linewidth=1.2, zorder=2, clip_on=False,
+            )  # fmt: skip
+
+
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """One row a name: its latest stage."""
+    return list({row["name"]: row for row in ordered(list(rows))}.values())
+
+
+def _labels(ax: Axes, rows: Sequence[Row], low: float) -> None:
+    """A name beside each point, on the side with more room, moved apart where they would collide."""
+    middle = ax.bbox.x0 + ax.bbox.width / 2
+    units_per_point = (ax.get_ylim()[1] - low) / (HEIGHT - MARGINS[1] - MARGINS[3])
+    sides: dict[bool, list[Row]] = {True: [], False: []}
+    for row in rows:
+        sides[bool(ax.transData.transform((row["bytes"] / 1e6, 0))[0] > middle)].append(row)
+    for right, members in sides.items():
+        wanted = [max(row["auc"], low) for row in members]
+        bottom = low + (LINE if any(row["auc"] < low for row in rows) else 0.4 * LINE) * units_per_point
+        places = spread_out(wanted, LINE * units_per_point, bottom, ax.get_ylim()[1])
+        for row, place in zip(members, places, strict=True):
+            ax.annotate(
+                short(row["name"]), (row["bytes"] / 1e6, max(row["auc"], low)),
+                (ax.transData.inverted().transform(
+                    ax.transData.transform((row["bytes"] / 1e6, low)) + ((-26 if right else 26), 0))[0], place),
+                ha="right" if right else "left", va="center", color=COLOUR[role_of(row["name"])],
+                arrowprops={"arrowstyle": "-", "color": COLOUR["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": 5},
+            )  # fmt: skip
+
+
+def throughput(rows: Sequence[Row]) -> Html:
+    """Throughput over the baseline's as bars, with the smallest and largest measurement."""
+    shown = _labelled(rows)
+    height = 34 * len(shown) + 56
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, 92, 44, 16, 8)
+        longest = max(row.get("throughput_ratio_max", row["throughput_ratio"]) for row in shown)
+        ax.set_xlim(0, max(longest, 1.0) * 1.38)
+        ax.set_ylim(len(shown) - 0.4, -0.6)
+        ax.axvline(1, color=COLOUR["baseline"], linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        for place, row in enumerate(shown):
+            _bar(ax, place, row)
+        ax.set_yticks(range(len(shown)), [short(row["name"], 14) for row in shown])
+        for tick, row in zip(ax.get_yticklabels(), shown, strict=True):
+            tick.set_color(COLOUR[role_of(row["name"])])
+            tick.set_fontsize(12)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+        ax.set_xlabel("rows per second over the baseline's")
+        ax.spines["left"].set_visible(False)
+
+    values = ", ".join(f"{row['name']} {text.ratio(row['throughput_ratio'])}" for row in shown)
+    label = f"Throughput over the baseline's: {values}."
+    return render(paint, name="throughput", label=label, height=height)
+
+
+def _bar(ax: Axes, place: int, row: Row) -> None:
+    value = row["throughput_ratio"]
+    low, high = row.get("throughput_ratio_min", value), row.get("throughput_ratio_max", value)
+    ax.barh(place, value, height=0.56, color=COLOUR[role_of(row["name"])], alpha=0.85, linewidth=0)
+    if high > low:
+        ax.plot([low, high], [place, place], color=COLOUR["ink"], linewidth=1.4, zorder=3)
+        for end in (low, high):
+            ax.plot([end, end], [place - 0.13, place + 0.13], color=COLOUR["ink"], linewidth=1.4, zorder=3)
+    words = text.ratio(value)
+    if high > low:
+        words += f" ({text.spread(low, high)})"
+    ax.annotate(words, (high, place), (7, 0), textcoords="offset points", va="center", size=SMALL)
+
+
+def known_methods(rows: Sequence[Row]) -> list[str]:
+    """The methods among the rows, in the order of the legend."""
+    present = {method(row["name"]) for row in rows}
+    return [name for name in METHODS if name in present] + sorted(present - set(METHODS))

@@ -1,0 +1,158 @@
+"""Figures of spectra: one for each linear layer, one strip for all embedding tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from afm_dist.report import text
+from afm_dist.report.elements import Html
+from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, axes, render, role_of, short
+from afm_dist.report.schema import Layer
+
+HEIGHT = 400
+LOG_FROM = 32
+DECADES = 12
+LEVELS = ((0.5, 1.0), (0.1, 0.66), (0.01, 0.4), (0.001, 0.2), (0.0, 0.07))
+LEVEL_WORDS = ("≥ 50 %", "10–50 %", "1–10 %", "0.1–1 %", "< 0.1 %")
+
+
+def linear(layer: Layer, name: str) -> Html:
+    """Eigenvalues on a logarithmic axis above the share that the first of them keep."""
+    values = layer.get("eigenvalues") or []
+    colour = COLOUR[role_of(layer["method"])]
+
+    def paint(figure: Figure) -> None:
+        upper, lower = axes(figure, 58, 222, 16, 24), axes(figure, 58, 44, 16, 204)
+        ordinals = range(1, len(values) + 1)
+        for ax in (upper, lower):
+            _component_axis(ax, layer)
+            ax.grid(axis="y")
+        floor = values[0] * 10.0**-DECADES if values[0] > 0 else 1e-12
+        visible = [(ordinal, value) for ordinal, value in zip(ordinals, values, strict=True) if value > floor]
+        upper.plot(*zip(*visible, strict=True), color=colour, linewidth=1.8)
+        upper.set_yscale("log")
+        upper.yaxis.set_major_locator(LogLocator(numticks=6))
+        upper.yaxis.set_minor_locator(NullLocator())
+        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.power_of_ten(value)))
+        upper.tick_params(labelbottom=False)
+        upper.set_ylabel("eigenvalue")
+        upper.annotate(
+            f"rank {layer['rank']} of {layer['width']}, {text.share(layer['kept_energy'])} of variance",
+            (layer["rank"], 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="right" if layer["rank"] > len(values) ** 0.5 else "left", va="bottom", color=colour,
+        )  # fmt: skip
+        lower.plot(
+            ordinals, _cumulative(values), color=colour, linewidth=1.8, label="of variance (eigenvalues)"
+        )
+        lower.plot(
+            ordinals, _cumulative([value**0.5 for value in values]),
+            color=COLOUR["muted"], linewidth=1.5, linestyle=(0, (4, 2)), label="of singular values",
+        )  # fmt: skip
+        lower.set_ylim(0, 104)
+        lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+        lower.set_ylabel("kept share")
+        lower.set_xlabel("components kept" + (", log scale" if layer["width"] > LOG_FROM else ""))
+        lower.legend(loc="lower right", frameon=False, fontsize=SMALL, borderpad=0, handlelength=1.6)
+
+    label = (
+        f"Spectrum of {layer['name']}: rank {layer['rank']} of {layer['width']} keeps "
+        f"{text.share(layer['kept_energy'])} of the variance."
+    )
+    return render(paint, name=name, label=label, height=HEIGHT)
+
+
+def _component_axis(ax: Axes, layer: Layer) -> None:
+    if layer["width"] > LOG_FROM:
+        ax.set_xscale("log")
+        ax.set_xlim(0.93, layer["width"] * 1.08)
+    else:
+        ax.set_xlim(0.5, layer["width"] + 0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    colour = COLOUR[role_of(layer["method"])]
+    ax.axvspan(ax.get_xlim()[0], layer["rank"], color=colour, alpha=0.09, linewidth=0)
+    ax.axvline(layer["rank"], color=colour, linewidth=1)
+
+
+def _cumulative(values: Sequence[float]) -> list[float]:
+    """Percent of the sum that the first 1, 2, … values make up; 100 when there is nothing to keep."""
+    total = sum(values)
+    return [100 * part / total if total > 0 else 100.0 for part in accumulate(values)]
+
+
+def embeddings(layers: Sequence[Layer]) -> Html:
+    """One row a table, one cell a component, shaded by its share of the table's variance."""
+    height = 15 * len(layers) + 92
+    colour = COLOUR[role_of(layers[0]["method"])]
+    widest = max(layer["width"] for layer in layers)
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, 92, 42, 64, 50)
+        ax.set_xlim(0.5, widest + 0.5)
+        ax.set_ylim(len(layers) - 0.5, -0.5)
+        for level, cells in enumerate(_cells_by_level(layers)):
+            if cells:
+                path = Path.make_compound_path(*cells)
+                ax.add_patch(PathPatch(path, facecolor=colour, alpha=LEVELS[level][1], linewidth=0))
+        for place, layer in enumerate(layers):
+            edge = layer["rank"] + 0.5
+            ax.plot([edge, edge], [place - 0.5, place + 0.5], color=COLOUR["ink"], linewidth=1.6,
+                    solid_capstyle="butt")  # fmt: skip
+            ax.annotate(text.share(layer["kept_energy"]), (1, place), (6, 0), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", va="center", size=SMALL)  # fmt: skip
+        ax.set_yticks(range(len(layers)), names(layers))
+        ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.set_xlabel("component (the line is the chosen rank)")
+        for side in ("left", "bottom"):
+            ax.spines[side].set_visible(False)
+        ax.annotate("kept", (1, 1), (6, 6), xycoords="axes fraction", textcoords="offset points",
+                    color=COLOUR["muted"], size=SMALL)  # fmt: skip
+        _key(figure, colour, height)
+
+    label = "Share of each embedding table's variance by component. Kept: " + ", ".join(
+        f"{layer['name']} rank {layer['rank']} of {layer['width']} {text.share(layer['kept_energy'])}"
+        for layer in layers
+    )
+    return render(paint, name="embedding-spectra", label=label, height=height)
+
+
+def names(layers: Sequence[Layer]) -> list[str]:
+    """Layer names as far as they tell the tables apart: ``C1`` for ``embeddings.C1``."""
+    tails = [layer["name"].rpartition(".")[2] for layer in layers]
+    distinct = len(set(tails)) == len(tails)
+    return [short(tail if distinct else layer["name"], 14) for tail, layer in zip(tails, layers, strict=True)]
+
+
+def _cells_by_level(layers: Sequence[Layer]) -> list[list[Path]]:
+    cells: list[list[Path]] = [[] for _ in LEVELS]
+    for place, layer in enumerate(layers):
+        values = layer.get("eigenvalues") or []
+        total = sum(values)
+        for component, value in enumerate(values, start=1):
+            share = value / total if total > 0 else 0.0
+            level = next(index for index, (least, _) in enumerate(LEVELS) if share >= least)
+            low, high = component - 0.47, component + 0.47
+            corners = [(low, place - 0.44), (high, place - 0.44), (high, place + 0.44), (low, place + 0.44)]
+            cells[level].append(Path([*corners, corners[0]], closed=True))
+    return cells
+
+
+def _key(figure: Figure, colour: str, height: int) -> None:
+    figure.text(92 / WIDTH, 1 - 14 / height, "share of the table's variance", color=COLOUR["muted"], size=SMALL,
+                va="center")  # fmt: skip
+    for index, ((_, alpha), words) in enumerate(zip(LEVELS, LEVEL_WORDS, strict=True)):
+        left = 92 + 74 * index
+        figure.add_artist(
+            Rectangle((left / WIDTH, 1 - 36 / height), 10 / WIDTH, 10 / height, facecolor=colour, alpha=alpha,
+                      linewidth=0, transform=figure.transFigure)
+        )  # fmt: skip
+        figure.text((left + 14) / WIDTH, 1 - 31 / height, words, size=SMALL, va="center")

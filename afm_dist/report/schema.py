@@ -1,0 +1,166 @@
+"""The shape of ``report.json``, format version 1.
+
+Optional keys may be absent; the section that would show them is then left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+FORMAT_VERSION = 1
+
+Stage = Literal["trained", "before-finetune", "after-finetune"]
+Round = Literal["mlp", "embedding"]
+STAGES: tuple[Stage, ...] = ("trained", "before-finetune", "after-finetune")
+
+
+class Row(TypedDict):
+    """One measured model. Names: baseline, control-mlp, control, afm-mlp, afm-emb, svd-mlp, svd-emb, …"""
+
+    name: str
+    stage: Stage
+    auc: float
+    log_loss: float
+    parameters: int
+    bytes: int
+    rows_per_second: float
+    throughput_ratio: float
+    """Throughput over the baseline's."""
+    throughput_ratio_min: NotRequired[float]
+    throughput_ratio_max: NotRequired[float]
+    validation_auc: NotRequired[float]
+    note: NotRequired[str]
+
+
+class Shipped(TypedDict):
+    """Which row became the result, and why."""
+
+    name: str
+    stage: Stage
+    checkpoint: NotRequired[str]
+    reason: NotRequired[str]
+
+
+class Layer(TypedDict):
+    """One compressed layer or table, and the spectrum its rank was chosen from."""
+
+    name: str
+    kind: Literal["linear", "embedding"]
+    method: str
+    width: int
+    """Outputs of the layer (M), or the embedding dimension (T)."""
+    rank: int
+    kept_energy: float
+    """Share of variance kept: the first ``rank`` eigenvalues over the sum of all."""
+    components: NotRequired[dict[str, int]]
+    """Components needed for "0.9", "0.95", "0.99" of the variance (sum of eigenvalues)."""
+    components_singular: NotRequired[dict[str, int]]
+    """The same for the sum of singular values (square roots of the eigenvalues)."""
+    rank_deficiency: NotRequired[int]
+    activation: NotRequired[str | None]
+    eigenvalues: NotRequired[list[float]]
+    """Descending."""
+
+
+class CurvePoint(TypedDict):
+    """One validation during fine-tuning; step 0 is the model before it."""
+
+    step: int
+    rows: NotRequired[int]
+    train_loss: NotRequired[float | None]
+    validation_auc: float
+    validation_log_loss: NotRequired[float]
+
+
+class FineTuning(TypedDict):
+    """One candidate's fine-tuning, and the step that was kept (0: before fine-tuning)."""
+
+    name: str
+    round: Round
+    kept_step: int
+    kept: NotRequired[str]
+    reason: NotRequired[str]
+    recipe: NotRequired[dict[str, Any]]
+    curve: list[CurvePoint]
+
+
+class TrainingPoint(TypedDict):
+    """One validation during the training of the baseline."""
+
+    epoch: int
+    step: NotRequired[int]
+    train_loss: NotRequired[float | None]
+    validation_auc: NotRequired[float]
+    validation_log_loss: NotRequired[float]
+
+
+class ReluMode(TypedDict):
+    """One variant of what stands between the two factors of a linear layer."""
+
+    activation: str
+    stage: Stage
+    auc: float
+    log_loss: float
+    validation_auc: NotRequired[float]
+    chosen: NotRequired[bool]
+
+
+class Table(TypedDict):
+    """One field's embedding table."""
+
+    field: str
+    rows: int
+    bytes_before: int
+    bytes_after: int
+    kept_energy: NotRequired[float]
+
+
+class Split(TypedDict):
+    """One split of the data."""
+
+    rows: int
+    positive_share: NotRequired[float]
+
+
+class Data(TypedDict):
+    """What the models were trained and measured on."""
+
+    name: str
+    preset: NotRequired[str]
+    fields: NotRequired[dict[str, int]]
+    ids: NotRequired[int]
+    splits: NotRequired[dict[str, Split]]
+    bayes_auc: NotRequired[float]
+    """AUC of the true probabilities; known for synthetic data only."""
+    bayes_log_loss: NotRequired[float]
+    bayes_split: NotRequired[str]
+    fingerprint: NotRequired[str]
+
+
+class Timing(TypedDict):
+    """How long one stage took."""
+
+    stage: str
+    seconds: float
+    reused: NotRequired[bool]
+
+
+class Report(TypedDict):
+    """All of ``report.json``."""
+
+    format_version: int
+    title: str
+    rows: list[Row]
+    shipped: Shipped
+    command: NotRequired[str]
+    created: NotRequired[str]
+    layers: NotRequired[list[Layer]]
+    finetuning: NotRequired[list[FineTuning]]
+    training: NotRequired[list[TrainingPoint]]
+    relu_modes: NotRequired[list[ReluMode]]
+    tables: NotRequired[list[Table]]
+    data: NotRequired[Data]
+    environment: NotRequired[dict[str, Any]]
+    config: NotRequired[dict[str, Any]]
+    timings: NotRequired[list[Timing]]
+    notes: NotRequired[list[str]]

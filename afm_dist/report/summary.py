@@ -1,0 +1,179 @@
+"""What the rows amount to: their order, the fair comparison of each, the headline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from afm_dist.report import text
+from afm_dist.report.schema import STAGES, Report, Row
+
+METHODS = ("baseline", "control", "afm", "svd")
+GROUPS = {"baseline": "Uncompressed", "control": "Uncompressed", "afm": "AFM", "svd": "SVD"}
+SAME = 0.005
+
+
+def method(name: str) -> str:
+    """The part of a row's name that says how the model was made: ``afm`` of ``afm-emb``."""
+    return name.partition("-")[0]
+
+
+def ordered(rows: list[Row]) -> list[Row]:
+    """Baseline, controls, AFM, SVD, others as they came; within each by round, then by stage."""
+    others = [method(row["name"]) for row in rows if method(row["name"]) not in METHODS]
+    rank = {name: index for index, name in enumerate((*METHODS, *dict.fromkeys(others)))}
+    return sorted(
+        rows,
+        key=lambda row: (
+            rank[method(row["name"])],
+            not _is_mlp(row),
+            row["name"],
+            STAGES.index(row["stage"]),
+        ),
+    )
+
+
+def grouped(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The ordered rows under headings."""
+    groups: dict[str, list[Row]] = {}
+    for row in ordered(rows):
+        groups.setdefault(GROUPS.get(method(row["name"]), method(row["name"])), []).append(row)
+    return list(groups.items())
+
+
+def find(rows: list[Row], name: str, stage: str | None = None) -> Row | None:
+    """The row of that name; of several, the one of the latest stage."""
+    found = [row for row in ordered(rows) if row["name"] == name and stage in (None, row["stage"])]
+    return found[-1] if found else None
+
+
+def baseline_of(rows: list[Row]) -> Row:
+    """The uncompressed model as it was trained."""
+    row = find(rows, "baseline", "trained")
+    assert row is not None, "validated reports have a baseline"
+    return row
+
+
+def control_of(rows: list[Row], row: Row) -> Row | None:
+    """The uncompressed model after as many rounds of fine-tuning as ``row`` has had.
+
+    A compressed model that was not fine-tuned at all has the baseline as its control.
+    """
+    if method(row["name"]) in ("baseline", "control") or row["stage"] == "trained":
+        return None
+    rounds = _rounds(rows, row)
+    if rounds == 0:
+        return baseline_of(rows)
+    controls = [row for row in rows if method(row["name"]) == "control" and row["stage"] == "after-finetune"]
+    return next((control for control in controls if _rounds(rows, control) == rounds), None)
+
+
+def _is_mlp(row: Row) -> bool:
+    return row["name"].endswith("-mlp")
+
+
+def _rounds(rows: list[Row], row: Row) -> int:
+    """How often the model was fine-tuned: the MLP's round comes first, if this run has one."""
+    earlier = 0 if _is_mlp(row) else int(any(_is_mlp(other) for other in rows))
+    return earlier + int(row["stage"] == "after-finetune")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """What the shipped model gains and costs.
+
+    Attributes:
+        shipped: Its row.
+        baseline: The uncompressed model as trained.
+        control: The uncompressed model with the same amount of fine-tuning; None without one.
+        size_ratio: Bytes of the baseline over bytes of the shipped model.
+        to_baseline: AUC minus the baseline's.
+        to_control: AUC minus the control's.
+        to_bayes: The best possible AUC minus the shipped model's, where it is known.
+    """
+
+    shipped: Row
+    baseline: Row
+    control: Row | None
+    size_ratio: float
+    to_baseline: float
+    to_control: float | None
+    to_bayes: float | None
+
+
+def headline(report: Report) -> Headline:
+    """The headline figures, from the rows."""
+    rows = report["rows"]
+    shipped = find(rows, report["shipped"]["name"], report["shipped"]["stage"])
+    assert shipped is not None, "validated reports ship one of their rows"
+    baseline, control = baseline_of(rows), control_of(rows, shipped)
+    data = report.get("data")
+    bayes = data.get("bayes_auc") if data else None
+    return Headline(
+        shipped=shipped,
+        baseline=baseline,
+        control=control,
+        size_ratio=baseline["bytes"] / shipped["bytes"],
+        to_baseline=shipped["auc"] - baseline["auc"],
+        to_control=None if control is None else shipped["auc"] - control["auc"],
+        to_bayes=None if bayes is None else bayes - shipped["auc"],
+    )
+
+
+def sentence(figures: Headline) -> str:
+    """The headline as one sentence, for a pull request."""
+    shipped = figures.shipped
+    if shipped["name"] == "baseline":
+        return f"The baseline ships unchanged: AUC {text.score(shipped['auc'])}."
+    size = _compared(figures.size_ratio, "smaller", "larger", "as large")
+    speed = _compared(shipped["throughput_ratio"], "faster", "slower", "as fast")
+    against = [f"{text.signed(figures.to_baseline)} against the baseline"]
+    if figures.to_control is not None and figures.control is not figures.baseline:
+        against.append(f"{text.signed(figures.to_control)} against the control")
+    return f"{size}, {speed}; AUC {text.score(shipped['auc'])}, {text.listed(against)}."
+
+
+def _compared(value: float, more: str, less: str, same: str) -> str:
+    if abs(value - 1) < SAME:
+        return same
+    return f"{text.ratio(value)} {more}" if value > 1 else f"{text.ratio(1 / value)} {less}"
+
+
+def attribution(figures: Headline) -> str:
+    """Which part of the difference to the baseline is training, and which is compression."""
+    shipped, control, baseline = figures.shipped, figures.control, figures.baseline
+    if method(shipped["name"]) in ("baseline", "control"):
+        return "What ships is not compressed; no compressed candidate was chosen."
+    if control is baseline:
+        return (
+            "The shipped model was not fine-tuned, so the baseline is its fair comparison: "
+            f"all of {text.signed(figures.to_baseline)} is compression."
+        )
+    if control is None or figures.to_control is None:
+        return (
+            "This run has no control for the shipped model (the uncompressed model fine-tuned with the same "
+            "recipe), so a gain over the baseline may come from more training instead of compression."
+        )
+    training = control["auc"] - baseline["auc"]
+    parts = (
+        "The control is the uncompressed model fine-tuned with the same recipe. More training alone moved it by "
+        f"{text.signed(training)}; so of the shipped model's {text.signed(figures.to_baseline)}, "
+        f"{text.signed(training)} is training and {text.signed(figures.to_control)} is compression."
+    )
+    if training > 0 and figures.to_baseline > 0:
+        parts += " A gain that the control also shows comes from more training, not from compression."
+    return parts
+
+
+def auc_error(auc: float, rows: int, positive_share: float) -> float | None:
+    """Standard error of an AUC from the size of the split alone.
+
+    Source: Hanley and McNeil, Radiology 143 (1982) 29, equation 1.
+    """
+    positives = round(rows * positive_share)
+    negatives = rows - positives
+    if positives < 1 or negatives < 1:
+        return None
+    q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return math.sqrt(max(variance, 0.0) / (positives * negatives))

@@ -1,0 +1,90 @@
+"""Numbers and names as a reader sees them, the same in terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+STAGE_WORDS = {
+    "trained": "trained",
+    "before-finetune": "before fine-tuning",
+    "after-finetune": "after fine-tuning",
+}
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def score(value: float | None) -> str:
+    """AUC or log loss, to 4 decimals."""
+    return NONE if value is None else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference of scores, to 4 decimals; what rounds to zero carries no sign."""
+    if value is None:
+        return NONE
+    digits = f"{abs(value):.4f}"
+    if float(digits) == 0:
+        return digits
+    return ("+" if value > 0 else MINUS) + digits
+
+
+def megabytes(size: int) -> str:
+    """Bytes in units of 10⁶, with three significant digits or all integer ones."""
+    return significant(size / 1e6)
+
+
+def significant(value: float) -> str:
+    """A positive number with three significant digits or all integer ones: 2,298 and 40.6 and 0.0213."""
+    for limit, decimals in ((99.95, 0), (9.995, 1), (0.9995, 2), (0.09995, 3)):
+        if value >= limit:
+            return f"{value:,.{decimals}f}"
+    return f"{value:.4f}" if value >= 0.0001 else f"{value:.1g}"
+
+
+def ratio(value: float) -> str:
+    """A ratio with three significant digits: ``5.66×``."""
+    return f"{significant(value)}×"
+
+
+def spread(low: float | None, high: float | None) -> str:
+    """The range of a measured ratio, empty when it was not measured."""
+    return "" if low is None or high is None else f"{significant(low)}{NONE}{significant(high)}"
+
+
+def share(value: float) -> str:
+    """A share as a percentage that says 100 % only when it is all."""
+    percent = 100 * value
+    for decimals in (1, 2, 3, 4):
+        digits = f"{percent:.{decimals}f}"
+        if float(digits) < 100 or value >= 1:
+            break
+    else:
+        digits = "> 99.9999"
+    return f"{digits} %" if value < 1 else "100 %"
+
+
+def count(value: float) -> str:
+    """A whole number with thousands separated."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def power_of_ten(value: float) -> str:
+    """The label of a logarithmic axis: 10⁻³, without markup."""
+    exponent = f"{value:e}".partition("e")[2]
+    return "10" + str(int(exponent)).translate(SUPERSCRIPTS)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,106 @@
+"""One copy of a model per node: its tensors as plain arrays in Ray's object store.
+
+A ``torch.Tensor`` put into the object store is copied by every reader; a NumPy array is mapped.
+So the model travels as a skeleton (pickled in memory, never on disk) that refers to its tensors
+by number, and workers read them in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.cloudpickle import CloudPickler
+from torch import Tensor, nn
+
+# NumPy has no bfloat16: such tensors travel as their bits.
+_BITS = {torch.bfloat16: torch.uint16}
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """A model in the object store.
+
+    Attributes:
+        skeleton: The model without its tensors.
+        tensors: References to the arrays, in the order in which the skeleton numbers them.
+    """
+
+    skeleton: bytes
+    tensors: Sequence[ray.ObjectRef[Any]]
+
+
+class _Pickler(CloudPickler):  # type: ignore[misc]
+    """Replaces every tensor by (number, dtype, whether it is a parameter, requires_grad)."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[Tensor] = []
+        self._numbers: dict[int, int] = {}
+
+    def persistent_id(self, value: Any) -> tuple[int, torch.dtype, bool, bool] | None:
+        if not isinstance(value, Tensor):
+            return None
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self.tensors)
+            self.tensors.append(value)
+        number = self._numbers[id(value)]
+        return number, value.dtype, isinstance(value, nn.Parameter), value.requires_grad
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, arrays: Sequence[np.ndarray]) -> None:
+        super().__init__(file)
+        self._arrays = arrays
+        self._seen: dict[int, Tensor] = {}
+
+    def persistent_load(self, key: tuple[int, torch.dtype, bool, bool]) -> Tensor:
+        number, dtype, is_parameter, requires_grad = key
+        if number not in self._seen:
+            tensor = torch.from_numpy(self._arrays[number])
+            if dtype in _BITS:
+                tensor = tensor.view(dtype)
+            self._seen[number] = nn.Parameter(tensor, requires_grad) if is_parameter else tensor
+        return self._seen[number]
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor.view(_BITS[tensor.dtype]) if tensor.dtype in _BITS else tensor).numpy()
+
+
+def share(model: nn.Module) -> SharedModel:
+    """Put a model into the object store of the connected Ray."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(model)
+    return SharedModel(file.getvalue(), [ray.put(_array(tensor)) for tensor in pickler.tensors])
+
+
+def load_shared(shared: SharedModel) -> nn.Module:
+    """The model, its tensors read-only views of the object store, in eval mode."""
+    arrays = ray.get(list(shared.tensors))
+    model: nn.Module = _Unpickler(io.BytesIO(shared.skeleton), arrays).load()
+    return model.eval()
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 of names, shapes, types and bits of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(_array(tensor).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

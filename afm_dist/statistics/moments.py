@@ -1,0 +1,190 @@
+"""Mergeable first and second moments: count, mean and centred scatter, in float64.
+
+Shape legend: B rows of a batch, M outputs of a layer, V rows of a table, T embedding dimension.
+
+The scatter is the *centred* sum of outer products, so the covariance never comes from the
+subtraction E[yyᵀ] − E[y]E[y]ᵀ, which loses all digits when the mean is large against the
+deviation. Two halves are merged by the pairwise formula of Chan, Golub and LeVeque (1979).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows per float32 product: short enough that its rounding stays below the bound of 1e-6.
+PRODUCT_ROWS = 1024
+# Rows of a table per float64 block: bounds memory by the block, not the table.
+TABLE_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Count, mean and scatter of some M-dimensional rows.
+
+    Attributes:
+        count: Number of rows.
+        mean: E[y], shape (M,), float64.
+        scatter: Σ (y − E[y])(y − E[y])ᵀ, shape (M, M), float64.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def empty(cls, width: int) -> Moments:
+        """The identity of ``merge``: no rows."""
+        return cls(
+            count=0,
+            mean=torch.zeros(width, dtype=torch.float64),
+            scatter=torch.zeros(width, width, dtype=torch.float64),
+        )
+
+    @property
+    def width(self) -> int:
+        """M, the number of dimensions."""
+        return self.mean.shape[0]
+
+    @property
+    def covariance(self) -> Tensor:
+        """Cov(y) of the paper's eq. 1 (divided by the count), shape (M, M), float64.
+
+        Raises:
+            ValueError: there are no rows.
+        """
+        if self.count == 0:
+            raise ValueError("the covariance of no rows is not defined")
+        return self.scatter / self.count
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets of rows together.
+
+        Raises:
+            ValueError: the widths differ.
+        """
+        if self.width != other.width:
+            raise ValueError(f"cannot merge moments of widths {self.width} and {other.width}")
+        if self.count == 0:
+            return other
+        if other.count == 0:
+            return self
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return Moments(
+            count=count,
+            mean=self.mean + delta * (other.count / count),
+            scatter=self.scatter
+            + other.scatter
+            + torch.outer(delta, delta * (self.count * (other.count / count))),
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the exact bits: equal digests mean equal statistics."""
+        digest = hashlib.sha256(str(self.count).encode())
+        for tensor in (self.mean, self.scatter):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class MomentAccumulator:
+    """Moments of a stream of batches, one batch in memory at a time.
+
+    Rows are shifted by the running mean before the product, so the product may run in the rows'
+    own precision (float32) and still meet the error bound of 1e-6; it is summed in float64.
+
+    Args:
+        width: M, the number of dimensions.
+
+    Notes:
+        A batch costs O(B·M²) operations and O(M²) memory besides the batch.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._moments = Moments.empty(width)
+
+    @property
+    def moments(self) -> Moments:
+        """What was accumulated so far."""
+        return self._moments
+
+    def update(self, rows: Tensor) -> None:
+        """Add a batch of rows, shape (B, M), float32 or float64.
+
+        Raises:
+            ValueError: a row holds NaN or infinity, or has another width.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self._moments.width:
+            raise ValueError(f"expected rows of shape (B, {self._moments.width}), got {tuple(rows.shape)}")
+        if rows.shape[0] == 0:
+            return
+        if rows.dtype not in (torch.float32, torch.float64):
+            rows = rows.float()
+        self._moments = self._moments.merge(self._batch_moments(rows))
+
+    def _batch_moments(self, rows: Tensor) -> Moments:
+        seen = self._moments.count > 0
+        mean = self._moments.mean if seen else rows[:PRODUCT_ROWS].mean(0, dtype=torch.float64)
+        shift = mean.to(rows)
+        total = torch.zeros(rows.shape[1], dtype=torch.float64)
+        gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        for block in rows.split(PRODUCT_ROWS):
+            shifted = block - shift
+            total += shifted.sum(0, dtype=torch.float64).cpu()
+            gram += (shifted.T @ shifted).cpu()
+        if not torch.isfinite(total).all():
+            raise ValueError("NaN or infinity")
+        if not torch.isfinite(gram).all():  # float32 squares overflow from 1.8e19 on
+            return self._batch_moments(rows.double()) if rows.dtype == torch.float32 else _overflow()
+        count = rows.shape[0]
+        residual = total / count
+        return Moments(
+            count=count,
+            mean=shift.double().cpu() + residual,
+            scatter=gram - torch.outer(total, residual),
+        )
+
+
+def _overflow() -> Moments:
+    raise ValueError("values so large that their squares overflow float64")
+
+
+def moments_of_table(table: Tensor, counts: Tensor) -> Moments:
+    """Moments of an embedding field from how often each id occurs (paper eq. 7, exactly).
+
+    E[e] = Σ_v n_v e_v / N and E[eeᵀ] = Σ_v n_v e_v e_vᵀ / N, centred block by block.
+
+    Args:
+        table: Embedding rows, shape (V, T).
+        counts: Occurrences of each id in the training split, shape (V,), integers.
+
+    Returns:
+        Moments of the Σ_v n_v looked-up rows.
+
+    Raises:
+        ValueError: shapes differ, a count is negative, or the table holds NaN or infinity.
+
+    Notes:
+        O(V·T²) operations, independent of the rows of the log; needs no inference.
+    """
+    if counts.shape != table.shape[:1]:
+        raise ValueError(f"{tuple(counts.shape)} counts for a table of {table.shape[0]} rows")
+    if bool((counts < 0).any()):
+        raise ValueError("negative counts")
+    merged = Moments.empty(table.shape[1])
+    for rows, weights in zip(table.split(TABLE_ROWS), counts.split(TABLE_ROWS), strict=True):
+        occurring = weights > 0
+        count = int(weights.sum())
+        if count == 0:
+            continue
+        values = rows[occurring].double()
+        weight = weights[occurring].double()[:, None]
+        if not torch.isfinite(values).all():
+            raise ValueError("NaN or infinity")
+        mean = (values * weight).sum(0) / count
+        centred = (values - mean) * weight.sqrt()
+        merged = merged.merge(Moments(count=count, mean=mean, scatter=centred.T @ centred))
+    return merged

@@ -37,11 +37,11 @@ class SharedModel:
     tensors: Sequence[ray.ObjectRef[Any]]
 
 
-class _Pickler(CloudPickler):  # type: ignore[misc]
+class _Pickler(CloudPickler):
     """Replaces every tensor by (number, dtype, whether it is a parameter, requires_grad)."""
 
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
+        super().__init__(file)  # type: ignore[no-untyped-call]
         self.tensors: list[Tensor] = []
         self._numbers: dict[int, int] = {}
 
@@ -80,7 +80,7 @@ def share(model: nn.Module) -> SharedModel:
     """Put a model into the object store of the connected Ray."""
     file = io.BytesIO()
     pickler = _Pickler(file)
-    pickler.dump(model)
+    pickler.dump(model)  # type: ignore[no-untyped-call]
     return SharedModel(file.getvalue(), [ray.put(_array(tensor)) for tensor in pickler.tensors])
 
 

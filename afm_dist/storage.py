@@ -168,6 +168,14 @@ def size(location: str) -> int:
     return int(filesystem.get_file_info(path).size)
 
 
+def copy(source: str, target: str) -> None:
+    """Copy a folder's files (not its subfolders) to another folder, each atomically."""
+    for name in list_names(source):
+        if is_local(source) and local_path(join(source, name)).is_dir():
+            continue
+        write_bytes(join(target, name), read_bytes(join(source, name)))
+
+
 def remove(location: str) -> None:
     """Delete a file, or a folder with all it holds; nothing happens when it is not there."""
     if is_local(location):
@@ -195,6 +203,19 @@ def remove_temporaries(location: str) -> None:
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(location: str) -> str:
+    """Hexadecimal SHA-256 of one file, read in pieces."""
+    digest = hashlib.sha256()
+    filesystem, path = _remote(location) if is_uri(location) else (pafs.LocalFileSystem(), location)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            while piece := stream.read(1 << 22):
+                digest.update(piece)
+    except FileNotFoundError as error:
+        raise DataError(f"{location}: no such file; check the path") from error
+    return digest.hexdigest()
 
 
 def fingerprint(value: Any) -> str:

@@ -7,18 +7,12 @@ Everything here is a function of tensors, in float64: no files, no Ray, no modul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.statistics.moments import TABLE_ROWS, Moments
-
-Activation = Literal["none", "plain", "shifted"]
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-
-# How many standard deviations below the mean score the shifted ReLU starts to cut.
-DEFAULT_KAPPA = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.compression.factorize import Activation
+from afm_dist.compression.plan import Activation
 
 
 class LowRankLinear(nn.Module):

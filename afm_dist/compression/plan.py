@@ -11,10 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from afm_dist import storage
-from afm_dist.compression.factorize import ACTIVATIONS, DEFAULT_KAPPA, Activation
 from afm_dist.errors import DataError, OptionError
 
 FORMAT_VERSION = 1
+
+Activation = Literal["none", "plain", "shifted"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+# How many standard deviations below the mean score the shifted ReLU starts to cut.
+DEFAULT_KAPPA = 2.0
 
 Method = Literal["afm", "svd"]
 METHODS: tuple[Method, ...] = get_args(Method)

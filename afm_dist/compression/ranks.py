@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from afm_dist.compression.factorize import DEFAULT_KAPPA, Activation, Spectrum, eigendecompose
-from afm_dist.compression.plan import Method, Plan, PlanEntry
+from afm_dist.compression.factorize import Spectrum, eigendecompose
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 

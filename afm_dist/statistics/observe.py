@@ -56,11 +56,16 @@ def _widths(name: str, module: nn.Module) -> Mapping[str, int]:
 
 
 def _rows(name: str, module: nn.Module, output: Any) -> Iterator[tuple[str, Tensor]]:
-    """The rows of one call of a module, by the name of the moments they belong to."""
+    """The rows of one call of a module, by the name of the moments they belong to.
+
+    Embeddings are narrow: in float64 they cost little and agree with the counts to 1e-9.
+    """
     if isinstance(module, FusedEmbedding):
         _, vectors = output
         for i, field in enumerate(module.names):
-            yield field_key(name, field), vectors[:, i]
+            yield field_key(name, field), vectors[:, i].double()
+    elif isinstance(module, nn.Embedding):
+        yield name, output.reshape(-1, output.shape[-1]).double()
     else:
         yield name, output.reshape(-1, output.shape[-1])
 

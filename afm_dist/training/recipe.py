@@ -1,0 +1,117 @@
+"""Training recipes: what one round of training or fine-tuning does, and the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from afm_dist.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One round of training.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Rows of a global batch, over all workers.
+        learning_rate: Of Adam (dense weights) and lazy Adam (tables).
+        l2: r of the paper's eq. 13, mean loss + r·Σ‖W‖² over weights (not biases). Of a table
+            only the rows that occur in a batch are decayed, once per step.
+        dropout: Probability in the MLP; None leaves the model's own.
+        evaluations_per_epoch: How often the validation split is scored.
+        patience: Stop after this many evaluations without a better validation AUC.
+        seed: Of the row order and of dropout.
+    """
+
+    epochs: int = 1
+    batch_size: int = 1000
+    learning_rate: float = 1e-3
+    l2: float = 1e-5
+    dropout: float | None = None
+    evaluations_per_epoch: int = 4
+    patience: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluations_per_epoch", "patience"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.learning_rate <= 0 or self.l2 < 0:
+            raise OptionError(
+                f"learning rate {self.learning_rate} must be positive and l2 {self.l2} not negative"
+            )
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout {self.dropout}: a probability lies in [0, 1)")
+
+    def using(self, **changes: Any) -> Recipe:
+        """The same recipe with what is not None replaced."""
+        return replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model's shape and the three rounds of training of the paper's protocol.
+
+    Attributes:
+        source: Where the numbers come from.
+        hyper_parameters: Of the architecture.
+        train: The baseline.
+        finetune_mlp: After compressing the MLP.
+        finetune_embedding: After compressing the tables.
+        mlp_rank: Rank of the second and third linear layers.
+        code_dim: Embedding dimension after compression.
+    """
+
+    source: str
+    hyper_parameters: Mapping[str, Any]
+    train: Recipe
+    finetune_mlp: Recipe
+    finetune_embedding: Recipe
+    mlp_rank: int
+    code_dim: int
+
+
+_PUBLISHED = Recipe(learning_rate=1e-4, evaluations_per_epoch=1)
+
+PRESETS: Mapping[str, Preset] = {
+    "default": Preset(
+        source="ours: the paper's shape for Criteo, rates and batches for logs of 10^4 to 10^7 rows",
+        hyper_parameters={"embedding_dim": 16, "hidden": (400, 400, 400), "dropout": 0.2},
+        train=Recipe(batch_size=1000, learning_rate=1e-3),
+        finetune_mlp=Recipe(batch_size=2000, learning_rate=3e-4),
+        finetune_embedding=Recipe(batch_size=2000, learning_rate=1e-3),
+        mlp_rank=64,
+        code_dim=2,
+    ),
+    "afm-criteo": Preset(
+        source="Yu et al., KDD 2024, section 4.2 and appendix A.2",
+        hyper_parameters={"embedding_dim": 16, "hidden": (400, 400, 400), "dropout": 0.5},
+        train=_PUBLISHED.using(batch_size=1000),
+        finetune_mlp=_PUBLISHED.using(batch_size=20_000, learning_rate=1e-3),
+        finetune_embedding=_PUBLISHED.using(batch_size=10_000, learning_rate=1e-3, dropout=0.0),
+        mlp_rank=64,
+        code_dim=2,
+    ),
+    "afm-avazu": Preset(
+        source="Yu et al., KDD 2024, section 4.2 and appendix A.2",
+        hyper_parameters={"embedding_dim": 50, "hidden": (2000, 2000, 2000), "dropout": 0.5},
+        train=_PUBLISHED.using(batch_size=500),
+        finetune_mlp=_PUBLISHED.using(batch_size=10_000, learning_rate=1e-3),
+        finetune_embedding=_PUBLISHED.using(batch_size=5_000, learning_rate=1e-3, dropout=0.0),
+        mlp_rank=320,
+        code_dim=8,
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise OptionError(f"--preset {name}: unknown; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]

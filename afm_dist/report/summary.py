@@ -125,12 +125,20 @@ def sentence(figures: Headline) -> str:
     shipped = figures.shipped
     if shipped["name"] == "baseline":
         return f"The baseline ships unchanged: AUC {text.score(shipped['auc'])}."
-    size = _compared(figures.size_ratio, "smaller", "larger", "as large")
-    speed = _compared(shipped["throughput_ratio"], "faster", "slower", "as fast")
     against = [f"{text.signed(figures.to_baseline)} against the baseline"]
     if figures.to_control is not None and figures.control is not figures.baseline:
         against.append(f"{text.signed(figures.to_control)} against the control")
-    return f"{size}, {speed}; AUC {text.score(shipped['auc'])}, {text.listed(against)}."
+    return f"{size(figures)}, {speed(figures)}; AUC {text.score(shipped['auc'])}, {text.listed(against)}."
+
+
+def size(figures: Headline) -> str:
+    """The size of the shipped model relative to the baseline: ``5.66× smaller``."""
+    return _compared(figures.size_ratio, "smaller", "larger", "as large")
+
+
+def speed(figures: Headline) -> str:
+    """The throughput of the shipped model relative to the baseline: ``2.11× faster``."""
+    return _compared(figures.shipped["throughput_ratio"], "faster", "slower", "as fast")
 
 
 def _compared(value: float, more: str, less: str, same: str) -> str:
@@ -156,8 +164,8 @@ def attribution(figures: Headline) -> str:
         )
     training = control["auc"] - baseline["auc"]
     parts = (
-        "The control is the uncompressed model fine-tuned with the same recipe. More training alone moved it by "
-        f"{text.signed(training)}; so of the shipped model's {text.signed(figures.to_baseline)}, "
+        "The control is the uncompressed model fine-tuned with the same recipe. More training alone moved "
+        f"it by {text.signed(training)}; so of the shipped model's {text.signed(figures.to_baseline)}, "
         f"{text.signed(training)} is training and {text.signed(figures.to_control)} is compression."
     )
     if training > 0 and figures.to_baseline > 0:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
+FINE_TUNING = {"trained": "none", "before-finetune": "before", "after-finetune": "after"}
 STAGE_WORDS = {
     "trained": "trained",
     "before-finetune": "before fine-tuning",
@@ -42,26 +44,43 @@ def significant(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.1g}"
 
 
+def size(count_of_bytes: int) -> str:
+    """Bytes in the unit that suits them: ``648 MB``, ``18.3 kB``, ``96 B``."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count_of_bytes >= unit:
+            return f"{significant(count_of_bytes / unit)}{SPACE}{name}"
+    return f"{count_of_bytes}{SPACE}B"
+
+
+def millions(value: int) -> str:
+    """Parameters as the literature counts them: ``574.46 M``."""
+    return f"{value / 1e6:,.2f}{SPACE}M" if value >= 1e5 else count(value)
+
+
 def ratio(value: float) -> str:
-    """A ratio with three significant digits: ``5.66×``."""
-    return f"{significant(value)}×"
+    """A ratio: ``5.66×``, ``12.3×``, ``120×``."""
+    return f"{_ratio_digits(value)}×"
+
+
+def _ratio_digits(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 9.995 else significant(value)
 
 
 def spread(low: float | None, high: float | None) -> str:
     """The range of a measured ratio, empty when it was not measured."""
-    return "" if low is None or high is None else f"{significant(low)}{NONE}{significant(high)}"
+    return "" if low is None or high is None else f"{_ratio_digits(low)}{NONE}{_ratio_digits(high)}"
 
 
 def share(value: float) -> str:
     """A share as a percentage that says 100 % only when it is all."""
     percent = 100 * value
     for decimals in (1, 2, 3, 4):
-        digits = f"{percent:.{decimals}f}"
+        digits = f"{percent:.{decimals}f}".removesuffix(".0")
         if float(digits) < 100 or value >= 1:
             break
     else:
         digits = "> 99.9999"
-    return f"{digits} %" if value < 1 else "100 %"
+    return f"{digits}{SPACE}%" if value < 1 else f"100{SPACE}%"
 
 
 def count(value: float) -> str:

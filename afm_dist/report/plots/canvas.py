@@ -12,15 +12,17 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afm_dist.report.elements import Html
 from afm_dist.report.summary import method
 
-WIDTH = 480
+WIDTH = 440
 FONT = 12.0
 SMALL = 11.0
 POINTS_PER_INCH = 72
@@ -29,7 +31,7 @@ ROLES = ("ink", "muted", "grid", "surface", "baseline", "control", "afm", "svd",
 COLOUR = {role: f"#0101{index:02x}" for index, role in enumerate(ROLES, start=1)}
 MARKER = {"baseline": "s", "control": "D", "afm": "o", "svd": "^", "other": "P"}
 
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "afm-dist",
     "text.parse_math": False,
@@ -104,6 +106,18 @@ def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -
     return figure.add_axes(
         (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
     )
+
+
+def auc_axis(ax: Axes) -> None:
+    """Round AUC values, always with four decimals."""
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4f}"))
+    ax.grid(axis="y")
+
+
+def leader(gap: float) -> dict[str, Any]:
+    """The thin line from a label to a point, ending ``gap`` before it."""
+    return {"arrowstyle": "-", "color": COLOUR["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": gap}
 
 
 def short(label: object, length: int = 22) -> str:

@@ -10,7 +10,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, axes, render, role_of, short, spread_out
+from afm_dist.report.plots.canvas import (
+    COLOUR,
+    MARKER,
+    SMALL,
+    auc_axis,
+    axes,
+    leader,
+    render,
+    role_of,
+    short,
+    spread_out,
+)
 from afm_dist.report.schema import CurvePoint, FineTuning
 
 HEIGHT = 320
@@ -34,14 +45,12 @@ def validation_auc(candidates: Sequence[FineTuning], baseline: float | None, nam
         low, high = _limits(candidates, baseline)
         ax.set_ylim(low, high)
         last = max(candidate["curve"][-1]["step"] for candidate in candidates)
-        ax.set_xlim(-0.03 * last, max(last, 1) * 1.0)
-        ax.grid(axis="y")
+        ax.set_xlim(-0.03 * last, max(last, 1) * 1.03)
+        auc_axis(ax)
         ax.set_xlabel("step of fine-tuning")
         ax.set_ylabel("validation AUC")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        ax.yaxis.set_major_locator(MaxNLocator(6))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4f}".rstrip("0")))
         if baseline is not None:
             ax.axhline(baseline, color=COLOUR["baseline"], linewidth=1.2, linestyle=(0, (4, 3)))
         for candidate in candidates:
@@ -50,8 +59,8 @@ def validation_auc(candidates: Sequence[FineTuning], baseline: float | None, nam
         _starts_below(ax, candidates, low)
 
     label = "Validation AUC of the kept step: " + ", ".join(
-        f"{candidate['name']} {text.score(_kept(candidate)['validation_auc'])} at step {candidate['kept_step']}"
-        for candidate in candidates
+        f"{one['name']} {text.score(_kept(one)['validation_auc'])} at step {one['kept_step']}"
+        for one in candidates
     )
     return render(paint, name=name, label=label, height=HEIGHT)
 
@@ -102,9 +111,8 @@ def _labels(ax: Axes, candidates: Sequence[FineTuning], baseline: float | None) 
     last = max(line[3] for line in lines)
     for (label, role, value, step), place in zip(lines, places, strict=True):
         ax.annotate(
-            f"{label} {text.score(value)}", (step, value), (last + 0.085 * max(last, 1), place), va="center",
-            annotation_clip=False, size=SMALL, color=COLOUR[role],
-            arrowprops={"arrowstyle": "-", "color": COLOUR["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": 8},
+            f"{label} {text.score(value)}", (step, value), (last + 0.1 * max(last, 1), place), va="center",
+            annotation_clip=False, size=SMALL, color=COLOUR[role], arrowprops=leader(8),
         )  # fmt: skip
 
 
@@ -114,7 +122,7 @@ def _starts_below(ax: Axes, candidates: Sequence[FineTuning], low: float) -> Non
     for line, candidate in enumerate(below):
         start = text.score(candidate["curve"][0]["validation_auc"])
         ax.annotate(
-            f"{short(candidate['name'], 14)} starts at {start} ↓", (0, 0), (4, 5 + LINE * line),
+            f"{short(candidate['name'], 14)} starts at {start} ↓", (1, 0), (-2, 5 + LINE * line), ha="right",
             xycoords="axes fraction", textcoords="offset points", size=SMALL,
             color=COLOUR[role_of(candidate["name"])],
         )  # fmt: skip

@@ -10,9 +10,20 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from afm_dist.report import text
 from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, axes, render, role_of, short, spread_out
+from afm_dist.report.plots.canvas import (
+    COLOUR,
+    MARKER,
+    SMALL,
+    auc_axis,
+    axes,
+    leader,
+    render,
+    role_of,
+    short,
+    spread_out,
+)
 from afm_dist.report.schema import Row
-from afm_dist.report.summary import METHODS, method, ordered
+from afm_dist.report.summary import ordered
 
 HEIGHT = 340
 MARGINS = (58.0, 44.0, 16.0, 12.0)
@@ -31,17 +42,17 @@ def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
         _size_axis(ax, rows)
         ax.set_xlabel("size, MB")
         ax.set_ylabel("test AUC")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4f}".rstrip("0")))
-        ax.yaxis.set_major_locator(MaxNLocator(6))
-        ax.grid(axis="y")
+        auc_axis(ax)
         if bayes_auc is not None and bayes_auc <= high:
             ax.axhline(bayes_auc, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
-            ax.annotate("best possible (Bayes)", (0.5, bayes_auc), (0, -4), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", ha="center", va="top", size=SMALL, color=COLOUR["muted"])  # fmt: skip
+            words = "best possible (Bayes)"
+            ax.annotate(words, (0.5, bayes_auc), (0, -4), xycoords=("axes fraction", "data"), ha="center",
+                        textcoords="offset points", va="top", size=SMALL, color=COLOUR["muted"])  # fmt: skip
         for row in rows:
             _point(ax, row, low)
         _paths_of_finetuning(ax, rows, low)
-        _labels(ax, _labelled(rows), low)
+        _far_below(ax, rows, low)
+        _labels(ax, _labelled(rows), low, (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3]))
 
     values = ", ".join(
         f"{row['name']} {text.STAGE_WORDS[row['stage']]} {text.score(row['auc'])} "
@@ -92,13 +103,29 @@ def _point(ax: Axes, row: Row, low: float) -> None:
         clip_on=False,
         zorder=3,
     )
-    if below:
-        right = ax.transData.transform((row["bytes"] / 1e6, low))[0] > ax.bbox.x0 + ax.bbox.width / 2
-        ax.annotate(
-            f"{short(row['name'])} before: {text.score(row['auc'])} ↓",
-            (row["bytes"] / 1e6, low), (-9 if right else 9, 4), textcoords="offset points",
-            ha="right" if right else "left", va="bottom", size=SMALL, color=COLOUR[role],
-        )  # fmt: skip
+
+
+def _on_the_right(ax: Axes, row: Row) -> bool:
+    """Whether a row's point lies in the right half, so that its label has more room on the left."""
+    return bool(ax.transAxes.inverted().transform(ax.transData.transform((row["bytes"] / 1e6, 1)))[0] > 0.5)
+
+
+def _far_below(ax: Axes, rows: Sequence[Row], low: float) -> None:
+    """Say how far below the figure the models are that are marked at its lower edge."""
+    lines = {True: 0, False: 0}
+    for row in rows:
+        if row["auc"] < low:
+            right = _on_the_right(ax, row)
+            ax.annotate(
+                f"{short(row['name'])}: {text.score(row['auc'])} ↓",
+                (row["bytes"] / 1e6, low),
+                (-9 if right else 9, 4 + LINE * lines[right]),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                size=SMALL,
+                color=COLOUR[role_of(row["name"])],
+            )
+            lines[right] += 1
 
 
 def _paths_of_finetuning(ax: Axes, rows: Sequence[Row], low: float) -> None:
@@ -118,25 +145,28 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
     return list({row["name"]: row for row in ordered(list(rows))}.values())
 
 
-def _labels(ax: Axes, rows: Sequence[Row], low: float) -> None:
-    """A name beside each point, on the side with more room, moved apart where they would collide."""
-    middle = ax.bbox.x0 + ax.bbox.width / 2
-    units_per_point = (ax.get_ylim()[1] - low) / (HEIGHT - MARGINS[1] - MARGINS[3])
-    sides: dict[bool, list[Row]] = {True: [], False: []}
-    for row in rows:
-        sides[bool(ax.transData.transform((row["bytes"] / 1e6, 0))[0] > middle)].append(row)
-    for right, members in sides.items():
+def _labels(ax: Axes, rows: Sequence[Row], low: float, unit: float) -> None:
+    """A name beside each point, on the side with more room, moved apart where they would collide.
+
+    ``unit`` is the height of one point of the figure in AUC.
+    """
+    below = any(row["auc"] < low for row in rows)
+    for right in (True, False):
+        members = [row for row in rows if _on_the_right(ax, row) is right]
         wanted = [max(row["auc"], low) for row in members]
-        bottom = low + (LINE if any(row["auc"] < low for row in rows) else 0.4 * LINE) * units_per_point
-        places = spread_out(wanted, LINE * units_per_point, bottom, ax.get_ylim()[1])
-        for row, place in zip(members, places, strict=True):
+        bottom = low + (1.4 if below else 0.4) * LINE * unit
+        places = spread_out(wanted, LINE * unit, bottom, ax.get_ylim()[1])
+        for row, wish, place in zip(members, wanted, places, strict=True):
             ax.annotate(
-                short(row["name"]), (row["bytes"] / 1e6, max(row["auc"], low)),
-                (ax.transData.inverted().transform(
-                    ax.transData.transform((row["bytes"] / 1e6, low)) + ((-26 if right else 26), 0))[0], place),
-                ha="right" if right else "left", va="center", color=COLOUR[role_of(row["name"])],
-                arrowprops={"arrowstyle": "-", "color": COLOUR["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": 5},
-            )  # fmt: skip
+                short(row["name"]),
+                (row["bytes"] / 1e6, wish),
+                (-26 if right else 26, (place - wish) / unit),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                va="center",
+                color=COLOUR[role_of(row["name"])],
+                arrowprops=leader(5),
+            )
 
 
 def throughput(rows: Sequence[Row]) -> Html:
@@ -147,7 +177,7 @@ def throughput(rows: Sequence[Row]) -> Html:
     def paint(figure: Figure) -> None:
         ax = axes(figure, 92, 44, 16, 8)
         longest = max(row.get("throughput_ratio_max", row["throughput_ratio"]) for row in shown)
-        ax.set_xlim(0, max(longest, 1.0) * 1.38)
+        ax.set_xlim(0, max(longest, 1.0) * 1.5)
         ax.set_ylim(len(shown) - 0.4, -0.6)
         ax.axvline(1, color=COLOUR["baseline"], linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         for place, row in enumerate(shown):
@@ -156,7 +186,7 @@ def throughput(rows: Sequence[Row]) -> Html:
         for tick, row in zip(ax.get_yticklabels(), shown, strict=True):
             tick.set_color(COLOUR[role_of(row["name"])])
             tick.set_fontsize(12)
-        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         ax.set_xlabel("rows per second over the baseline's")
         ax.spines["left"].set_visible(False)
@@ -178,9 +208,3 @@ def _bar(ax: Axes, place: int, row: Row) -> None:
     if high > low:
         words += f" ({text.spread(low, high)})"
     ax.annotate(words, (high, place), (7, 0), textcoords="offset points", va="center", size=SMALL)
-
-
-def known_methods(rows: Sequence[Row]) -> list[str]:
-    """The methods among the rows, in the order of the legend."""
-    present = {method(row["name"]) for row in rows}
-    return [name for name in METHODS if name in present] + sorted(present - set(METHODS))

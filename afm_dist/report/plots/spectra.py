@@ -19,6 +19,7 @@ from afm_dist.report.schema import Layer
 HEIGHT = 400
 LOG_FROM = 32
 DECADES = 12
+KEY_LEFT, KEY_STEP = 26, 74
 LEVELS = ((0.5, 1.0), (0.1, 0.66), (0.01, 0.4), (0.001, 0.2), (0.0, 0.07))
 LEVEL_WORDS = ("≥ 50 %", "10–50 %", "1–10 %", "0.1–1 %", "< 0.1 %")
 
@@ -29,7 +30,7 @@ def linear(layer: Layer, name: str) -> Html:
     colour = COLOUR[role_of(layer["method"])]
 
     def paint(figure: Figure) -> None:
-        upper, lower = axes(figure, 58, 222, 16, 24), axes(figure, 58, 44, 16, 204)
+        upper, lower = axes(figure, 58, 226, 16, 24), axes(figure, 58, 44, 16, 204)
         ordinals = range(1, len(values) + 1)
         for ax in (upper, lower):
             _component_axis(ax, layer)
@@ -59,7 +60,8 @@ def linear(layer: Layer, name: str) -> Html:
         lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
         lower.set_ylabel("kept share")
         lower.set_xlabel("components kept" + (", log scale" if layer["width"] > LOG_FROM else ""))
-        lower.legend(loc="lower right", frameon=False, fontsize=SMALL, borderpad=0, handlelength=1.6)
+        lower.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=SMALL,
+                     borderpad=0.2, handlelength=1.6, columnspacing=1.2)  # fmt: skip
 
     label = (
         f"Spectrum of {layer['name']}: rank {layer['rank']} of {layer['width']} keeps "
@@ -106,7 +108,8 @@ def embeddings(layers: Sequence[Layer]) -> Html:
             edge = layer["rank"] + 0.5
             ax.plot([edge, edge], [place - 0.5, place + 0.5], color=COLOUR["ink"], linewidth=1.6,
                     solid_capstyle="butt")  # fmt: skip
-            ax.annotate(text.share(layer["kept_energy"]), (1, place), (6, 0), xycoords=("axes fraction", "data"),
+            kept = text.share(layer["kept_energy"])
+            ax.annotate(kept, (1, place), (6, 0), xycoords=("axes fraction", "data"),
                         textcoords="offset points", va="center", size=SMALL)  # fmt: skip
         ax.set_yticks(range(len(layers)), names(layers))
         ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
@@ -147,12 +150,12 @@ def _cells_by_level(layers: Sequence[Layer]) -> list[list[Path]]:
 
 
 def _key(figure: Figure, colour: str, height: int) -> None:
-    figure.text(92 / WIDTH, 1 - 14 / height, "share of the table's variance", color=COLOUR["muted"], size=SMALL,
-                va="center")  # fmt: skip
+    heading = "share of the table's variance in each component"
+    figure.text(KEY_LEFT / WIDTH, 1 - 10 / height, heading, color=COLOUR["muted"], size=SMALL, va="center")
     for index, ((_, alpha), words) in enumerate(zip(LEVELS, LEVEL_WORDS, strict=True)):
-        left = 92 + 74 * index
+        left = KEY_LEFT + KEY_STEP * index
         figure.add_artist(
-            Rectangle((left / WIDTH, 1 - 36 / height), 10 / WIDTH, 10 / height, facecolor=colour, alpha=alpha,
+            Rectangle((left / WIDTH, 1 - 33 / height), 10 / WIDTH, 10 / height, facecolor=colour, alpha=alpha,
                       linewidth=0, transform=figure.transFigure)
         )  # fmt: skip
-        figure.text((left + 14) / WIDTH, 1 - 31 / height, words, size=SMALL, va="center")
+        figure.text((left + 14) / WIDTH, 1 - 28 / height, words, size=SMALL, va="center")

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, SMALL, axes, render, short
+from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, axes, render, short
 from afm_dist.report.schema import Table
 
 
@@ -25,12 +25,12 @@ def bytes_by_field(tables: Sequence[Table]) -> Html:
     def paint(figure: Figure) -> None:
         ax = axes(figure, 92, 42, 16, 50)
         ax.set_ylim(len(shown) - 0.5, -0.5)
-        ax.set_xlim(0, max(table["bytes_before"] for table in shown) / 1e6 * 1.42)
+        ax.set_xlim(0, max(table["bytes_before"] for table in shown) / 1e6 * 1.5)
         for place, table in enumerate(shown):
             before, after = table["bytes_before"] / 1e6, table["bytes_after"] / 1e6
             ax.barh(place, before, height=0.72, color=COLOUR["baseline"], alpha=0.35, linewidth=0)
             ax.barh(place, after, height=0.72, color=COLOUR["afm"], linewidth=0)
-            words = f"{text.megabytes(table['bytes_before'])} → {text.megabytes(table['bytes_after'])}"
+            words = f"{text.size(table['bytes_before'])} → {text.size(table['bytes_after'])}"
             ax.annotate(words, (max(before, after), place), (5, 0), textcoords="offset points", va="center",
                         size=SMALL)  # fmt: skip
         ax.set_yticks(range(len(shown)), [short(table["field"], 14) for table in shown])
@@ -41,7 +41,7 @@ def bytes_by_field(tables: Sequence[Table]) -> Html:
         ax.spines["left"].set_visible(False)
         for left, role, words in ((92, "baseline", "before"), (166, "afm", "after")):
             figure.text(
-                left / 480, 1 - 31 / height, f"■ {words}", color=COLOUR[role], size=SMALL, va="center"
+                left / WIDTH, 1 - 28 / height, f"■ {words}", color=COLOUR[role], size=SMALL, va="center"
             )
 
     total = [sum(table[key] for table in tables) for key in ("bytes_before", "bytes_after")]

@@ -1,0 +1,115 @@
+"""Sections about what was compressed: linear layers and embedding tables, their spectra and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from afm_dist.report import text
+from afm_dist.report.elements import (
+    EMPTY,
+    Grid,
+    Html,
+    Line,
+    code,
+    columns,
+    disclosure,
+    figure,
+    grid,
+    join,
+    paragraph,
+    plain,
+)
+from afm_dist.report.model_sections import name_cell
+from afm_dist.report.plots import spectra, tables
+from afm_dist.report.schema import Layer, Report
+
+SHARES = ("0.9", "0.95", "0.99")
+FOLDED_FROM = 6
+
+
+def linear_layers(report: Report) -> Html:
+    """Spectrum, rank and kept share of each compressed linear layer."""
+    layers = [layer for layer in report.get("layers", ()) if layer["kind"] == "linear"]
+    if not layers:
+        return EMPTY
+    plots = [
+        figure(
+            spectra.linear(layer, f"spectrum-{index}"),
+            f"Spectrum of {layer['name']}",
+            plain(
+                "Eigenvalues of the covariance of the layer's outputs; below, what the first of them keep."
+            ),
+        )
+        for index, layer in enumerate(_plotted(layers))
+    ]
+    words = (
+        "“Variance kept” is a share of the sum of eigenvalues. The share of singular values (square roots "
+        "of the eigenvalues) is the other common measure; it is smaller and asks for far more components."
+    )
+    table = grid(_layer_grid(layers, "Compressed linear layers"))
+    return join([paragraph(plain(words)), columns(*plots), table])
+
+
+def embeddings(report: Report) -> Html:
+    """Spectra of all tables in one strip, bytes of each field, details folded away."""
+    layers = [layer for layer in report.get("layers", ()) if layer["kind"] == "embedding"]
+    plots = []
+    if _plotted(layers):
+        plots.append(
+            figure(
+                spectra.embeddings(_plotted(layers)),
+                "Where the variance of each table lies",
+                plain("Shares of the variance (sum of eigenvalues) over the rows of the log."),
+            )
+        )
+    if report.get("tables"):
+        sizes = report["tables"]
+        before, after = (sum(table[key] for table in sizes) for key in ("bytes_before", "bytes_after"))
+        caption = f"All fields: {text.megabytes(before)} → {text.megabytes(after)} MB. Linear axis."
+        plots.append(figure(tables.bytes_by_field(sizes), "Bytes of each field", plain(caption)))
+    details = EMPTY
+    if layers:
+        details = grid(_layer_grid(layers, "Compressed embedding tables"))
+        if len(layers) > FOLDED_FROM:
+            details = disclosure(f"All {len(layers)} tables in numbers", details)
+    return join([columns(*plots), details])
+
+
+def _plotted(layers: Sequence[Layer]) -> list[Layer]:
+    """Those with a spectrum; of several methods only AFM, whose spectrum is that of the outputs."""
+    known = [layer for layer in layers if layer.get("eigenvalues")]
+    return [layer for layer in known if layer["method"] == "afm"] or known
+
+
+def _layer_grid(layers: Sequence[Layer], caption: str) -> Grid:
+    shares = " / ".join(f"{100 * float(share):.0f}" for share in SHARES)
+    needed = f"Components for {shares}{text.SPACE}% of"
+    headings = ["Layer", "Method", "Activation", "Rank", "Width", "Variance kept"]
+    headings += [f"{needed} variance", f"{needed} singular values", "Rank deficiency"]
+    return Grid(
+        caption=caption,
+        columns=headings,
+        words=(0, 1, 2),
+        groups=[("", [_layer_line(layer) for layer in layers])],
+    )
+
+
+def _layer_line(layer: Layer) -> Line:
+    deficiency = layer.get("rank_deficiency")
+    return Line(
+        cells=[
+            code(layer["name"]),
+            name_cell(layer["method"]),
+            plain(layer.get("activation") or text.NONE),
+            plain(layer["rank"]),
+            plain(layer["width"]),
+            plain(text.share(layer["kept_energy"])),
+            _needed(layer.get("components", {})),
+            _needed(layer.get("components_singular", {})),
+            plain(text.NONE if deficiency is None else deficiency),
+        ]
+    )
+
+
+def _needed(components: Mapping[str, int]) -> Html:
+    return plain(" / ".join(str(components.get(share, text.NONE)) for share in SHARES))

@@ -178,7 +178,7 @@ def relu_modes(report: Report) -> Html:
                     code(mode["activation"])
                     + ('<span class="badge">chosen</span>' if mode.get("chosen") else "")
                 ),
-                plain(text.STAGE_WORDS[mode["stage"]]),
+                plain(text.FINE_TUNING[mode["stage"]]),
                 plain(text.score(mode.get("validation_auc"))),
                 plain(text.score(mode["auc"])),
                 plain(text.score(mode["log_loss"])),
@@ -193,8 +193,8 @@ def relu_modes(report: Report) -> Html:
         "The mode is chosen on the validation split."
     )
     table = Grid(
-        caption="Activation between the factors",
-        columns=["Mode", "Stage", "Validation AUC", "AUC", "Log loss"],
+        caption="Quality by activation",
+        columns=["Activation", "Fine-tuning", "Validation AUC", "AUC", "Log loss"],
         words=(0, 1),
         groups=[("", lines)],
     )
@@ -224,4 +224,4 @@ def training(report: Report) -> Html:
         words=(),
         groups=[("", lines)],
     )
-    return grid(table)
+    return columns(grid(table))

@@ -34,7 +34,7 @@ SECTIONS = (
     ("layers", "Linear layers", linear_layers),
     ("tables", "Embedding tables", embeddings),
     ("finetuning", "Fine-tuning", finetuning),
-    ("activation", "Between the factors", relu_modes),
+    ("activation", "Activation between the factors", relu_modes),
     ("training", "Baseline training", training),
     ("data", "Data", data),
     ("notes", "Notes", notes),
@@ -83,7 +83,7 @@ def _figures(figures: summary.Headline) -> Html:
         (
             "Size",
             summary.size(figures),
-            f"{text.size(baseline['bytes'])} → {text.size(shipped['bytes'])}; "
+            f"{text.shrinkage(baseline['bytes'], shipped['bytes'])}; "
             f"{text.millions(baseline['parameters'])} → {text.millions(shipped['parameters'])} parameters",
         ),
         (

@@ -49,7 +49,11 @@ def data(report: Report) -> Html:
             cells=[
                 plain(name),
                 plain(text.count(split["rows"])),
-                plain(f"{split['positive_share']:.2%}" if "positive_share" in split else text.NONE),
+                plain(
+                    f"{100 * split['positive_share']:.2f}{text.SPACE}%"
+                    if "positive_share" in split
+                    else text.NONE
+                ),
             ]
         )
         for name, split in (content.get("splits") or {}).items()
@@ -96,7 +100,7 @@ def _facts(environment: Mapping[str, Any]) -> list[tuple[str, Html]]:
         if isinstance(value, Mapping):
             facts += _facts(value)
         else:
-            facts.append((key.replace("_", " "), plain(value)))
+            facts.append((key, plain(value)))
     return facts
 
 

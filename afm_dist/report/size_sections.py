@@ -64,8 +64,9 @@ def embeddings(report: Report) -> Html:
         )
     if report.get("tables"):
         sizes = report["tables"]
-        before, after = (sum(table[key] for table in sizes) for key in ("bytes_before", "bytes_after"))
-        caption = f"All fields: {text.megabytes(before)} → {text.megabytes(after)} MB. Linear axis."
+        before = sum(table["bytes_before"] for table in sizes)
+        after = sum(table["bytes_after"] for table in sizes)
+        caption = f"All fields: {text.shrinkage(before, after)}. Linear axis."
         plots.append(figure(tables.bytes_by_field(sizes), "Bytes of each field", plain(caption)))
     details = EMPTY
     if layers:

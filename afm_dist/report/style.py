@@ -28,7 +28,7 @@ p { margin: 0 0 14px; max-width: 72ch; }
 a { color: inherit; text-underline-offset: 3px; text-decoration-color: var(--muted); }
 code { font: 0.92em/1.4 var(--mono); overflow-wrap: anywhere; }
 .muted, .caption, .small { color: var(--muted); }
-.small { font-size: 0.875rem; }
+.small { font-size: 0.875rem; max-width: 90ch; }
 .origin { color: var(--muted); font-size: 0.875rem; margin: 2px 0 0; }
 .lead { font: 600 clamp(1.7rem, 4.2vw, 2.7rem)/1.18 var(--serif); margin: 28px 0 24px; max-width: 26em;
   text-wrap: balance; }
@@ -75,7 +75,7 @@ tr.note > td { border-top: 0; padding: 0 8px 8px 25px; color: var(--muted); text
 .method-afm::before { background: var(--afm); }
 .method-svd::before { background: var(--svd); }
 
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
+.columns { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr));
   gap: 36px 48px; margin: 0 0 28px; align-items: start; }
 .columns > * { min-width: 0; }
 figure { margin: 0; break-inside: avoid; }
@@ -91,7 +91,7 @@ figcaption p { color: var(--muted); font-size: 0.875rem; margin: 2px 0 0; }
 .facts dt { color: var(--muted); }
 .facts dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 h3 { font-size: 1rem; margin: 0 0 8px; }
-pre { background: var(--tint); padding: 14px 16px; margin: 0 0 20px; overflow-x: auto;
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); padding: 14px 16px; margin: 0 0 20px; overflow-x: auto;
   font: 0.84rem/1.5 var(--mono); border-radius: 4px; }
 details { margin: 0 0 14px; }
 summary { cursor: pointer; padding: 6px 0; }
@@ -106,6 +106,7 @@ ul { margin: 0 0 14px; padding-left: 1.2em; max-width: 72ch; }
   .scroll > table { width: max-content; min-width: 100%; }
   td.words { max-width: 30ch; }
   tbody th[scope="row"] { position: sticky; left: 0; background: var(--surface); }
+  tbody tr.ships-row th[scope="row"] { background: var(--tint); }
 }
 @media print {
   :root { color-scheme: light; --surface: #fff; --ink: #000; --muted: #444; --grid: #ccc; --tint: #f2f2f2;
@@ -122,7 +123,6 @@ ul { margin: 0 0 14px; padding-left: 1.2em; max-width: 72ch; }
   section { margin-top: 24px; padding-top: 14px; }
   h2, figcaption { break-after: avoid; }
   tr { break-inside: avoid; }
-  pre { white-space: pre-wrap; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

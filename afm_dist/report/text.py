@@ -44,12 +44,12 @@ def significant(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.1g}"
 
 
-def size(count_of_bytes: int) -> str:
-    """Bytes in the unit that suits them: ``648 MB``, ``18.3 kB``, ``96 B``."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count_of_bytes >= unit:
-            return f"{significant(count_of_bytes / unit)}{SPACE}{name}"
-    return f"{count_of_bytes}{SPACE}B"
+def shrinkage(before: int, after: int) -> str:
+    """Bytes before and after in the unit that suits the smaller: ``2,298 → 406 MB``."""
+    for unit, name in ((1e6, "MB"), (1e3, "kB")):
+        if min(before, after) >= unit:
+            return f"{significant(before / unit)} → {significant(after / unit)}{SPACE}{name}"
+    return f"{count(before)} → {count(after)}{SPACE}B"
 
 
 def millions(value: int) -> str:

@@ -91,7 +91,7 @@ def _curve(ax: Axes, candidate: FineTuning) -> None:
     )  # fmt: skip
     kept = _kept(candidate)
     ax.plot(
-        [kept["step"]], [kept["validation_auc"]], marker="o", markersize=12, markerfacecolor="none",
+        [kept["step"]], [kept["validation_auc"]], marker="o", markersize=12, markerfacecolor="none", linestyle="none",
         markeredgecolor=COLOUR[role], markeredgewidth=1.6, clip_on=False, zorder=4,
     )  # fmt: skip
 

@@ -25,12 +25,12 @@ def bytes_by_field(tables: Sequence[Table]) -> Html:
     def paint(figure: Figure) -> None:
         ax = axes(figure, 92, 42, 16, 50)
         ax.set_ylim(len(shown) - 0.5, -0.5)
-        ax.set_xlim(0, max(table["bytes_before"] for table in shown) / 1e6 * 1.5)
+        ax.set_xlim(0, max(table["bytes_before"] for table in shown) / 1e6 * 1.45)
         for place, table in enumerate(shown):
             before, after = table["bytes_before"] / 1e6, table["bytes_after"] / 1e6
             ax.barh(place, before, height=0.72, color=COLOUR["baseline"], alpha=0.35, linewidth=0)
             ax.barh(place, after, height=0.72, color=COLOUR["afm"], linewidth=0)
-            words = f"{text.size(table['bytes_before'])} → {text.size(table['bytes_after'])}"
+            words = text.shrinkage(table["bytes_before"], table["bytes_after"])
             ax.annotate(words, (max(before, after), place), (5, 0), textcoords="offset points", va="center",
                         size=SMALL)  # fmt: skip
         ax.set_yticks(range(len(shown)), [short(table["field"], 14) for table in shown])
@@ -44,6 +44,6 @@ def bytes_by_field(tables: Sequence[Table]) -> Html:
                 left / WIDTH, 1 - 28 / height, f"■ {words}", color=COLOUR[role], size=SMALL, va="center"
             )
 
-    total = [sum(table[key] for table in tables) for key in ("bytes_before", "bytes_after")]
-    label = f"Bytes by field: {text.megabytes(total[0])} MB before, {text.megabytes(total[1])} MB after."
+    total = (sum(table["bytes_before"] for table in tables), sum(table["bytes_after"] for table in tables))
+    label = f"Bytes by field, in total {text.shrinkage(*total)}."
     return render(paint, name="table-bytes", label=label, height=height)

@@ -1,0 +1,224 @@
+"""The three files and the terminal table."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from afm_dist.report import table, write_report
+from tests.report.example import example_report
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+HOSTILE = "afm-<script>alert('x')</script>&$\\frac|`*[b]\n\"emb"
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects what the tests ask about."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.addresses, self.words = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def _write(tmp_path, report):
+    location = write_report(report, str(tmp_path))
+    assert location == str(tmp_path / "report.html")
+    page = Page()
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    return page, html, (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_same_dict_gives_same_bytes(tmp_path):
+    for folder in ("first", "second"):
+        write_report(example_report(), str(tmp_path / folder))
+
+    for name in ("report.json", "report.md", "report.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_report_json_is_the_dict(tmp_path):
+    write_report(example_report(), str(tmp_path))
+
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == example_report()
+
+
+def test_page_is_self_contained_and_small(tmp_path):
+    page, html, _ = _write(tmp_path, example_report())
+
+    assert all(address.startswith("#") for address in page.addresses)
+    assert "url(http" not in html and "@import" not in html
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "img", "iframe")]
+    assert len(html) < 3_000_000
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(tmp_path):
+    page, html, _ = _write(tmp_path, example_report())
+
+    assert len(page.ids) == len(set(page.ids))
+    referenced = {address.removeprefix("#") for address in page.addresses} | set(
+        re.findall(r"url\(#([^)]+)\)", html)
+    )
+    assert referenced <= set(page.ids)
+
+
+def test_colours_follow_the_theme(tmp_path):
+    _, html, _ = _write(tmp_path, example_report())
+
+    figures = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert "var(--afm)" in figures
+    assert not re.findall(r"(?:fill|stroke): #(?!000000)[0-9a-f]{6}", figures)
+
+
+def test_figures_and_tables_can_be_read_aloud(tmp_path):
+    page, _, _ = _write(tmp_path, example_report())
+
+    figures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(figures) == 8
+    assert all(figure["role"] == "img" and len(figure["aria-label"]) > 20 for figure in figures)
+    assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
+
+
+def test_hostile_names_are_text(tmp_path):
+    report = example_report()
+    for row in report["rows"]:
+        if row["name"] == "afm-emb":
+            row.update(name=HOSTILE, note=HOSTILE)
+    report["shipped"].update(name=HOSTILE, checkpoint=HOSTILE, reason=HOSTILE)
+    for key in ("title", "command", "created"):
+        report[key] = HOSTILE
+    report["layers"][0]["name"] = report["layers"][5]["name"] = HOSTILE
+    report["finetuning"][4].update(name=HOSTILE, kept=HOSTILE, reason=HOSTILE, recipe={HOSTILE: HOSTILE})
+    report["relu_modes"][0]["activation"] = report["tables"][0]["field"] = HOSTILE
+    report["data"].update(name=HOSTILE, splits={HOSTILE: {"rows": 3}}, fields={HOSTILE: 1})
+    report["environment"] = report["config"] = {HOSTILE: HOSTILE}
+    report["timings"][0]["stage"] = HOSTILE
+    report["notes"] = [HOSTILE]
+
+    page, html, markdown = _write(tmp_path, report)
+
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "<script" not in html
+    assert HOSTILE in "".join(page.words)
+    outside_of_code = markdown.split("```")[0]
+    assert "<script" not in outside_of_code
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in _table_after(markdown, "## Results")}
+    assert widths == {13}
+
+
+@pytest.mark.parametrize(
+    "absent",
+    ["layers", "finetuning", "training", "relu_modes", "tables", "data", "environment", "config", "timings", "notes",
+     "command", "created"],
+)  # fmt: skip
+def test_any_optional_section_may_be_absent(tmp_path, absent):
+    report = example_report()
+    del report[absent]
+
+    _write(tmp_path, report)
+
+
+def test_the_least_report_has_only_results(tmp_path):
+    full = example_report()
+    keys = ("name", "stage", "auc", "log_loss", "parameters", "bytes", "rows_per_second", "throughput_ratio")
+    rows = [{key: row[key] for key in keys} for row in full["rows"] if row["name"] in ("baseline", "afm-mlp")]
+    shipped = {"name": "afm-mlp", "stage": "after-finetune"}
+
+    page, _, markdown = _write(
+        tmp_path, {"format_version": 1, "title": "t", "rows": rows, "shipped": shipped}
+    )
+
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == ["results"]
+    assert re.findall(r"^## (.*)", markdown, flags=re.MULTILINE) == ["Results"]
+
+
+def _table_after(markdown, heading):
+    body = markdown.partition(heading)[2].strip().splitlines()
+    return [line for line in body[: body.index("")] if line.startswith("|")]
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_markdown_rows_in_order_with_their_ratios(tmp_path):
+    _, _, markdown = _write(tmp_path, example_report())
+
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in _table_after(markdown, "## Results")
+    ]
+    by_name = {(cells[0].strip("*"), cells[1].split(" ")[0]): cells for cells in lines[2:]}
+    assert list(by_name)[:5] == [
+        ("baseline", "trained"), ("control-mlp", "after"), ("control", "after"), ("afm-mlp", "before"),
+        ("afm-mlp", "after"),
+    ]  # fmt: skip
+    assert by_name["afm-emb", "after"] == [
+        "**afm-emb**", "after fine-tuning", "0.8027", "+0.0011", "−0.0007", "0.4484", "406", "5.66×",
+        "101,420,000", "248,980", "2.11×", "2.04–2.19",
+    ]  # fmt: skip
+    assert by_name["svd-mlp", "before"][3:5] == ["−0.0303", "−0.0303"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_terminal_table_fits(width):
+    console = Console(width=width, file=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table(example_report()))
+
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in capture.get()
+    shipped = next(line for line in lines if re.search(r"afm-emb +after", line))
+    assert shipped.split() == [
+        "afm-emb",
+        "after",
+        "0.8027",
+        "+0.0011",
+        "−0.0007",
+        "0.4484",
+        "406",
+        "248,980",
+        "2.11×",
+    ]
+
+
+def test_brackets_in_names_are_no_markup():
+    report = example_report()
+    report["title"] = "[red]title[/red]"
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table(report))
+
+    assert "[red]title[/red]" in capture.get()
+
+
+def test_importing_the_package_does_not_import_matplotlib():
+    code = "import sys, afm_dist.report; sys.exit('matplotlib' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

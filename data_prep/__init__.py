@@ -1,0 +1,1 @@
+"""Raw click logs to dataset directories, out of core."""

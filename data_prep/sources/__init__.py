@@ -1,0 +1,1 @@
+"""What a raw format is: one module per format."""

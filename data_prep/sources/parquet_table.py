@@ -1,0 +1,87 @@
+"""A Parquet file: its columns by type, its row groups by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from afm_dist.errors import DataError
+from data_prep.sources import files
+from data_prep.sources.source import RawField, RawRows
+from data_prep.sources.tabular_columns import Content
+from data_prep.sources.tabular_rows import rows_of
+
+BATCH_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 16
+
+
+class ParquetTable:
+    """One Parquet file.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        names: Columns, in order.
+        contents: What each holds.
+
+    Raises:
+        DataError: it is damaged, or has no rows.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with self._file() as file:
+            self.names = list(file.schema_arrow.names)
+            self.contents: dict[str, Content] = {f.name: content_of(f.type) for f in file.schema_arrow}
+            metadata = file.metadata
+            self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        if not sum(self.row_groups):
+            raise DataError(f"{path}: the file has no rows")
+
+    def ranges(self) -> list[tuple[int, int, int]]:
+        """Runs of row groups, small ones together: first, last (exclusive), rows."""
+        result = []
+        start = rows = 0
+        for index, size in enumerate(self.row_groups):
+            rows += size
+            if rows >= BLOCK_ROWS or index == len(self.row_groups) - 1:
+                result.append((start, index + 1, rows))
+                start, rows = index + 1, 0
+        return result
+
+    def read(
+        self, start: int, end: int, first_row: int, label: str, fields: tuple[RawField, ...]
+    ) -> Iterator[RawRows]:
+        """The rows of some row groups; a row's line is its number counted from 1."""
+        wanted = [label, *(field.name for field in fields)]
+        with self._file() as file:
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=list(range(start, end)), columns=wanted):
+                numbers = np.arange(first_row, first_row + batch.num_rows)
+                yield rows_of(pl.DataFrame(batch), label, fields, numbers, lambda number: number + 1)
+                first_row += batch.num_rows
+
+    @contextmanager
+    def _file(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with files.open_input(self.path) as raw, pq.ParquetFile(raw) as file:
+                yield file
+        except (pa.ArrowInvalid, OSError) as error:
+            message = str(error).splitlines()[0]
+            raise DataError(f"{self.path}: cannot be read as Parquet ({message}); fetch it again") from error
+
+
+def content_of(kind: pa.DataType) -> Content:
+    """What a column of this type holds."""
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "decimals"
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return "integers"
+    if pa.types.is_null(kind):
+        return "empty"
+    return "nested" if pa.types.is_nested(kind) else "text"

@@ -1,0 +1,158 @@
+"""What every raw format has in common: fields, blocks, rows, and rows that had to be rejected."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from afm_dist.dataset.manifest import FieldKind
+from afm_dist.errors import DataError
+from data_prep.sources import files
+
+SplitOf = Callable[[int, np.ndarray], np.ndarray]
+"""(file index, row numbers (B)) -> split index per row (B), see ``data_prep.split``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawField:
+    """One input column of the raw log, in model order."""
+
+    name: str
+    kind: FieldKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A piece of one input file that one worker reads front to back.
+
+    Attributes:
+        file: Index of the file among the source's files.
+        start: Where the piece begins: byte, row group, or 0 for a whole file.
+        end: Where it ends, exclusive.
+        expected_rows: Estimate, for planning and progress only.
+    """
+
+    file: int
+    start: int
+    end: int
+    expected_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A row that is not what its format says: line number (from 1), reason, raw text."""
+
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawRows:
+    """Consecutive rows of one block.
+
+    Attributes:
+        frame: Column ``label`` (UInt8), one column of tokens per categorical field (``token_type``
+            of the source, null = missing), one Float64 column per numeric field (null = missing).
+        numbers: (B) row number of each row within its file, from 0; rejected rows count too.
+        rejected: The malformed rows among them.
+    """
+
+    frame: pl.DataFrame
+    numbers: np.ndarray
+    rejected: Sequence[Rejected] = ()
+
+    def with_rejected(self, more: Sequence[Rejected]) -> RawRows:
+        """The same with more rejected rows, in order of line."""
+        return replace(self, rejected=sorted([*self.rejected, *more], key=lambda bad: bad.line))
+
+
+class Source(ABC):
+    """A raw log: its fields and its blocks, both functions of the input alone.
+
+    Attributes:
+        kind: Name of the format.
+        label: Name of the label column.
+        fields: Input columns, in model order.
+        paths: The input files, in order.
+        token_type: Polars type of the categorical columns that ``read`` yields.
+    """
+
+    kind: str
+    label: str
+    fields: tuple[RawField, ...]
+    paths: tuple[str, ...]
+    token_type: pl.DataType
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Names of the categorical fields, in order."""
+        return tuple(f.name for f in self.fields if f.kind == "categorical")
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """Names of the numeric fields, in order."""
+        return tuple(f.name for f in self.fields if f.kind == "numeric")
+
+    @abstractmethod
+    def blocks(self) -> list[Block]:
+        """The pieces of the input, in order of file and position."""
+
+    @abstractmethod
+    def count_rows(self, block: Block) -> int:
+        """Rows of a block, good or bad: what the next block of the same file starts at."""
+
+    @abstractmethod
+    def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
+        """The rows of a block in pieces of bounded size; ``first_row`` is its first row's number."""
+
+    def token_text(self, tokens: pl.Series) -> pl.Series:
+        """Tokens as the text that stands in the raw log; missing becomes the empty text."""
+        return tokens.cast(pl.String).fill_null("")
+
+    def describe(self) -> list[str]:
+        """One line per column, saying what it is taken for."""
+        return []
+
+    def facts(self, split_of: SplitOf) -> Mapping[str, Any]:
+        """What the source itself knows about the data, for the manifest."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on besides the content of the files."""
+        return {
+            "source": self.kind,
+            "label": self.label,
+            "fields": [f"{f.name}:{f.kind}" for f in self.fields],
+        }
+
+
+def check_inputs(paths: Sequence[str]) -> None:
+    """Refuse inputs that are absent or empty.
+
+    Raises:
+        DataError: naming the file.
+    """
+    for path in paths:
+        if files.describe(path).bytes == 0:
+            raise DataError(f"{path}: the file is empty; check how it was downloaded or exported")
+
+
+def check_field_names(names: Sequence[str], where: str) -> None:
+    """Refuse names that cannot be both a column and a file name.
+
+    Raises:
+        DataError: naming the column.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if not name.strip() or "/" in name or "\0" in name or name.startswith("."):
+            raise DataError(f"{where}: column name {name!r} cannot name a vocabulary file; rename the column")
+        if name in seen:
+            raise DataError(f"{where}: two columns are named {name!r}; rename one")
+        seen.add(name)

@@ -1,0 +1,94 @@
+"""Which column of a table is the label, a categorical or a numeric field: named or inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from afm_dist.dataset.manifest import FieldKind
+from afm_dist.errors import OptionError
+
+Content = Literal["text", "integers", "long integers", "decimals", "empty", "nested"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """What the user says about the columns; what is left unsaid is inferred.
+
+    Attributes:
+        label: The column with 0 or 1.
+        categorical: Columns to take as categories.
+        numeric: Columns to take as numbers.
+        drop: Columns to leave out.
+    """
+
+    label: str
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the table and what it is taken for; ``kind`` is None when it is no field."""
+
+    name: str
+    kind: FieldKind | None
+    why: str
+
+    def __str__(self) -> str:
+        return f"  {self.name}: {self.kind or ''}{' ' if self.kind else ''}({self.why})"
+
+
+def choose_columns(contents: dict[str, Content], options: ColumnOptions, where: str) -> list[Column]:
+    """Decide about every column, in the order of the table.
+
+    Text and integers are categories (ids, codes, small counts: an embedding per value loses
+    nothing), decimal numbers are numbers; a column named by an option is what the option says.
+
+    Raises:
+        OptionError: an option names a column that is not there, or two options name the same.
+    """
+    _check_options(tuple(contents), options, where)
+    columns = []
+    for name, content in contents.items():
+        column: Column
+        if name == options.label:
+            column = Column(name=name, kind=None, why="the label")
+        elif name in options.drop:
+            column = Column(name=name, kind=None, why="left out: --drop")
+        elif content != "nested" and name in options.categorical:
+            column = Column(name=name, kind="categorical", why="--categorical")
+        elif content != "nested" and name in options.numeric:
+            column = Column(name=name, kind="numeric", why="--numeric")
+        elif content == "decimals":
+            column = Column(name=name, kind="numeric", why="inferred: decimal numbers")
+        elif content == "nested":
+            raise OptionError(
+                f"{where}: column {name!r} holds lists or structs; leave it out with --drop {name}"
+            )
+        else:
+            column = Column(name=name, kind="categorical", why=f"inferred: {content}")
+        columns.append(column)
+    if not any(column.kind for column in columns):
+        raise OptionError(f"{where}: no column is left besides the label '{options.label}'; check --drop")
+    return columns
+
+
+def _check_options(names: Sequence[str], options: ColumnOptions, where: str) -> None:
+    listing = ", ".join(names)
+    if options.label not in names:
+        raise OptionError(f"--label {options.label}: {where} has no such column; it has: {listing}")
+    role = {options.label: "--label"}
+    for option, given in (
+        ("--categorical", options.categorical),
+        ("--numeric", options.numeric),
+        ("--drop", options.drop),
+    ):
+        for name in given:
+            if name not in names:
+                raise OptionError(f"{option} {name}: {where} has no such column; it has: {listing}")
+            if name in role:
+                raise OptionError(f"{option} {name}: the column is also named by {role[name]}; name it once")
+            role[name] = option

@@ -1,0 +1,127 @@
+"""The work directory of a preparation: what was done already, for which input and options.
+
+It lies in ``<output>/.work`` while the preparation runs. Each finished task leaves a receipt; a
+run with the same plan reads the receipts instead of doing the tasks again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from afm_dist import cluster, console, storage
+from afm_dist.errors import AfmError
+
+FOLDER = ".work"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One piece of a stage.
+
+    Attributes:
+        key: Names the receipt; a function of the plan alone.
+        function: Module-level function; its result is plain JSON.
+        arguments: Its arguments; object references are resolved.
+        weight: How much it advances the progress bar.
+    """
+
+    key: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    weight: int = 1
+
+
+@ray.remote
+def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    # Polars sizes its thread pool when first used; Ray has given this task one core.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    result = function(*arguments)
+    storage.write_json(receipt, result)
+    return result
+
+
+class WorkDirectory:
+    """Receipts of finished tasks below ``<output>/.work``.
+
+    Args:
+        output: The dataset directory.
+        plan: Everything the result depends on; another plan's receipts are thrown away.
+        keep: Whether receipts of an interrupted run may be used.
+    """
+
+    def __init__(self, output: str, plan: dict[str, Any], *, keep: bool) -> None:
+        self.path = storage.join(output, FOLDER)
+        self._plan = plan
+        plan_path = storage.join(self.path, PLAN)
+        self.resumed = keep and storage.exists(plan_path) and storage.read_json(plan_path) == plan
+        if not self.resumed:
+            storage.remove(self.path)
+
+    def begin(self) -> None:
+        """Record the plan."""
+        if not self.resumed:
+            storage.write_json(storage.join(self.path, PLAN), self._plan)
+
+    def folder(self, *parts: str) -> str:
+        """A location in the work directory."""
+        return storage.join(self.path, *parts)
+
+    def receipt(self, stage: str, key: str) -> str:
+        """Where a task's receipt lies."""
+        return self.folder(stage, f"{key}.json")
+
+    def once(self, key: str, action: Callable[[], None]) -> None:
+        """Do something on the driver that must not be repeated on resume."""
+        receipt = self.receipt("driver", key)
+        if not storage.exists(receipt):
+            action()
+            storage.write_json(receipt, {})
+
+    def run(self, stage: str, what: str, tasks: Sequence[Task], *, unit: str = "rows") -> list[Any]:
+        """Do the tasks of a stage that have no receipt yet, on Ray.
+
+        Returns:
+            Every task's result, in the order of the tasks.
+
+        Raises:
+            AfmError: what a task raised.
+        """
+        done = set(storage.list_names(self.folder(stage)))
+        results: dict[str, Any] = {}
+        todo = []
+        for task in tasks:
+            if f"{task.key}.json" in done:
+                results[task.key] = storage.read_json(self.receipt(stage, task.key))
+            else:
+                todo.append(task)
+        if results:
+            console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
+
+        def submit(task: Task) -> Any:
+            receipt = self.receipt(stage, task.key)
+            return _run_task.options(name=what).remote(receipt, task.function, *task.arguments)
+
+        with console.progress(what, sum(task.weight for task in todo), unit) as advance:
+
+            def finished(task: Task, result: Any) -> None:
+                results[task.key] = result
+                advance(task.weight)
+
+            try:
+                cluster.run_tasks(submit, todo, finished=finished)
+            except RayTaskError as error:
+                if isinstance(error.cause, AfmError):
+                    raise error.cause from None
+                raise
+        return [results[task.key] for task in tasks]
+
+    def remove(self) -> None:
+        """Delete it all: the result is complete."""
+        storage.remove(self.path)

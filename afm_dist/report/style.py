@@ -19,7 +19,7 @@ CSS = """
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--surface); color: var(--ink); font: 16px/1.55 var(--sans); }
+body { margin: 0; background: var(--surface); color: var(--ink); font: 1rem/1.55 var(--sans); }
 main { max-width: 1152px; margin: 0 auto; padding: 40px 24px 64px; }
 h1, h2 { font-family: var(--serif); line-height: 1.2; text-wrap: balance; }
 h1 { font-size: 1.15rem; font-weight: 600; margin: 0; }
@@ -56,6 +56,7 @@ th:first-child { padding-left: 8px; }
 td:last-child, thead th:last-child { padding-right: 8px; }
 .words { text-align: left; }
 td.words { white-space: normal; }
+th.words[scope="row"] { white-space: normal; overflow-wrap: break-word; min-width: 10em; }
 td.words:not(:nth-child(2)) { min-width: 14ch; }
 thead th { color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom;
   white-space: normal; }
@@ -91,7 +92,8 @@ figcaption p { color: var(--muted); font-size: 0.875rem; margin: 2px 0 0; }
 .facts dt { color: var(--muted); }
 .facts dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 h3 { font-size: 1rem; margin: 0 0 8px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); padding: 14px 16px; margin: 0 0 20px; overflow-x: auto;
+pre { background: var(--tint); padding: 14px 16px; margin: 0 0 20px; white-space: pre-wrap;
+  overflow-wrap: anywhere;
   font: 0.84rem/1.5 var(--mono); border-radius: 4px; }
 details { margin: 0 0 14px; }
 summary { cursor: pointer; padding: 6px 0; }
@@ -112,13 +114,15 @@ ul { margin: 0 0 14px; padding-left: 1.2em; max-width: 72ch; }
   :root { color-scheme: light; --surface: #fff; --ink: #000; --muted: #444; --grid: #ccc; --tint: #f2f2f2;
     --baseline: #6b7480; --control: #a96a00; --afm: #0a67ad; --svd: #a83a80; --other: #1a7f5a; }
   @page { margin: 14mm; }
-  body { font-size: 11px; }
+  html { font-size: 11px; }
   main { max-width: none; padding: 0; }
   nav { display: none; }
   .scroll { overflow: visible; }
-  table, .facts { font-size: 9px; }
-  th, td { padding-left: 8px; }
-  .lead { font-size: 24px; }
+  table, .facts { font-size: 0.8rem; }
+  th, td { padding: 4px 0 4px 8px; }
+  th.words[scope="row"] { min-width: 0; white-space: nowrap; }
+  .lead { font-size: 2.2rem; }
+  .figures { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); }
   .columns { grid-template-columns: 1fr 1fr; gap: 20px 28px; }
   section { margin-top: 24px; padding-top: 14px; }
   h2, figcaption { break-after: avoid; }

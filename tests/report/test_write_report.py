@@ -82,10 +82,9 @@ def test_ids_are_unique_and_every_reference_has_its_target(tmp_path):
     page, html, _ = _write(tmp_path, example_report())
 
     assert len(page.ids) == len(set(page.ids))
-    referenced = {address.removeprefix("#") for address in page.addresses} | set(
-        re.findall(r"url\(#([^)]+)\)", html)
-    )
-    assert referenced <= set(page.ids)
+    referenced = {address.removeprefix("#") for address in page.addresses}
+    clipped = set(re.findall(r"url\(#([^)]+)\)", html))
+    assert referenced | clipped <= set(page.ids)
 
 
 def test_colours_follow_the_theme(tmp_path):
@@ -134,8 +133,8 @@ def test_hostile_names_are_text(tmp_path):
 
 @pytest.mark.parametrize(
     "absent",
-    ["layers", "finetuning", "training", "relu_modes", "tables", "data", "environment", "config", "timings", "notes",
-     "command", "created"],
+    ["layers", "finetuning", "training", "relu_modes", "tables", "data", "environment", "config", "timings",
+     "notes", "command", "created"],
 )  # fmt: skip
 def test_any_optional_section_may_be_absent(tmp_path, absent):
     report = example_report()
@@ -170,9 +169,7 @@ def _cells(line):
 def test_markdown_rows_in_order_with_their_ratios(tmp_path):
     _, _, markdown = _write(tmp_path, example_report())
 
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in _table_after(markdown, "## Results")
-    ]
+    lines = [_cells(line) for line in _table_after(markdown, "## Results")]
     by_name = {(cells[0].strip("*"), cells[1].split(" ")[0]): cells for cells in lines[2:]}
     assert list(by_name)[:5] == [
         ("baseline", "trained"), ("control-mlp", "after"), ("control", "after"), ("afm-mlp", "before"),
@@ -222,3 +219,31 @@ def test_importing_the_package_does_not_import_matplotlib():
     code = "import sys, afm_dist.report; sys.exit('matplotlib' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_layer_without_variance_is_shown(tmp_path):
+    report = example_report()
+    report["layers"][0].update(eigenvalues=[0.0] * 400, rank_deficiency=400, kept_energy=1.0)
+    report["layers"][3].update(eigenvalues=[0.0] * 16, kept_energy=1.0)
+
+    _write(tmp_path, report)
+
+
+def test_layers_without_a_spectrum_are_listed(tmp_path):
+    report = example_report()
+    for layer in report["layers"]:
+        del layer["eigenvalues"]
+
+    page, _, _ = _write(tmp_path, report)
+
+    assert "mlp.2" in page.words and "embeddings.C26" in page.words
+
+
+def test_svd_spectra_are_drawn_where_there_are_no_others(tmp_path):
+    report = example_report()
+    for layer in report["layers"]:
+        layer["method"] = "svd"
+
+    page, _, _ = _write(tmp_path, report)
+
+    assert any("Spectrum of mlp.2" in attributes.get("aria-label", "") for _, attributes in page.tags)

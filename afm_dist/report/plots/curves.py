@@ -91,8 +91,8 @@ def _curve(ax: Axes, candidate: FineTuning) -> None:
     )  # fmt: skip
     kept = _kept(candidate)
     ax.plot(
-        [kept["step"]], [kept["validation_auc"]], marker="o", markersize=12, markerfacecolor="none", linestyle="none",
-        markeredgecolor=COLOUR[role], markeredgewidth=1.6, clip_on=False, zorder=4,
+        [kept["step"]], [kept["validation_auc"]], marker="o", markersize=12, linestyle="none",
+        markerfacecolor="none", markeredgecolor=COLOUR[role], markeredgewidth=1.6, clip_on=False, zorder=4,
     )  # fmt: skip
 
 
@@ -117,12 +117,23 @@ def _labels(ax: Axes, candidates: Sequence[FineTuning], baseline: float | None) 
 
 
 def _starts_below(ax: Axes, candidates: Sequence[FineTuning], low: float) -> None:
-    """Say where the curves start that leave the figure."""
-    below = [candidate for candidate in candidates if candidate["curve"][0]["validation_auc"] < low]
-    for line, candidate in enumerate(below):
-        start = text.score(candidate["curve"][0]["validation_auc"])
+    """Say where the curves start that leave the figure, in the lower corner they do not cross."""
+    middle = sum(ax.get_xlim()) / 2
+    lines = {True: 0, False: 0}
+    for candidate in candidates:
+        start = candidate["curve"][0]["validation_auc"]
+        if start >= low:
+            continue
+        entered = next(point["step"] for point in candidate["curve"] if point["validation_auc"] >= low)
+        right = entered < middle
         ax.annotate(
-            f"{short(candidate['name'], 14)} starts at {start} ↓", (1, 0), (-2, 5 + LINE * line), ha="right",
-            xycoords="axes fraction", textcoords="offset points", size=SMALL,
+            f"{short(candidate['name'], 14)} starts at {text.score(start)} ↓",
+            (1 if right else 0, 0),
+            (-2 if right else 4, 5 + LINE * lines[right]),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right" if right else "left",
+            size=SMALL,
             color=COLOUR[role_of(candidate["name"])],
-        )  # fmt: skip
+        )
+        lines[right] += 1

@@ -19,6 +19,7 @@ from afm_dist.report.schema import Layer
 HEIGHT = 400
 LOG_FROM = 32
 DECADES = 12
+FEW = 8
 KEY_LEFT, KEY_STEP = 26, 74
 LEVELS = ((0.5, 1.0), (0.1, 0.66), (0.01, 0.4), (0.001, 0.2), (0.0, 0.07))
 LEVEL_WORDS = ("≥ 50 %", "10–50 %", "1–10 %", "0.1–1 %", "< 0.1 %")
@@ -37,7 +38,8 @@ def linear(layer: Layer, name: str) -> Html:
             ax.grid(axis="y")
         floor = values[0] * 10.0**-DECADES if values[0] > 0 else 1e-12
         visible = [(ordinal, value) for ordinal, value in zip(ordinals, values, strict=True) if value > floor]
-        upper.plot(*zip(*visible, strict=True), color=colour, linewidth=1.8)
+        marker = "o" if len(visible) <= FEW else ""
+        upper.plot(*zip(*visible, strict=True), color=colour, linewidth=1.8, marker=marker, markersize=5)
         upper.set_yscale("log")
         upper.yaxis.set_major_locator(LogLocator(numticks=6))
         upper.yaxis.set_minor_locator(NullLocator())

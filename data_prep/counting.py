@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afm_dist import storage
+from afm_dist.errors import DataError
 from data_prep.groups import Group
 from data_prep.numeric import ExactSums, transform
 from data_prep.sources.source import RawRows, Rejected, Source
@@ -18,6 +19,8 @@ from data_prep.split import SPLITS, TRAIN, SplitRule
 
 SPILL_TOKENS = 4_000_000
 REJECTED_SHOWN = 10
+REJECTED_PER_FILE = 10_000
+HOPELESS_ROWS = 100_000
 
 
 @dataclass(kw_only=True)
@@ -86,11 +89,14 @@ def count_group(source: Source, group: Group, split: SplitRule, folder: str, rej
         group: The blocks to read.
         split: Decides which rows are training rows; only their tokens are counted.
         folder: Where the token counts go.
-        rejected: The file for malformed rows, written when there are any.
+        rejected: The folder for malformed rows.
+
+    Raises:
+        DataError: the first 100,000 rows are malformed without exception.
     """
     counts = GroupCounts(sums={name: ExactSums() for name in source.numeric})
     tokens = _TokenCounts(source, folder, group.index)
-    rejects: list[str] = []
+    rejects = _RejectedRows(rejected, group.index)
     for block, first_row in zip(group.blocks, group.first_rows, strict=True):
         path = source.paths[block.file]
         for rows in source.read(block, first_row):
@@ -99,16 +105,49 @@ def count_group(source: Source, group: Group, split: SplitRule, folder: str, rej
                 counts.rejected += 1
                 if len(counts.offenders) < REJECTED_SHOWN:
                     counts.offenders.append(f"{path}:{bad.line} {bad.reason}")
-                rejects.append(_rejected_line(path, bad))
+                rejects.add(path, bad)
+            if counts.rows == 0 and counts.rejected >= HOPELESS_ROWS:
+                raise DataError(all_rejected(source.label, counts))
     tokens.spill()
+    rejects.flush()
     counts.parts = tokens.parts
-    if rejects:
-        storage.write_bytes(rejected, "".join(rejects).encode())
     return counts
 
 
-def _rejected_line(path: str, bad: Rejected) -> str:
-    return storage.json_line({"file": path, **asdict(bad)}) + "\n"
+def all_rejected(label: str, counts: GroupCounts) -> str:
+    """What to say when not one row is good."""
+    first = "; ".join(counts.offenders)
+    rows = f"{counts.rejected:,} rows"
+    labels = [offender.partition(" label ")[2] for offender in counts.offenders]
+    if all(labels):
+        shown = ", ".join(sorted({text.removesuffix(" is not 0 or 1") for text in labels}))
+        return (
+            f"not one of {rows} has a label of 0 or 1: column '{label}' holds {shown}; "
+            f"write 1 for a click and 0 for none, or name another column with --label ({first})"
+        )
+    return f"every one of {rows} is malformed; the first: {first}"
+
+
+class _RejectedRows:
+    """Malformed rows as lines of JSON, in files of bounded size."""
+
+    def __init__(self, folder: str, group: int) -> None:
+        self.folder = folder
+        self.group = group
+        self.files = 0
+        self._lines: list[str] = []
+
+    def add(self, path: str, bad: Rejected) -> None:
+        self._lines.append(storage.json_line({"file": path, **asdict(bad)}) + "\n")
+        if len(self._lines) >= REJECTED_PER_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._lines:
+            name = f"part-{self.group:05d}-{self.files:03d}.jsonl"
+            storage.write_bytes(storage.join(self.folder, name), "".join(self._lines).encode())
+            self.files += 1
+            self._lines = []
 
 
 def _count_rows(

@@ -70,7 +70,11 @@ def show(location: str) -> None:
 
 
 def _print(table: Table) -> None:
-    console.out.print(table, width=None if console.out.is_terminal else WIDTH_IN_FILES)
+    width = console.out.width
+    if not console.out.is_terminal:
+        console.out.width = WIDTH_IN_FILES
+    console.out.print(table)
+    console.out.width = width
 
 
 def _top_tokens(manifest: Manifest, field: Field) -> str:

@@ -83,14 +83,7 @@ def encode_frame(frame: pl.DataFrame, schema: Schema, encoders: Mapping[str, Enc
 def shard_bytes(table: pa.Table) -> bytes:
     """A shard's content."""
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="lz4",
-        use_dictionary=False,
-        write_statistics=False,
-        row_group_size=ROW_GROUP_ROWS,
-    )
+    pq.write_table(table, sink, compression="lz4", write_statistics=False, row_group_size=ROW_GROUP_ROWS)
     return bytes(sink.getvalue().to_pybytes())
 
 

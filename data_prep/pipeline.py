@@ -229,7 +229,7 @@ class _Preparation:
                     group,
                     self.protocol.split,
                     self.work.folder("tokens"),
-                    storage.join(rejected, f"part-{group.index:05d}.jsonl"),
+                    rejected,
                 ),
                 weight=group.expected_rows,
             )
@@ -380,19 +380,12 @@ def check_rejected(source: Source, total: GroupCounts, protocol: Protocol, rejec
         DataError: naming the first offenders.
     """
     read = total.rows + total.rejected
-    first = "; ".join(total.offenders)
     if total.rows == 0:
         if total.rejected == 0:
             raise DataError(f"{source.paths[0]}: there are no rows")
-        labels = [offender.partition(" label ")[2] for offender in total.offenders]
-        if all(labels):
-            shown = ", ".join(sorted({label.removesuffix(" is not 0 or 1") for label in labels}))
-            raise DataError(
-                f"not one of the {read:,} rows has a label of 0 or 1: column '{source.label}' holds {shown}; "
-                f"write 1 for a click and 0 for none, or name another column with --label ({first})"
-            )
-        raise DataError(f"every one of the {read:,} rows is malformed; the first: {first}; see {rejected}")
+        raise DataError(f"{counting.all_rejected(source.label, total)}; see {rejected}")
     if total.rejected > protocol.max_bad_rows * read:
+        first = "; ".join(total.offenders)
         raise DataError(
             f"{total.rejected:,} of {read:,} rows are malformed, more than --max-bad-rows "
             f"{protocol.max_bad_rows:g} allows; the first: {first}; all are in {rejected}"

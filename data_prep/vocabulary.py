@@ -115,9 +115,7 @@ class Encoder:
 
     def save(self, path: str) -> None:
         """Write uncompressed Arrow, which a local reader maps instead of loading."""
-        table = pl.DataFrame({"token": self.tokens, "id": self.ids}).to_arrow(
-            compat_level=pl.CompatLevel.oldest()
-        )
+        table = pl.DataFrame({"token": self.tokens, "id": self.ids}).to_arrow()
         table = table.replace_schema_metadata({"missing": str(self.missing)})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:

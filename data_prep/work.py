@@ -19,6 +19,7 @@ from afm_dist.errors import AfmError
 
 FOLDER = ".work"
 PLAN = "plan.json"
+STOP_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,13 @@ def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> An
     result = function(*arguments)
     storage.write_json(receipt, result)
     return result
+
+
+def _stop(references: list[Any]) -> None:
+    """End tasks that still run, so that none writes after the preparation has failed."""
+    for reference in references:
+        ray.cancel(reference, force=True)
+    ray.wait(references, num_returns=len(references), timeout=STOP_TIMEOUT_S)
 
 
 class WorkDirectory:
@@ -104,9 +112,13 @@ class WorkDirectory:
         if results:
             console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
 
+        started: list[Any] = []
+
         def submit(task: Task) -> Any:
             receipt = self.receipt(stage, task.key)
-            return _run_task.options(name=what).remote(receipt, task.function, *task.arguments)
+            reference = _run_task.options(name=what).remote(receipt, task.function, *task.arguments)
+            started.append(reference)
+            return reference
 
         with console.progress(what, sum(task.weight for task in todo), unit) as advance:
 
@@ -116,8 +128,9 @@ class WorkDirectory:
 
             try:
                 cluster.run_tasks(submit, todo, finished=finished)
-            except RayTaskError as error:
-                if isinstance(error.cause, AfmError):
+            except BaseException as error:
+                _stop(started)
+                if isinstance(error, RayTaskError) and isinstance(error.cause, AfmError):
                     raise error.cause from None
                 raise
         return [results[task.key] for task in tasks]

@@ -97,43 +97,63 @@ def is_gzip(path: str) -> bool:
 
 
 def lines_of_range(path: str, start: int, end: int) -> Iterator[bytes]:
-    """The lines whose first byte lies in ``[start, end)``, as one piece of whole lines."""
+    """The lines whose first byte lies in ``[start, end)``, in pieces of whole lines."""
     with open_input(path) as file:
-        file.seek(max(0, start - 1))
-        data = bytes(file.read(end - max(0, start - 1)))
-        if start > 0:
-            data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
-        if data and not data.endswith(b"\n"):
-            pieces = [data]
-            while chunk := file.read(1 << 16):
-                cut = chunk.find(b"\n") + 1
-                pieces.append(chunk[:cut] if cut else chunk)
-                if cut:
-                    break
-            data = b"".join(pieces)
-    if data:
-        yield data
+        yield from _whole_lines(_range_chunks(file, start, end))
 
 
-def lines_of_gzip(path: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+def _range_chunks(file: Any, start: int, end: int) -> Iterator[bytes]:
+    """From the first line that starts in the range to the end of the last one that does."""
+    # A line starts at ``start`` when the byte before it ends a line.
+    position = max(0, start - 1)
+    file.seek(position)
+    skipping = start > 0
+    chunk = b""
+    while position < end:
+        chunk = bytes(file.read(min(CHUNK_BYTES, end - position)))
+        if not chunk:
+            return
+        position += len(chunk)
+        if skipping:
+            cut = chunk.find(b"\n") + 1
+            skipping = cut == 0
+            if not skipping:
+                yield chunk[cut:]
+        else:
+            yield chunk
+    if skipping or chunk.endswith(b"\n"):
+        return
+    while chunk := bytes(file.read(1 << 16)):
+        cut = chunk.find(b"\n") + 1
+        yield chunk[:cut] if cut else chunk
+        if cut:
+            return
+
+
+def lines_of_gzip(path: str) -> Iterator[bytes]:
     """The lines of a whole gzip file, in pieces of whole lines.
 
     Raises:
         DataError: the file is truncated or damaged.
     """
-    rest = b""
     try:
         with open_input(path) as raw, gzip.GzipFile(fileobj=raw) as file:
-            while chunk := file.read(chunk_bytes):
-                cut = chunk.rfind(b"\n") + 1
-                if not cut:
-                    rest += chunk
-                    continue
-                yield rest + chunk[:cut]
-                rest = chunk[cut:]
+            yield from _whole_lines(iter(lambda: file.read(CHUNK_BYTES), b""))
     except EOFError as error:
         raise DataError(f"{path}: the gzip file is truncated; fetch it again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
-    if rest:
-        yield rest
+
+
+def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes cut at line ends; only the very last piece may lack one."""
+    waiting: list[bytes] = []
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n") + 1
+        if not cut:
+            waiting.append(chunk)
+            continue
+        yield b"".join([*waiting, chunk[:cut]])
+        waiting = [chunk[cut:]] if cut < len(chunk) else []
+    if any(waiting):
+        yield b"".join(waiting)

@@ -10,6 +10,7 @@ from afm_dist.report.elements import (
     Line,
     code,
     columns,
+    disclosure,
     figure,
     grid,
     join,
@@ -18,9 +19,11 @@ from afm_dist.report.elements import (
 )
 from afm_dist.report.plots import curves, models
 from afm_dist.report.plots.canvas import role_of
-from afm_dist.report.schema import FineTuning, Report, Row
+from afm_dist.report.schema import CurvePoint, FineTuning, Report, Row, TrainingPoint
 from afm_dist.report.summary import auc_error, baseline_of, control_of, grouped
 
+FOLDED_FROM = 12
+PLOTTED_FROM = 3
 ROUNDS = {"mlp": "after compressing the linear layers", "embedding": "after compressing the embeddings"}
 
 
@@ -219,9 +222,26 @@ def training(report: Report) -> Html:
         for point in points
     ]
     table = Grid(
-        caption="The uncompressed model, by epoch",
+        caption="The uncompressed model by epoch",
         columns=["Epoch", "Step", "Training loss", "Validation AUC", "Validation log loss"],
         words=(),
         groups=[("", lines)],
     )
-    return columns(grid(table))
+    numbers = grid(table)
+    if len(points) > FOLDED_FROM:
+        numbers = disclosure(f"All {len(points)} validations in numbers", numbers)
+    return columns(_training_curve(points), numbers)
+
+
+def _training_curve(points: list[TrainingPoint]) -> Html:
+    curve: list[CurvePoint] = [
+        {"step": point["step"], "validation_auc": point["validation_auc"]}
+        for point in points
+        if "step" in point and "validation_auc" in point
+    ]
+    if len(curve) < PLOTTED_FROM:
+        return EMPTY
+    best = max(curve, key=lambda point: point["validation_auc"])
+    baseline: FineTuning = {"name": "baseline", "round": "mlp", "kept_step": best["step"], "curve": curve}
+    plot = curves.validation_auc([baseline], None, "curve-training")
+    return figure(plot, "Validation AUC of the uncompressed model", plain("The ring marks the highest."))

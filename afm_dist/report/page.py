@@ -66,7 +66,7 @@ def page(report: Report) -> str:
 
 def _header(report: Report, navigation: Html) -> Html:
     figures = summary.headline(report)
-    created = f", {report['created'].replace('T', ' ')[:16]}" if report.get("created") else ""
+    created = f", {text.moment(report['created'])}" if report.get("created") else ""
     return Html(
         "<header>\n"
         f"<h1>{plain(report['title'])}</h1>\n"

@@ -57,7 +57,7 @@ td:last-child, thead th:last-child { padding-right: 8px; }
 .words { text-align: left; }
 td.words { white-space: normal; }
 th.words[scope="row"] { white-space: normal; overflow-wrap: break-word; min-width: 10em; }
-td.words:not(:nth-child(2)) { min-width: 14ch; }
+td.words:not(:nth-child(2)) { min-width: 20ch; }
 thead th { color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom;
   white-space: normal; }
 thead th:not(.words) { max-width: 11em; }

@@ -98,6 +98,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def moment(iso: str) -> str:
+    """An ISO time to the minute: ``2031-02-03 04:05 UTC``."""
+    zone = " UTC" if iso.endswith(("Z", "+00:00")) else ""
+    return iso.replace("T", " ")[:16] + zone
+
+
 def power_of_ten(value: float) -> str:
     """The label of a logarithmic axis: 10⁻³, without markup."""
     exponent = f"{value:e}".partition("e")[2]

@@ -47,7 +47,7 @@ def validation_auc(candidates: Sequence[FineTuning], baseline: float | None, nam
         last = max(candidate["curve"][-1]["step"] for candidate in candidates)
         ax.set_xlim(-0.03 * last, max(last, 1) * 1.03)
         auc_axis(ax)
-        ax.set_xlabel("step of fine-tuning")
+        ax.set_xlabel("step")
         ax.set_ylabel("validation AUC")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -131,8 +132,8 @@ def embeddings(layers: Sequence[Layer]) -> Html:
 
 
 def names(layers: Sequence[Layer]) -> list[str]:
-    """Layer names as far as they tell the tables apart: ``C1`` for ``embeddings.C1``."""
-    tails = [layer["name"].rpartition(".")[2] for layer in layers]
+    """Layer names as far as they tell the tables apart: ``C1`` for ``embedding.table[C1]``."""
+    tails = [re.split(r"[.\[]", layer["name"].rstrip("]"))[-1] for layer in layers]
     distinct = len(set(tails)) == len(tails)
     return [short(tail if distinct else layer["name"], 14) for tail, layer in zip(tails, layers, strict=True)]
 

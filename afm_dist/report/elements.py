@@ -125,7 +125,9 @@ def grid(table: Grid) -> Html:
             opening = f'<tr class="{line.style}">' if line.style else "<tr>"
             rows.append(f'{opening}<th scope="row"{style(0)}>{first}</th>{cells}</tr>')
             if line.note:
-                rows.append(f'<tr class="note"><td colspan="{len(table.columns)}">{line.note}</td></tr>')
+                rows.append(
+                    f'<tr class="{f"note {line.style}".strip()}"><td colspan="{len(table.columns)}">{line.note}</td></tr>'
+                )
         bodies.append("<tbody>\n" + "\n".join(rows) + "\n</tbody>")
     block = (
         f'<p class="caption">{escape(table.caption)}</p>\n'

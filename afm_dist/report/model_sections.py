@@ -23,6 +23,7 @@ from afm_dist.report.schema import CurvePoint, FineTuning, Report, Row, Training
 from afm_dist.report.summary import auc_error, baseline_of, control_of, grouped
 
 FOLDED_FROM = 12
+LONG_NAME = 20
 PLOTTED_FROM = 3
 ROUNDS = {"mlp": "after compressing the linear layers", "embedding": "after compressing the embeddings"}
 
@@ -57,7 +58,8 @@ def results(report: Report) -> Html:
 
 def name_cell(name: str) -> Html:
     """A row's name with the colour that stands for its method in every figure."""
-    return Html(f'<span class="method method-{role_of(name)}">{plain(name)}</span>')
+    long = " long" if len(name) > LONG_NAME else ""
+    return Html(f'<span class="method method-{role_of(name)}{long}">{plain(name)}</span>')
 
 
 def _results_grid(report: Report) -> Grid:

@@ -56,7 +56,7 @@ th:first-child { padding-left: 8px; }
 td:last-child, thead th:last-child { padding-right: 8px; }
 .words { text-align: left; }
 td.words { white-space: normal; }
-th.words[scope="row"] { white-space: normal; overflow-wrap: break-word; min-width: 10em; }
+.long { display: inline-block; max-width: 15em; white-space: normal; overflow-wrap: anywhere; }
 td.words:not(:nth-child(2)) { min-width: 20ch; }
 thead th { color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom;
   white-space: normal; }
@@ -67,8 +67,9 @@ tbody + tbody .group th { padding-top: 18px; }
 tr.ships-row > * { background: var(--tint); font-weight: 600; }
 .badge { font: 600 0.75rem/1 var(--sans); color: var(--surface); background: var(--afm); border-radius: 3px;
   padding: 2px 6px; margin-left: 8px; }
-tr.note > td { border-top: 0; padding: 0 8px 8px 25px; color: var(--muted); text-align: left;
-  white-space: normal; }
+tr.note > td { border-top: 0; padding: 0 8px 6px 25px; color: var(--muted); text-align: left;
+  font-size: 0.8125rem; line-height: 1.2; white-space: normal; }
+tr.note.ships-row > td { font-weight: 400; }
 .method::before { content: ""; display: inline-block; width: 9px; height: 9px; margin-right: 8px;
   border-radius: 2px; background: var(--other); }
 .method-baseline::before { background: var(--baseline); }
@@ -120,7 +121,6 @@ ul { margin: 0 0 14px; padding-left: 1.2em; max-width: 72ch; }
   .scroll { overflow: visible; }
   table, .facts { font-size: 0.8rem; }
   th, td { padding: 4px 0 4px 8px; }
-  th.words[scope="row"] { min-width: 0; white-space: nowrap; }
   .lead { font-size: 2.2rem; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); }
   .columns { grid-template-columns: 1fr 1fr; gap: 20px 28px; }

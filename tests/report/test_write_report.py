@@ -188,8 +188,8 @@ def test_markdown_rows_in_order_with_their_ratios(example):
         ("afm-mlp", "after"),
     ]  # fmt: skip
     assert by_name["afm-emb", "after"] == [
-        "**afm-emb**", "after fine-tuning (kept: step 1250)", "0.8027", "+0.0011", "−0.0007", "0.4484", "406", "5.66×",
-        "101,420,000", "248,980", "2.11×", "2.04–2.19",
+        "**afm-emb**", "after fine-tuning (kept: step 1250)", "0.8027", "+0.0011", "−0.0007", "0.4484",
+        "406", "5.66×", "101,420,000", "248,980", "2.11×", "2.04–2.19",
     ]  # fmt: skip
     assert by_name["svd-mlp", "before"][3:5] == ["−0.0303", "−0.0303"]
 

@@ -125,9 +125,9 @@ def grid(table: Grid) -> Html:
             opening = f'<tr class="{line.style}">' if line.style else "<tr>"
             rows.append(f'{opening}<th scope="row"{style(0)}>{first}</th>{cells}</tr>')
             if line.note:
-                rows.append(
-                    f'<tr class="{f"note {line.style}".strip()}"><td colspan="{len(table.columns)}">{line.note}</td></tr>'
-                )
+                style_of_note = f"note {line.style}".strip()
+                note = f'<td colspan="{len(table.columns)}">{line.note}</td>'
+                rows.append(f'<tr class="{style_of_note}">{note}</tr>')
         bodies.append("<tbody>\n" + "\n".join(rows) + "\n</tbody>")
     block = (
         f'<p class="caption">{escape(table.caption)}</p>\n'

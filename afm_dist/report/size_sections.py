@@ -44,7 +44,8 @@ def linear_layers(report: Report) -> Html:
     ]
     words = (
         "“Variance kept” is a share of the sum of eigenvalues. The share of singular values (square roots "
-        "of the eigenvalues) is the other common measure; it is smaller and asks for far more components."
+        "of the eigenvalues) is the other common measure; it is never larger and usually asks for far more "
+        "components."
     )
     table = grid(_layer_grid(layers, "Compressed linear layers"))
     return join([paragraph(plain(words)), columns(*plots), table])

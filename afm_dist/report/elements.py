@@ -33,14 +33,11 @@ def paragraph(content: Html, style: str = "") -> Html:
     return Html(f'<p class="{style}">{content}</p>' if style else f"<p>{content}</p>")
 
 
-def section(anchor: str, heading: str, *content: Html) -> Html:
-    """A section under a heading; nothing when it would be empty."""
-    body = join(content)
-    if not body:
-        return EMPTY
+def section(anchor: str, heading: str, content: Html) -> Html:
+    """A section under a heading."""
     return Html(
         f'<section id="{anchor}" aria-labelledby="{anchor}-heading">\n'
-        f'<h2 id="{anchor}-heading">{escape(heading)}</h2>\n{body}\n</section>'
+        f'<h2 id="{anchor}-heading">{escape(heading)}</h2>\n{content}\n</section>'
     )
 
 

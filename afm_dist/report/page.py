@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import Template
 
 from afm_dist.report import summary, text
-from afm_dist.report.elements import EMPTY, Html, code, join, paragraph, plain
+from afm_dist.report.elements import EMPTY, Html, code, join, paragraph, plain, section
 from afm_dist.report.model_sections import finetuning, relu_modes, results, training
 from afm_dist.report.run_sections import data, notes, run
 from afm_dist.report.schema import Report
@@ -49,13 +49,7 @@ def page(report: Report) -> str:
     links = join(
         (Html(f'<a href="#{anchor}">{heading}</a>') for anchor, (heading, _) in shown.items()), between=" "
     )
-    bodies = join(
-        Html(
-            f'<section id="{anchor}" aria-labelledby="{anchor}-heading">\n'
-            f'<h2 id="{anchor}-heading">{heading}</h2>\n{body}\n</section>'
-        )
-        for anchor, (heading, body) in shown.items()
-    )
+    bodies = join(section(anchor, heading, body) for anchor, (heading, body) in shown.items())
     return PAGE.substitute(
         title=plain(report["title"]),
         css=CSS,

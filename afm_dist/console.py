@@ -22,7 +22,9 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def run_job(config_type: type[Config], job: Callable[[Config], None], description: str) -> NoReturn:
+def run_job(
+    config_type: type[Config], job: Callable[[Config], None], description: str | None = None
+) -> NoReturn:
     """Parse the command line into ``config_type``, run the job, exit with its code.
 
     Exit codes: 0 success, 1 bad data or a stage that failed, 2 a mistake in the options,

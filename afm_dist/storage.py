@@ -139,6 +139,11 @@ def write_json(location: str, value: Any) -> None:
     write_bytes(location, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def plain(value: Any) -> Any:
+    """A value as it comes back from JSON: tuples as lists."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
 def json_line(value: Any) -> str:
     """A value as one line of JSON, for ``append_line``."""
     return json.dumps(value, allow_nan=False)

@@ -72,6 +72,11 @@ class Preset:
     mlp_rank: int
     code_dim: int
 
+    def shape(self, **changes: Any) -> dict[str, Any]:
+        """The architecture's hyper-parameters with what is not None replaced."""
+        given = {key: value for key, value in changes.items() if value is not None}
+        return {**self.hyper_parameters, **given}
+
 
 _PUBLISHED = Recipe(learning_rate=1e-4, evaluations_per_epoch=1)
 
@@ -79,7 +84,7 @@ PRESETS: Mapping[str, Preset] = {
     "default": Preset(
         source="ours: the paper's shape for Criteo, rates and batches for logs of 10^4 to 10^7 rows",
         hyper_parameters={"embedding_dim": 16, "hidden": (400, 400, 400), "dropout": 0.2},
-        train=Recipe(batch_size=1000, learning_rate=1e-3),
+        train=Recipe(batch_size=1000, learning_rate=2e-3),
         finetune_mlp=Recipe(batch_size=2000, learning_rate=3e-4),
         finetune_embedding=Recipe(batch_size=2000, learning_rate=1e-3),
         mlp_rank=64,

@@ -1,0 +1,190 @@
+"""Stages that compress: statistics and rewriting, of the MLP and of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import nn
+
+from afm_dist import console, storage
+from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
+from afm_dist.compression.plan import ACTIVATIONS, Activation, Method, Plan, PlanEntry
+from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
+from afm_dist.compression.rewrite import compress_, restructure_
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import DataError, OptionError
+from afm_dist.runs import Run, Stage
+from afm_dist.stages.training import Models
+from afm_dist.statistics.collect import collect_moments, moments_from_counts
+from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.moments_file import load_moments, save_moments
+
+MOMENTS = "moments.safetensors"
+STREAM_TOLERANCE = 1e-9
+TABLE = "embedding"
+
+
+def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
+    """Refuse ranks larger than their layers before anything is started.
+
+    Raises:
+        OptionError: names the option, the layer and its width.
+    """
+    with torch.device("meta"):
+        model = config.build()
+    for option, names, policy in (
+        ("--mlp-rank", target_linears(model), mlp),
+        ("--embedding-dim", [TABLE], embedding),
+    ):
+        if not isinstance(policy, FixedRank):
+            continue
+        try:
+            entries = tuple(PlanEntry(name=name, method="afm", rank=policy.rank) for name in names)
+            with torch.device("meta"):
+                restructure_(model, Plan(entries=entries))
+        except OptionError as error:
+            raise OptionError(f"{option} {policy.rank}: {error}") from error
+
+
+def target_linears(model: nn.Module) -> list[str]:
+    """The linear layers to compress, as the model declares them.
+
+    Raises:
+        OptionError: the model declares none (an MLP with a single hidden layer).
+    """
+    names: Sequence[str] = getattr(model, "compressible_linears", ())
+    if not names:
+        raise OptionError(
+            f"{type(model).__name__} has no linear layers to compress: give it two or more hidden layers"
+        )
+    return list(names)
+
+
+def linear_statistics(run: Run, data: Stage, manifest: Manifest, baseline: Models) -> Stage:
+    """E[y] and Cov(y) of the MLP's linear layers over the whole training split, on Ray."""
+
+    def work(folder: str) -> None:
+        model = from_pretrained(baseline.checkpoints["baseline"])
+        moments = collect_moments(model, manifest, target_linears(model), folder=folder)
+        digest = save_moments(storage.join(folder, MOMENTS), moments)
+        console.say(f"  {manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
+
+    return run.stage("statistics-mlp", work, inputs=[data, baseline.stage])
+
+
+def rewrite_linears(
+    run: Run,
+    baseline: Models,
+    statistics: Stage,
+    *,
+    policy: Policy,
+    activation: Activation,
+    kappa: float,
+    ablation: bool,
+) -> Models:
+    """Eigendecompose, choose ranks, and write ``afm-mlp`` and its SVD twin (paper eq. 5).
+
+    With ``ablation`` also ``afm-mlp-<mode>`` for the other ReLU modes.
+    """
+    variants: dict[str, tuple[Method, Activation]] = {
+        "afm-mlp": ("afm", activation),
+        "svd-mlp": ("svd", activation),
+    }
+    if ablation:
+        variants |= {f"afm-mlp-{mode}": ("afm", mode) for mode in ACTIVATIONS if mode != activation}
+    source = baseline.checkpoints["baseline"]
+
+    def work(folder: str) -> None:
+        moments = load_moments(statistics.file(MOMENTS))
+        for name, (method, mode) in variants.items():
+            plan = plan_ranks(moments, policy, method=method, activation=mode, kappa=kappa)
+            _rewrite(source, storage.join(folder, name), plan, moments)
+            if name == "afm-mlp":
+                ranks = ", ".join(f"{entry.name} to rank {entry.rank}" for entry in plan.entries)
+                console.say(f"  {ranks}")
+
+    stage = run.stage(
+        "rewrite-mlp",
+        work,
+        config={"policy": asdict(policy), "activation": activation, "kappa": kappa, "ablation": ablation},
+        inputs=[baseline.stage, statistics],
+    )
+    return Models(stage=stage, checkpoints={name: stage.file(name) for name in variants}, histories={})
+
+
+def table_statistics(
+    run: Run, data: Stage, manifest: Manifest, tuned: Models, *, stream_check: bool
+) -> Stage:
+    """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7).
+
+    With ``stream_check`` also by a pass over the shards; both must agree to 1e-9.
+    """
+
+    def work(folder: str) -> None:
+        model = from_pretrained(tuned.checkpoints["afm-mlp"])
+        moments = moments_from_counts(model, manifest, TABLE)
+        if stream_check:
+            streamed = collect_moments(model, manifest, [TABLE], folder=folder)
+            _check_agreement(moments, streamed)
+        save_moments(storage.join(folder, MOMENTS), moments)
+
+    return run.stage(
+        "statistics-embedding",
+        work,
+        config={"stream_check": stream_check},
+        inputs=[data, tuned.stage],
+    )
+
+
+def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Moments]) -> None:
+    worst = 0.0
+    for name, moments in counted.items():
+        other = streamed[name]
+        scale = float(moments.scatter.norm()) or 1.0
+        worst = max(worst, float((moments.scatter - other.scatter).norm()) / scale)
+        if moments.count != other.count or worst > STREAM_TOLERANCE:
+            raise DataError(
+                f"{name}: counts and streaming disagree (rows {moments.count} and {other.count}, relative "
+                f"difference {worst:.1e}); the vocabulary does not belong to these shards, prepare again"
+            )
+    console.say(f"  streaming agrees with the counts: largest relative difference {worst:.1e}")
+
+
+def rewrite_tables(
+    run: Run, tuned: Models, statistics: Stage, *, policy: Policy, fold: bool = True
+) -> Models:
+    """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
+
+    ``afm-emb`` comes from ``afm-mlp``, ``svd-emb`` from ``svd-mlp``.
+    """
+
+    def work(folder: str) -> None:
+        moments = load_moments(statistics.file(MOMENTS))
+        for method, source in (("afm", "afm-mlp"), ("svd", "svd-mlp")):
+            target = getattr(type(from_pretrained(tuned.checkpoints[source])), "folds", {}).get(TABLE)
+            plan = plan_ranks(moments, policy, folded_into=target if fold else None)
+            _rewrite(
+                tuned.checkpoints[source],
+                storage.join(folder, f"{method}-emb"),
+                plan.using(method=method),
+                moments,
+            )
+
+    stage = run.stage(
+        "rewrite-embedding",
+        work,
+        config={"policy": asdict(policy), "fold": fold},
+        inputs=[tuned.stage, statistics],
+    )
+    names = ("afm-emb", "svd-emb")
+    return Models(stage=stage, checkpoints={name: stage.file(name) for name in names}, histories={})
+
+
+def _rewrite(source: str, target: str, plan: Plan, moments: Mapping[str, Moments]) -> None:
+    """Compress a checkpoint into another one, its plan beside it for review."""
+    config = load_config(source)
+    model = compress_(from_pretrained(source), plan, moments)
+    save_pretrained(model, target, replace(config, plan=config.plan + plan))
+    plan.save(storage.join(target, "plan.json"))

@@ -1,0 +1,170 @@
+"""Stages that measure: quality on the test split, size, and throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from afm_dist import console, storage
+from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.reader import Batch, read_shard
+from afm_dist.evaluation.score import evaluate_model
+from afm_dist.evaluation.throughput import BATCH_SIZE, Throughput, compare_throughput
+from afm_dist.runs import Run, Stage
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A checkpoint that becomes a row of the table.
+
+    Attributes:
+        name: Row name: ``baseline``, ``control``, ``afm-mlp``, …
+        stage: ``trained``, ``before-finetune`` or ``after-finetune``.
+        checkpoint: Its directory.
+    """
+
+    name: str
+    stage: str
+    checkpoint: str
+
+
+def evaluate(
+    run: Run, data: Stage, manifest: Manifest, subjects: Sequence[Subject], *, inputs: Sequence[Stage]
+) -> Stage:
+    """AUC, log loss, parameters and bytes of every subject on the test split."""
+
+    def work(folder: str) -> None:
+        results = [measure_quality(subject, manifest, "test") for subject in subjects]
+        storage.write_json(storage.join(folder, RESULTS), results)
+
+    return run.stage(
+        "evaluate",
+        work,
+        config={"subjects": [[subject.name, subject.stage] for subject in subjects]},
+        inputs=[data, *inputs],
+    )
+
+
+def measure_quality(subject: Subject, manifest: Manifest, split: str) -> dict[str, Any]:
+    """One row of the table, without throughput."""
+    model = from_pretrained(subject.checkpoint)
+    quality = evaluate_model(model, manifest, split, name=f"{subject.name} {subject.stage}")
+    return {
+        "name": subject.name,
+        "stage": subject.stage,
+        "auc": quality.auc,
+        "log_loss": quality.log_loss,
+        "parameters": count_parameters(model),
+        "bytes": size_on_disk(subject.checkpoint),
+    }
+
+
+def say_quality(quality: Stage) -> None:
+    """One line per row of the ``evaluate`` stage."""
+    for row in storage.read_json(quality.file(RESULTS)):
+        console.say(
+            f"{row['name']} on the test split: AUC {row['auc']:.4f}, log loss {row['log_loss']:.4f}, "
+            f"{row['parameters']:,} parameters, {row['bytes']:,} bytes"
+        )
+
+
+def throughput(
+    run: Run, data: Stage, manifest: Manifest, subjects: Sequence[Subject], *, inputs: Sequence[Stage]
+) -> Stage:
+    """CPU throughput at batch 10000 of every structure among the subjects, against the first.
+
+    Models of the same structure (same layers, other weights) share one measurement. Each
+    structure is timed in turn with the baseline, in this process, with all its threads.
+    """
+
+    def work(folder: str) -> None:
+        batch = timing_batch(manifest)
+        baseline = from_pretrained(subjects[0].checkpoint)
+        measured: dict[str, dict[str, float]] = {}
+        reference_speed = 0.0
+        for subject in subjects[1:]:
+            key = structure(subject.checkpoint)
+            if key in measured or key == structure(subjects[0].checkpoint):
+                continue
+            reference_speed, speed = compare_throughput(baseline, from_pretrained(subject.checkpoint), batch)
+            measured[key] = asdict(speed)
+            console.say(
+                f"  {subject.name}: {speed.rows_per_second:,.0f} rows/s, {speed.ratio:.2f} times the "
+                f"baseline ({speed.ratio_min:.2f} to {speed.ratio_max:.2f})"
+            )
+        own = structure(subjects[0].checkpoint)
+        measured[own] = asdict(Throughput(reference_speed, 1.0, 1.0, 1.0))
+        results = {
+            "batch_size": len(batch),
+            "threads": torch.get_num_threads(),
+            "structures": measured,
+        }
+        storage.write_json(storage.join(folder, RESULTS), results)
+
+    return run.stage(
+        "throughput",
+        work,
+        config={"subjects": [[subject.name, subject.stage] for subject in subjects]},
+        inputs=[data, *inputs],
+    )
+
+
+def timing_batch(manifest: Manifest, split: str = "test") -> Batch:
+    """The split's first rows, repeated if it is short, as one batch of 10000."""
+    parts: list[Batch] = []
+    rows = 0
+    shards = manifest.shards(split)
+    while rows < BATCH_SIZE:
+        for shard in shards:
+            parts.append(read_shard(manifest, shard))
+            rows += len(parts[-1])
+            if rows >= BATCH_SIZE:
+                break
+    return Batch.concatenate(parts)[:BATCH_SIZE]
+
+
+def structure(checkpoint: str) -> str:
+    """What decides a model's speed: its layers and widths, not their values or origin."""
+    config = load_config(checkpoint).to_json()
+    entries = [
+        {**entry, "method": None, "kappa": None, "activation": entry["activation"] != "none"}
+        for entry in config["compression"]["entries"]
+    ]
+    return storage.fingerprint({**config, "compression": entries})
+
+
+def rows_of(
+    quality: Stage,
+    speed: Stage,
+    subjects: Sequence[Subject],
+    notes: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The rows of ``report.json``.
+
+    Args:
+        quality: The ``evaluate`` stage.
+        speed: The ``throughput`` stage.
+        subjects: In the order of the rows.
+        notes: Further entries of a row, by (name, stage).
+    """
+    structures = storage.read_json(speed.file(RESULTS))["structures"]
+    rows = []
+    for subject, row in zip(subjects, storage.read_json(quality.file(RESULTS)), strict=True):
+        measured = structures[structure(subject.checkpoint)]
+        rows.append(
+            {
+                **row,
+                "rows_per_second": measured["rows_per_second"],
+                "throughput_ratio": measured["ratio"],
+                "throughput_ratio_min": measured["ratio_min"],
+                "throughput_ratio_max": measured["ratio_max"],
+                **notes.get((subject.name, subject.stage), {}),
+            }
+        )
+    return rows

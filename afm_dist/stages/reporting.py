@@ -1,0 +1,306 @@
+"""The last stages: gathering the evidence, writing the report, shipping the checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from afm_dist import console, report, storage
+from afm_dist.checkpoint import load_config
+from afm_dist.compression.factorize import Spectrum, eigendecompose
+from afm_dist.compression.plan import Plan
+from afm_dist.compression.ranks import field_key, module_name
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.runs import SUCCESS, Run, Stage, environment
+from afm_dist.stages.compression import MOMENTS, TABLE
+from afm_dist.stages.evaluation import Subject, rows_of
+from afm_dist.stages.training import Models
+from afm_dist.statistics.moments_file import load_moments
+from afm_dist.training.loop import History
+from afm_dist.training.recipe import Recipe
+from afm_dist.training.worker import summary
+
+FLOAT_BYTES = 4
+SHARES = (0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything a report is made of: the run's stages and what they left.
+
+    Attributes:
+        manifest: The dataset.
+        baseline: The uncompressed model.
+        linear_statistics: Moments of the MLP's layers.
+        linear_rewrite: Low-rank models before fine-tuning.
+        linear_finetune: The first round.
+        table_statistics: Moments of the fields.
+        table_rewrite: Models with narrow tables before fine-tuning.
+        table_finetune: The second round.
+        linear_recipe: Of the first round.
+        table_recipe: Of the second round.
+        subjects: Rows of the table.
+        quality: The ``evaluate`` stage.
+        throughput: The ``throughput`` stage.
+        ablation: Whether the ReLU modes were compared.
+    """
+
+    manifest: Manifest
+    baseline: Models
+    linear_statistics: Stage
+    linear_rewrite: Models
+    linear_finetune: Models
+    table_statistics: Stage
+    table_rewrite: Models
+    table_finetune: Models
+    linear_recipe: Recipe
+    table_recipe: Recipe
+    subjects: Sequence[Subject]
+    quality: Stage
+    throughput: Stage
+    ablation: bool
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage the report reads."""
+        return [
+            self.baseline.stage,
+            self.linear_statistics,
+            self.linear_rewrite.stage,
+            self.linear_finetune.stage,
+            self.table_statistics,
+            self.table_rewrite.stage,
+            self.table_finetune.stage,
+            self.quality,
+            self.throughput,
+        ]
+
+
+def subjects_of(
+    baseline: Models, rewritten: Models, tuned: Models, narrow: Models, final: Models
+) -> list[Subject]:
+    """The rows of the table, in its order: baseline, controls, AFM, SVD, then ablations."""
+    before = rewritten.checkpoints | narrow.checkpoints
+    after = tuned.checkpoints | final.checkpoints
+    subjects = [Subject(name="baseline", stage="trained", checkpoint=baseline.checkpoints["baseline"])]
+    for name in ("control-mlp", "control"):
+        subjects.append(Subject(name=name, stage="after-finetune", checkpoint=after[name]))
+    leading = ["afm-mlp", "afm-emb", "svd-mlp", "svd-emb"]
+    for name in [*leading, *(name for name in before if name not in leading)]:
+        subjects.append(Subject(name=name, stage="before-finetune", checkpoint=before[name]))
+        subjects.append(Subject(name=name, stage="after-finetune", checkpoint=after[name]))
+    return subjects
+
+
+def ship(run: Run, models: Models, name: str) -> Stage:
+    """Copy the chosen checkpoint to ``checkpoint/``."""
+    return run.stage(
+        "checkpoint",
+        lambda folder: storage.copy(models.checkpoints[name], folder),
+        config={"name": name},
+        inputs=[models.stage],
+    )
+
+
+def write_report(run: Run, evidence: Evidence, *, title: str, config: Mapping[str, Any]) -> Stage:
+    """Write ``report/`` with ``report.json``, ``report.md`` and ``report.html``."""
+
+    def work(folder: str) -> None:
+        report.write_report(_content(run, evidence, title, config), folder)
+
+    return run.stage("report", work, config={"title": title}, inputs=evidence.stages)
+
+
+def say_result(run: Run, written: Stage, shipped: Stage) -> None:
+    """Print the table and where everything is."""
+    console.out.print(report.table(storage.read_json(written.file("report.json"))))
+    if not run.redone:
+        console.say("every stage is up to date: nothing was done")
+    console.say(f"checkpoint: {shipped.path}")
+    console.say(f"report:     {written.file('report.html')}")
+
+
+def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
+    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, _notes(evidence, tuned))
+    chosen = tuned["afm-emb"]
+    content: dict[str, Any] = {
+        "format_version": 1,
+        "title": title,
+        "command": shlex.join(["python", *sys.argv]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": [row for row in rows if not _is_ablation(row["name"])],
+        "shipped": {
+            "name": "afm-emb",
+            "stage": "after-finetune",
+            "checkpoint": storage.join(run.path, "checkpoint"),
+            "reason": f"kept {summary(chosen)['kept']}: {summary(chosen)['reason']}",
+        },
+        "layers": _layers(evidence),
+        "finetuning": [
+            *_curves("mlp", evidence.linear_finetune, evidence.linear_recipe),
+            *_curves("embedding", evidence.table_finetune, evidence.table_recipe),
+        ],
+        "relu_modes": _relu_modes(evidence, rows),
+        "tables": _tables(evidence),
+        "data": _data(evidence.manifest),
+        "environment": environment(),
+        "config": dict(config),
+        "timings": _timings(run, evidence),
+        "notes": [
+            "Throughput: eager PyTorch on the CPU, batch 10000, all threads, timed in turn with the "
+            "baseline; models of the same structure share one measurement.",
+            "The SVD rows have the ranks, the ReLU mode and the fine-tuning of the AFM rows; only the "
+            "factors differ.",
+        ],
+    }
+    if evidence.baseline.histories:
+        content["training"] = _training(evidence)
+    return content
+
+
+def _is_ablation(name: str) -> bool:
+    return name.startswith("afm-mlp-")
+
+
+def _notes(evidence: Evidence, tuned: Mapping[str, History]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Validation AUC of every row, and what fine-tuning kept."""
+    notes: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, history in tuned.items():
+        notes[name, "before-finetune"] = {"validation_auc": history.curve[0].validation_auc}
+        notes[name, "after-finetune"] = {
+            "validation_auc": history.best.validation_auc,
+            "note": f"kept: {summary(history)['kept']}",
+        }
+    notes["baseline", "trained"] = {"validation_auc": tuned["control-mlp"].curve[0].validation_auc}
+    del evidence
+    return notes
+
+
+def _layers(evidence: Evidence) -> list[dict[str, Any]]:
+    layers = []
+    for statistics, plan, kind in (
+        (evidence.linear_statistics, _plan(evidence.linear_rewrite, "afm-mlp"), "linear"),
+        (evidence.table_statistics, _plan(evidence.table_rewrite, "afm-emb"), "embedding"),
+    ):
+        entries = {entry.name: entry for entry in plan.entries}
+        for name, moments in load_moments(statistics.file(MOMENTS)).items():
+            entry = entries.get(module_name(name))
+            if entry is None:
+                continue
+            spectrum = eigendecompose(moments)
+            layers.append(
+                {
+                    "name": name,
+                    "kind": kind,
+                    "method": entry.method,
+                    "width": spectrum.width,
+                    "rank": entry.rank,
+                    "kept_energy": spectrum.kept_energy(entry.rank),
+                    "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
+                    "components_singular": {
+                        str(share): spectrum.rank_for_singular_values(share) for share in SHARES
+                    },
+                    "rank_deficiency": spectrum.rank_deficiency,
+                    "activation": entry.activation if kind == "linear" else None,
+                    "eigenvalues": spectrum.eigenvalues.tolist(),
+                }
+            )
+    return layers
+
+
+def _plan(models: Models, name: str) -> Plan:
+    return Plan.load(storage.join(models.checkpoints[name], "plan.json"))
+
+
+def _curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "round": round_name,
+            "kept_step": history.kept_step,
+            **summary(history),
+            "recipe": {
+                key: value
+                for key, value in asdict(recipe).items()
+                if key in ("learning_rate", "batch_size", "epochs", "dropout", "l2")
+            },
+            "curve": [asdict(point) for point in history.curve],
+        }
+        for name, history in models.histories.items()
+    ]
+
+
+def _training(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = evidence.manifest.rows("train")
+    return [
+        {"epoch": -(-point.rows // rows), **asdict(point)}
+        for point in evidence.baseline.histories["baseline"].curve
+    ]
+
+
+def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if not evidence.ablation:
+        return []
+    chosen = _plan(evidence.linear_rewrite, "afm-mlp").entries[0].activation
+    modes = []
+    for row in rows:
+        if row["name"] == "afm-mlp" or _is_ablation(row["name"]):
+            mode = row["name"].removeprefix("afm-mlp").removeprefix("-") or chosen
+            keys = ("stage", "auc", "log_loss", "validation_auc")
+            modes.append({"activation": mode, "chosen": mode == chosen, **{key: row[key] for key in keys}})
+    return modes
+
+
+def _tables(evidence: Evidence) -> list[dict[str, Any]]:
+    """Bytes of each field's embedding rows before and after (without the first-order weights)."""
+    dim = int(load_config(evidence.baseline.checkpoints["baseline"]).hyper_parameters["embedding_dim"])
+    moments = load_moments(evidence.table_statistics.file(MOMENTS))
+    rank = _plan(evidence.table_rewrite, "afm-emb").entries[0].rank
+    tables = []
+    for field in evidence.manifest.categorical:
+        spectrum: Spectrum = eigendecompose(moments[field_key(TABLE, field.name)])
+        tables.append(
+            {
+                "field": field.name,
+                "rows": field.cardinality,
+                "bytes_before": field.cardinality * dim * FLOAT_BYTES,
+                "bytes_after": (field.cardinality * rank + dim * (rank + 1)) * FLOAT_BYTES,
+                "kept_energy": spectrum.kept_energy(rank),
+            }
+        )
+    return tables
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    facts = manifest.facts
+    splits: dict[str, dict[str, Any]] = {}
+    for name in manifest.splits:
+        rows = sum(shard.rows for shard in manifest.splits[name])
+        splits[name] = {"rows": rows}
+        positives = facts.get("splits", {}).get(name, {}).get("positives")
+        if rows and positives is not None:
+            splits[name]["positive_share"] = positives / rows
+    data: dict[str, Any] = {
+        "name": ", ".join(str(source.get("name", "?")) for source in manifest.sources) or manifest.location,
+        "preset": manifest.preset,
+        "fields": {"categorical": len(manifest.categorical), "numeric": len(manifest.numeric)},
+        "ids": sum(field.cardinality for field in manifest.categorical),
+        "splits": splits,
+        "fingerprint": manifest.fingerprint(),
+    }
+    return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
+
+
+def _timings(run: Run, evidence: Evidence) -> list[dict[str, Any]]:
+    timings = []
+    for stage in evidence.stages:
+        marker = storage.join(stage.path, SUCCESS)
+        if storage.exists(marker):
+            seconds = storage.read_json(marker)["seconds"]
+            timings.append({"stage": stage.name, "seconds": seconds, "reused": stage.name in run.reused})
+    return timings

@@ -1,0 +1,163 @@
+"""Stages that train: the baseline, and the fine-tuning rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from afm_dist import console, storage
+from afm_dist.checkpoint import CONFIG, ModelConfig, check_schema, load_config, save_pretrained
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.models import build_model
+from afm_dist.runs import Run, Stage
+from afm_dist.training.fit import fit
+from afm_dist.training.loop import History
+from afm_dist.training.recipe import Recipe
+from afm_dist.training.worker import Candidate, summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Checkpoints that one stage left, by row name of the report.
+
+    Attributes:
+        stage: The stage.
+        checkpoints: Checkpoint directory by name.
+        histories: For trained models: what training saw.
+    """
+
+    stage: Stage
+    checkpoints: dict[str, str]
+    histories: dict[str, History]
+
+
+def external_dataset(location: str) -> tuple[Stage, Manifest]:
+    """A dataset directory made before this run.
+
+    Raises:
+        DataError: it is not one.
+    """
+    manifest = Manifest.load(storage.absolute(location))
+    return Stage.external("data", manifest.location, manifest.fingerprint()), manifest
+
+
+def external_baseline(location: str, manifest: Manifest) -> Models:
+    """A checkpoint trained before this run.
+
+    Raises:
+        DataError: it is not one, or was trained on another schema.
+    """
+    location = storage.absolute(location)
+    check_schema(load_config(location), manifest, checkpoint=location)
+    names = [name for name in storage.list_names(location) if name == CONFIG or name.startswith("model")]
+    content = {name: storage.file_sha256(storage.join(location, name)) for name in names}
+    stage = Stage.external("baseline", location, storage.fingerprint(content))
+    return Models(stage=stage, checkpoints={"baseline": location}, histories={})
+
+
+def train_baseline(
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    *,
+    architecture: str,
+    hyper_parameters: Mapping[str, Any],
+    recipe: Recipe,
+    workers: int,
+) -> Models:
+    """Train the uncompressed model on the training split, watched on the validation split."""
+    config = ModelConfig(architecture=architecture, hyper_parameters=hyper_parameters, fields=manifest.fields)
+
+    def work(folder: str) -> None:
+        initial = storage.join(folder, "initial")
+        torch.manual_seed(recipe.seed)
+        save_pretrained(build_model(architecture, manifest.fields, hyper_parameters), initial, config)
+        candidate = Candidate(name="baseline", source=initial, output=folder)
+        _say_histories(fit([candidate], manifest, recipe, folder=folder, workers=workers))
+        storage.remove(initial)
+
+    stage = run.stage(
+        "train",
+        work,
+        config={
+            "model": architecture,
+            **storage.plain(hyper_parameters),
+            **asdict(recipe),
+            "workers": workers,
+        },
+        inputs=[data],
+    )
+    return Models(
+        stage=stage,
+        checkpoints={"baseline": stage.file("checkpoint")},
+        histories={"baseline": History.from_json(storage.read_json(stage.file("history.json")))},
+    )
+
+
+def finetune(
+    run: Run,
+    name: str,
+    data: Stage,
+    manifest: Manifest,
+    sources: Mapping[str, str],
+    *,
+    inputs: Sequence[Stage],
+    recipe: Recipe,
+    workers: int,
+) -> Models:
+    """Fine-tune several models with the same recipe and the same order of rows.
+
+    What is kept of each is the state with the best validation AUC, the one before fine-tuning
+    included, so fine-tuning never ships a worse model.
+
+    Args:
+        run: The run directory.
+        name: Name of the stage.
+        data: The dataset's stage.
+        manifest: The dataset.
+        sources: Checkpoint to start from, by name.
+        inputs: The stages that made them.
+        recipe: The same for all.
+        workers: Data-parallel workers.
+    """
+
+    def candidates(folder: str) -> list[Candidate]:
+        return [
+            Candidate(name=key, source=source, output=storage.join(folder, key))
+            for key, source in sources.items()
+        ]
+
+    def work(folder: str) -> None:
+        _say_histories(
+            fit(candidates(folder), manifest, recipe, folder=folder, workers=workers, fine_tuning=True)
+        )
+
+    stage = run.stage(
+        name,
+        work,
+        config={"candidates": list(sources), **asdict(recipe), "workers": workers},
+        inputs=[data, *inputs],
+    )
+    done = candidates(stage.path)
+    return Models(
+        stage=stage,
+        checkpoints={candidate.name: candidate.checkpoint for candidate in done},
+        histories={
+            candidate.name: History.from_json(storage.read_json(candidate.history)) for candidate in done
+        },
+    )
+
+
+def _say_histories(histories: Mapping[str, History]) -> None:
+    for name, history in histories.items():
+        for point in history.curve:
+            loss = "" if point.train_loss is None else f", training loss {point.train_loss:.4f}"
+            console.say(
+                f"  {name} step {point.step}: validation AUC {point.validation_auc:.4f}, "
+                f"log loss {point.validation_log_loss:.4f}{loss}"
+            )
+        words = summary(history)
+        console.say(f"  {name}: kept {words['kept']}: {words['reason']}")

@@ -1,0 +1,285 @@
+"""Compress a trained CTR model: the framework of Yu et al., KDD 2024, as a Ray job.
+
+python jobs/compress.py                                                   # the demo
+python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from afm_dist import console
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
+from afm_dist.errors import OptionError
+from afm_dist.runs import Resume, Run
+from afm_dist.training.recipe import Preset, Recipe, preset
+
+if TYPE_CHECKING:
+    from afm_dist.checkpoint import ModelConfig
+    from afm_dist.compression.ranks import Policy
+    from afm_dist.dataset.manifest import Manifest
+    from afm_dist.runs import Stage
+
+DEMO_OUTPUT = "runs/demo"
+MIN_DEMO_ROWS = 10_000
+
+
+@dataclass(kw_only=True)
+class Compress:
+    """Compress a CTR model; without --data, a demonstration on a synthetic click log.
+
+    The result is in OUTPUT/checkpoint, the evidence in OUTPUT/report/report.html.
+    """
+
+    data: str | None = None
+    """Dataset directory, made by jobs/prepare.py. Without it: a synthetic log is made."""
+    checkpoint: str | None = None
+    """Checkpoint of the model to compress. Without it: a baseline is trained first."""
+    output: str | None = None
+    """Run directory; created if it is not there. The demo's is runs/demo."""
+    preset: str = "default"
+    """Recipes and ranks the options below start from: default, afm-criteo or afm-avazu."""
+    model: str = "deepfm"
+    """Architecture of the baseline, when it is trained here."""
+    mlp_rank: int | None = None
+    """Rank of the MLP's second and third linear layers."""
+    mlp_energy: float | None = None
+    """Instead of a rank: the share of the variance of the outputs to keep, e.g. 0.99."""
+    embedding_dim: int | None = None
+    """Embedding dimension after compression."""
+    activation: Activation = "shifted"
+    """Between the two factors of a layer: no ReLU, a plain one (as published), or a shifted one."""
+    kappa: float = DEFAULT_KAPPA
+    """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
+    ablation: bool | None = None
+    """Fine-tune all three ReLU modes and compare them in the report (the demo does)."""
+    stream_check: bool = False
+    """Also compute the embedding statistics by a pass over the shards, and compare to 1e-9."""
+    finetune_epochs: int | None = None
+    """Passes over the training split in each of the two fine-tuning rounds."""
+    finetune_learning_rate: float | None = None
+    """Adam's learning rate in both rounds."""
+    finetune_batch_size: int | None = None
+    """Rows of a batch in both rounds, over all workers."""
+    seed: int = 0
+    """Of initialisation, row order, dropout and the synthetic log."""
+    workers: int = 1
+    """Data-parallel Ray Train workers; the CPUs are shared out among them."""
+    demo_rows: int = 400_000
+    """Rows of the demo's synthetic log."""
+    resume: Resume = "auto"
+    """auto: skip what is up to date; never: do everything again."""
+    dry_run: bool = False
+    """Print what would be done, and start nothing."""
+
+    @property
+    def demo(self) -> bool:
+        """Whether this is the demonstration."""
+        return self.data is None
+
+
+def main(config: Compress) -> None:
+    """The paper's algorithm, stage by stage."""
+    check(config)
+    console.say(f"afm-dist compress: {config.data or f'a synthetic log of {config.demo_rows:,} rows'}")
+    # torch and Ray take seconds to import: after the first line.
+    from afm_dist.cluster import check_paths
+    from afm_dist.stages import compression, evaluation, reporting, training
+
+    check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
+    chosen = preset(config.preset)
+    mlp, embedding = policies(config, chosen)
+    first, second = recipes(config, chosen)
+    ablation = config.demo if config.ablation is None else config.ablation
+    output = config.output or DEMO_OUTPUT
+    if config.dry_run:
+        dry_run(config, chosen, ablation)
+        return
+    compression.check_ranks(model_config(config, chosen), mlp, embedding)
+
+    run = Run(output, job="compress", config=asdict(config), resume=config.resume)
+    data, manifest = demo_dataset(run, config) if config.demo else training.external_dataset(str(config.data))
+
+    # The uncompressed model.
+    baseline = (
+        training.external_baseline(config.checkpoint, manifest)
+        if config.checkpoint
+        else training.train_baseline(
+            run,
+            data,
+            manifest,
+            architecture=config.model,
+            hyper_parameters=chosen.hyper_parameters,
+            recipe=chosen.train.using(seed=config.seed),
+            workers=config.workers,
+        )
+    )
+
+    # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
+    # of fine-tuning. The control is the uncompressed model with the same round.
+    linear_moments = compression.linear_statistics(run, data, manifest, baseline)
+    low_rank = compression.rewrite_linears(
+        run,
+        baseline,
+        linear_moments,
+        policy=mlp,
+        activation=config.activation,
+        kappa=config.kappa,
+        ablation=ablation,
+    )
+    tuned = training.finetune(
+        run,
+        "finetune-mlp",
+        data,
+        manifest,
+        {"control-mlp": baseline.checkpoints["baseline"], **low_rank.checkpoints},
+        inputs=[baseline.stage, low_rank.stage],
+        recipe=first,
+        workers=config.workers,
+    )
+
+    # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
+    # first linear layer; another round of fine-tuning.
+    table_moments = compression.table_statistics(run, data, manifest, tuned, stream_check=config.stream_check)
+    narrow = compression.rewrite_tables(run, tuned, table_moments, policy=embedding)
+    final = training.finetune(
+        run,
+        "finetune-embedding",
+        data,
+        manifest,
+        {"control": tuned.checkpoints["control-mlp"], **narrow.checkpoints},
+        inputs=[tuned.stage, narrow.stage],
+        recipe=second,
+        workers=config.workers,
+    )
+
+    # The evidence.
+    subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final)
+    made = [baseline.stage, low_rank.stage, tuned.stage, narrow.stage, final.stage]
+    quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made)
+    speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
+    shipped = reporting.ship(run, final, "afm-emb")
+    report = reporting.write_report(
+        run,
+        reporting.Evidence(
+            manifest=manifest,
+            baseline=baseline,
+            linear_statistics=linear_moments,
+            linear_rewrite=low_rank,
+            linear_finetune=tuned,
+            table_statistics=table_moments,
+            table_rewrite=narrow,
+            table_finetune=final,
+            linear_recipe=first,
+            table_recipe=second,
+            subjects=subjects,
+            quality=quality,
+            throughput=speed,
+            ablation=ablation,
+        ),
+        title=f"{config.model} on {config.data or 'the synthetic demo'}",
+        config=asdict(config),
+    )
+    reporting.say_result(run, report, shipped)
+
+
+def check(config: Compress) -> None:
+    """Refuse options that cannot work together, before anything heavy is imported.
+
+    Raises:
+        OptionError: names the options and the fix.
+    """
+    if config.demo and config.checkpoint:
+        raise OptionError("--checkpoint needs --data: the dataset the model was trained on")
+    if not config.demo and config.output is None:
+        raise OptionError("--data needs --output: the run directory to write to, e.g. --output runs/mine")
+    if config.mlp_rank is not None and config.mlp_energy is not None:
+        raise OptionError("--mlp-rank and --mlp-energy exclude each other: give one")
+    if config.demo_rows < MIN_DEMO_ROWS:
+        raise OptionError(f"--demo-rows {config.demo_rows}: at least {MIN_DEMO_ROWS} rows are needed")
+
+
+def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
+    """How ranks are chosen, for the MLP and for the tables."""
+    from afm_dist.compression.ranks import FixedRank, KeptEnergy
+
+    fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
+    mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
+    dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
+    return mlp, FixedRank(rank=dim)
+
+
+def model_config(config: Compress, chosen: Preset) -> ModelConfig:
+    """The model to compress, or the one that will be trained (whose MLP does not depend on the data)."""
+    from afm_dist.checkpoint import ModelConfig, load_config
+    from afm_dist.dataset.manifest import Field
+
+    if config.checkpoint:
+        return load_config(config.checkpoint)
+    return ModelConfig(
+        architecture=config.model,
+        hyper_parameters=chosen.hyper_parameters,
+        fields=(Field(name="any", kind="categorical", cardinality=1),),
+    )
+
+
+def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
+    """The recipes of the two fine-tuning rounds."""
+    changes = {
+        "epochs": config.finetune_epochs,
+        "learning_rate": config.finetune_learning_rate,
+        "batch_size": config.finetune_batch_size,
+        "seed": config.seed,
+    }
+    return chosen.finetune_mlp.using(**changes), chosen.finetune_embedding.using(**changes)
+
+
+def demo_dataset(run: Run, config: Compress) -> tuple[Stage, Manifest]:
+    """A synthetic log in Criteo's raw format, and the dataset made of it."""
+    from afm_dist.dataset.manifest import Manifest
+    from data_prep.pipeline import Protocol, prepare
+    from data_prep.sources.synthetic import SyntheticSource, write_synthetic
+
+    def work(folder: str) -> None:
+        log = write_synthetic(f"{folder}/raw", config.demo_rows, config.seed)
+        prepare(SyntheticSource(log), f"{folder}/data", Protocol(seed=config.seed, rows_per_shard=20_000))
+
+    stage = run.stage("prepare", work, config={"rows": config.demo_rows, "seed": config.seed})
+    return stage, Manifest.load(stage.file("data"))
+
+
+def dry_run(config: Compress, chosen: Preset, ablation: bool) -> None:
+    """Print the stages with rows, memory, disk and time, and start nothing."""
+    from afm_dist.stages import estimate, training
+
+    if config.demo:
+        console.say(
+            f"the demo: {config.demo_rows:,} synthetic rows, about 4 minutes on 2 cores, 2 GB of disk"
+        )
+        return
+    _, manifest = training.external_dataset(str(config.data))
+    first, second = recipes(config, chosen)
+    cores = estimate.local_cores()
+    if config.checkpoint:
+        training.external_baseline(config.checkpoint, manifest)
+        costs = estimate.checkpoint_costs(config.checkpoint, manifest, cores)
+    else:
+        costs = estimate.training_costs(config.model, chosen.hyper_parameters, manifest, cores)
+    variants = 4 if ablation else 2
+    partial = estimate.partial_bytes(chosen.hyper_parameters["hidden"])
+    estimates = [
+        *([] if config.checkpoint else [costs.training("train", chosen.train)]),
+        costs.inference("statistics-mlp", "train", partial=partial),
+        costs.rewriting("rewrite-mlp", variants),
+        costs.training("finetune-mlp", first, variants + 1),
+        costs.rewriting("statistics-embedding", 0),
+        costs.rewriting("rewrite-embedding", 2),
+        costs.training("finetune-embedding", second, 3),
+        costs.inference("evaluate", "test", passes=7 + 2 * variants),
+    ]
+    estimate.print_estimates(estimates, costs)
+
+
+if __name__ == "__main__":
+    console.run_job(Compress, main)

@@ -1,0 +1,66 @@
+"""Measure a checkpoint on a split of a dataset: AUC, log loss, size, throughput.
+
+python jobs/evaluate.py --data DATA --checkpoint RUN/checkpoint
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from afm_dist import console
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """Measure a checkpoint on a split of a dataset."""
+
+    data: str
+    """Dataset directory, made by jobs/prepare.py."""
+    checkpoint: str
+    """Checkpoint directory."""
+    split: str = "test"
+    """train, validation or test."""
+    baseline: str | None = None
+    """Another checkpoint to compare the throughput with."""
+    json: str | None = None
+    """Also write the figures to this file."""
+
+
+def main(config: Evaluate) -> None:
+    """Run the job."""
+    console.say(f"afm-dist evaluate: {config.checkpoint} on {config.split} of {config.data}")
+    # torch and Ray take seconds to import: after the first line.
+    from afm_dist import storage
+    from afm_dist.checkpoint import check_schema, from_pretrained, load_config
+    from afm_dist.cluster import check_paths
+    from afm_dist.evaluation.throughput import compare_throughput
+    from afm_dist.stages.evaluation import Subject, measure_quality, timing_batch
+    from afm_dist.stages.training import external_dataset
+
+    check_paths(data=config.data, checkpoint=config.checkpoint, baseline=config.baseline, json=config.json)
+    _, manifest = external_dataset(config.data)
+    for checkpoint in filter(None, (config.checkpoint, config.baseline)):
+        check_schema(load_config(checkpoint), manifest, checkpoint=checkpoint)
+    subject = Subject(name=config.checkpoint, stage="trained", checkpoint=config.checkpoint)
+    row = measure_quality(subject, manifest, config.split)
+    model = from_pretrained(config.checkpoint)
+    reference = from_pretrained(config.baseline) if config.baseline else model
+    _, speed = compare_throughput(reference, model, timing_batch(manifest, config.split))
+    row["rows_per_second"] = speed.rows_per_second
+    console.say(f"AUC         {row['auc']:.6f}")
+    console.say(f"log loss    {row['log_loss']:.6f}")
+    console.say(f"parameters  {row['parameters']:,}")
+    console.say(f"bytes       {row['bytes']:,}")
+    console.say(f"throughput  {row['rows_per_second']:,.0f} rows/s (eager, CPU, batch 10000)")
+    if config.baseline:
+        row["throughput_ratio"] = speed.ratio
+        console.say(
+            f"            {speed.ratio:.2f} times {config.baseline} ({speed.ratio_min:.2f} to "
+            f"{speed.ratio_max:.2f})"
+        )
+    if config.json:
+        storage.write_json(config.json, row)
+
+
+if __name__ == "__main__":
+    console.run_job(Evaluate, main)

@@ -1,0 +1,96 @@
+"""Train a CTR model on a dataset directory.
+
+python jobs/train.py --data DATA --model deepfm --output RUN
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from afm_dist import console
+from afm_dist.runs import Resume, Run
+from afm_dist.training.recipe import preset
+
+
+@dataclass(kw_only=True)
+class Train:
+    """Train a CTR model; the result is in OUTPUT/checkpoint."""
+
+    data: str
+    """Dataset directory, made by jobs/prepare.py."""
+    output: str
+    """Run directory; created if it is not there."""
+    model: str = "deepfm"
+    """Architecture."""
+    preset: str = "default"
+    """Recipe the options below start from: default, afm-criteo or afm-avazu."""
+    embedding_dim: int | None = None
+    """Embedding dimension."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the MLP's hidden layers."""
+    dropout: float | None = None
+    """Dropout of the MLP."""
+    epochs: int | None = None
+    """Passes over the training split."""
+    batch_size: int | None = None
+    """Rows of a batch, over all workers."""
+    learning_rate: float | None = None
+    """Adam's learning rate."""
+    l2: float | None = None
+    """Weight of the squared norm of the weights in the loss."""
+    seed: int = 0
+    """Of initialisation, row order and dropout."""
+    workers: int = 1
+    """Data-parallel Ray Train workers; the CPUs are shared out among them."""
+    resume: Resume = "auto"
+    """auto: skip what is up to date; never: do everything again."""
+    dry_run: bool = False
+    """Print what would be done, and start nothing."""
+
+
+def main(config: Train) -> None:
+    """Run the job."""
+    console.say(f"afm-dist train: {config.model} on {config.data}")
+    # torch and Ray take seconds to import: after the first line.
+    from afm_dist.cluster import check_paths
+    from afm_dist.stages.estimate import local_cores, print_estimates, training_costs
+    from afm_dist.stages.evaluation import Subject, evaluate, say_quality
+    from afm_dist.stages.reporting import ship
+    from afm_dist.stages.training import external_dataset, train_baseline
+
+    check_paths(data=config.data, output=config.output)
+    chosen = preset(config.preset)
+    recipe = chosen.train.using(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        l2=config.l2,
+        seed=config.seed,
+    )
+    hyper_parameters = chosen.shape(
+        embedding_dim=config.embedding_dim, hidden=config.hidden, dropout=config.dropout
+    )
+    data, manifest = external_dataset(config.data)
+    if config.dry_run:
+        costs = training_costs(config.model, hyper_parameters, manifest, local_cores())
+        print_estimates([costs.training("train", recipe), costs.inference("evaluate", "test")], costs)
+        return
+
+    run = Run(config.output, job="train", config=asdict(config), resume=config.resume)
+    baseline = train_baseline(
+        run,
+        data,
+        manifest,
+        architecture=config.model,
+        hyper_parameters=hyper_parameters,
+        recipe=recipe,
+        workers=config.workers,
+    )
+    shipped = ship(run, baseline, "baseline")
+    subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
+    say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped]))
+    console.say(f"checkpoint: {shipped.path}")
+
+
+if __name__ == "__main__":
+    console.run_job(Train, main)

@@ -13,7 +13,7 @@ import pyarrow.csv as pa_csv
 
 from afm_dist.errors import DataError
 from data_prep.sources import files
-from data_prep.sources.source import RawField, RawRows, Rejected
+from data_prep.sources.source import RawField, RawRows, Rejected, check_field_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import MISSING_NUMBERS, rows_of, text_of
 
@@ -53,6 +53,7 @@ class CsvTable:
         self.names: list[str] = []
         with self._reader(lambda row: "skip") as reader:
             self.names = list(reader.schema.names)
+        check_field_names(self.names, path)
         malformed = 0
 
         def count(row: InvalidRow) -> str:

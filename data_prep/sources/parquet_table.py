@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from afm_dist.errors import DataError
 from data_prep.sources import files
-from data_prep.sources.source import RawField, RawRows
+from data_prep.sources.source import RawField, RawRows, check_field_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import rows_of
 
@@ -38,6 +38,7 @@ class ParquetTable:
         self.path = path
         with self._file() as file:
             self.names = list(file.schema_arrow.names)
+            check_field_names(self.names, path)
             self.contents: dict[str, Content] = {f.name: content_of(f.type) for f in file.schema_arrow}
             metadata = file.metadata
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

@@ -68,10 +68,9 @@ def write_synthetic(output_dir: str, rows: int, seed: int) -> SyntheticLog:
     folder = storage.local_path(storage.absolute(output_dir))
     log = SyntheticLog(path=str(folder / LOG), truth=str(folder / TRUTH), rows=rows, seed=seed)
     record = {"generator": GENERATOR_VERSION, "rows": rows, "seed": seed}
-    if (folder / RECORD).exists() and storage.read_json(str(folder / RECORD)) == record:
+    if _is_written(folder, record):
         return log
-    storage.remove(str(folder))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     model = PlantedModel(seed)
     temporary = [folder / f".{name}{storage.TEMPORARY_SUFFIX}" for name in (LOG, TRUTH)]
     with (
@@ -92,10 +91,29 @@ def write_synthetic(output_dir: str, rows: int, seed: int) -> SyntheticLog:
                 )
             )
             advance(count)
-    temporary[0].replace(folder / LOG)
+    # The log appears last: it is never there without its record.
     temporary[1].replace(folder / TRUTH)
     storage.write_json(str(folder / RECORD), record)
+    temporary[0].replace(folder / LOG)
     return log
+
+
+def _is_written(folder: Path, record: dict[str, int]) -> bool:
+    """Whether the very log is there; another synthetic log is removed, any other file is not.
+
+    Raises:
+        OptionError: a log of that name is there that was not written here.
+    """
+    if (folder / LOG).exists():
+        if not (folder / RECORD).exists():
+            raise OptionError(
+                f"{folder / LOG}: not a synthetic log; move it away, or read it with --source criteo --input"
+            )
+        if (folder / TRUTH).exists() and storage.read_json(str(folder / RECORD)) == record:
+            return True
+    for name in (LOG, TRUTH, RECORD):
+        (folder / name).unlink(missing_ok=True)
+    return False
 
 
 def _to_text(planted: PlantedRows, token_text: list[pl.Series]) -> bytes:

@@ -10,7 +10,7 @@ from afm_dist.errors import DataError
 from data_prep.sources import files
 from data_prep.sources.csv_table import CsvTable
 from data_prep.sources.parquet_table import ParquetTable
-from data_prep.sources.source import Block, RawField, RawRows, Source, check_field_names, check_inputs
+from data_prep.sources.source import Block, RawField, RawRows, Source, check_inputs
 from data_prep.sources.tabular_columns import ColumnOptions, choose_columns
 
 PARQUET_MAGIC = b"PAR1"
@@ -37,7 +37,6 @@ class TabularSource(Source):
         check_inputs(self.paths)
         self._tables = [_open(path) for path in self.paths]
         first = self._tables[0]
-        check_field_names(first.names, first.path)
         for other in self._tables[1:]:
             if other.names != first.names:
                 raise DataError(

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from afm_dist.errors import DataError, OptionError
+from data_prep.sources.tabular import TabularSource
+from data_prep.sources.tabular_columns import ColumnOptions
+
+CLICK = ColumnOptions(label="click")
+
+
+def _write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def _read(source: TabularSource) -> tuple[pl.DataFrame, list[int], list[tuple[int, str]]]:
+    pieces = []
+    first_row = 0
+    for block in source.blocks():
+        pieces += list(source.read(block, first_row))
+        first_row += source.count_rows(block)
+    frame = pl.concat([piece.frame for piece in pieces])
+    numbers = [number for piece in pieces for number in piece.numbers.tolist()]
+    return frame, numbers, [(bad.line, bad.reason) for piece in pieces for bad in piece.rejected]
+
+
+def _kinds(source: TabularSource) -> dict[str, str]:
+    return {field.name: field.kind for field in source.fields}
+
+
+def test_columns_are_inferred_and_shown(tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.csv", "click,ad,price,code,void\n1,7,0.5,a1,\n0,8,NA,b2,\n1,9,3,c3,\n")
+
+    source = TabularSource([path], CLICK)
+
+    assert _kinds(source) == {
+        "ad": "categorical",
+        "price": "numeric",
+        "code": "categorical",
+        "void": "categorical",
+    }
+    assert [line.strip() for line in source.describe()] == [
+        "click: (the label)",
+        "ad: categorical (inferred: integers)",
+        "price: numeric (inferred: decimal numbers)",
+        "code: categorical (inferred: text)",
+        "void: categorical (inferred: empty)",
+    ]
+
+
+def test_long_integers_are_identifiers_even_among_decimals(tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.csv", "click,hash\n1,10710025208886284288\n0,1.42e+19\n")
+
+    frame, _, _ = _read(TabularSource([path], CLICK))
+
+    assert frame["hash"].to_list() == ["10710025208886284288", "1.42e+19"]
+
+
+def test_options_overrule_what_is_inferred(tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.csv", "click,ad,price,junk\n1,7,0.5,x\n0,8,1.5,y\n")
+    options = ColumnOptions(label="click", categorical=("price",), numeric=("ad",), drop=("junk",))
+
+    source = TabularSource([path], options)
+
+    assert _kinds(source) == {"ad": "numeric", "price": "categorical"}
+    assert _read(source)[0].rows() == [(1, 7.0, "0.5"), (0, 8.0, "1.5")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ColumnOptions(label="clicked"), r"--label clicked: .* has no such column; it has: click, ad, price"),
+        (ColumnOptions(label="click", numeric=("cost",)), r"--numeric cost: .* it has: click, ad, price"),
+        (
+            ColumnOptions(label="click", numeric=("ad",), drop=("ad",)),
+            "--drop ad: .* also named by --numeric",
+        ),
+        (ColumnOptions(label="click", categorical=("click",)), "--categorical click: .* named by --label"),
+        (ColumnOptions(label="click", drop=("ad", "price")), "no column is left"),
+    ],
+)
+def test_options_that_name_the_wrong_column_are_refused(
+    tmp_path: Path, options: ColumnOptions, message: str
+) -> None:
+    path = _write(tmp_path / "t.csv", "click,ad,price\n1,7,0.5\n")
+
+    with pytest.raises(OptionError, match=message):
+        TabularSource([path], options)
+
+
+def test_rows_keep_their_line_numbers_around_malformed_ones(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "t.csv",
+        'click,ad,price\n1,a,0.5\n2,b,1.5\n0,c\n1,"d, e",\n0,f,many\n'
+        "1,g,1,1\n,h,1\n0,i,inf\n\n0,j,2.5\n1,k\n",
+    )
+
+    frame, numbers, rejected = _read(TabularSource([path], ColumnOptions(label="click", numeric=("price",))))
+
+    assert frame.rows() == [(1, "a", 0.5), (1, "d, e", None), (0, "j", 2.5)]
+    assert [number + 2 for number in numbers] == [2, 5, 11]
+    assert rejected == [
+        (3, "label '2' is not 0 or 1"),
+        (4, "2 fields instead of 3"),
+        (6, "price 'many' is not a finite number"),
+        (7, "4 fields instead of 3"),
+        (8, "label missing is not 0 or 1"),
+        (9, "price 'inf' is not a finite number"),
+        (12, "2 fields instead of 3"),
+    ]
+
+
+def test_line_numbers_hold_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.csv_table.BATCH_BYTES", 200)
+    lines = [f"{i % 2},{i}" if i % 7 else "broken" for i in range(500)]
+    path = _write(tmp_path / "t.csv", "click,ad\n" + "\n".join(lines) + "\n")
+
+    frame, numbers, rejected = _read(TabularSource([path], CLICK))
+
+    assert numbers == [i for i in range(500) if i % 7]
+    assert frame["ad"].to_list() == [str(i) for i in numbers]
+    assert [line - 2 for line, _ in rejected] == [i for i in range(500) if i % 7 == 0]
+
+
+def test_bytes_that_are_not_text_are_rejected_alone(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"click,ad\n1,caf\xc3\xa9\n0,caf\xe9\n0,\n")
+
+    frame, _, rejected = _read(TabularSource([str(path)], CLICK))
+
+    assert frame.rows() == [(1, "café"), (0, None)]
+    assert rejected == [(3, r"ad 'caf\\xe9' is not UTF-8")]
+
+
+def test_tabs_gzip_quotes_and_windows_line_ends_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv.gz"
+    path.write_bytes(gzip.compress(b'"click"\t"ad"\r\n1\t"two\nlines"\r\n0\t"a ""b"""\r\n'))
+
+    frame, _, rejected = _read(TabularSource([str(path)], CLICK))
+
+    assert frame.rows() == [(1, "two\nlines"), (0, 'a "b"')]
+    assert rejected == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"click,ad\n", "a header and no rows"),
+        (b"click,ad,ad\n1,2,3\n", "two columns are named 'ad'"),
+        (b"click,a/d\n1,2\n", "column name 'a/d'"),
+        (gzip.compress(b"click,ad\n" + bytes(range(48, 58)) * 5000)[:-60], "truncated|cannot be read as CSV"),
+        (b"PAR1 but not really", "cannot be read as Parquet"),
+    ],
+)
+def test_files_that_are_no_table_are_refused_in_one_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"t\.csv: .*({message})") as caught:
+        TabularSource([str(path)], CLICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_with_other_columns_are_refused(tmp_path: Path) -> None:
+    first = _write(tmp_path / "a.csv", "click,ad\n1,2\n")
+    second = _write(tmp_path / "b.csv", "click,bid\n1,2\n")
+
+    with pytest.raises(DataError, match=r"b\.csv: its columns \(click, bid\) are not those of .*a\.csv"):
+        TabularSource([first, second], CLICK)
+
+
+def test_parquet_types_decide_and_row_groups_are_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.sources.parquet_table.BLOCK_ROWS", 5)
+    path = tmp_path / "t.parquet"
+    frame = pl.DataFrame(
+        {
+            "click": [True, False, None] * 4,
+            "ad": [7, None, 2**63] * 4,
+            "site": ["x", "", None] * 4,
+            "price": [0.5, float("nan"), 2.0] * 4,
+        },
+        schema_overrides={"ad": pl.UInt64},
+    )
+    frame.write_parquet(path, row_group_size=3)
+
+    source = TabularSource([str(path)], CLICK)
+    rows, numbers, rejected = _read(source)
+
+    assert [(block.start, block.end) for block in source.blocks()] == [(0, 2), (2, 4)]
+    assert _kinds(source) == {"ad": "categorical", "site": "categorical", "price": "numeric"}
+    assert rows.rows() == [(1, "7", "x", 0.5), (0, None, None, None)] * 4
+    assert numbers == [0, 1, 3, 4, 6, 7, 9, 10]
+    assert rejected == [(line, "label missing is not 0 or 1") for line in (3, 6, 9, 12)]
+
+
+def test_a_nested_parquet_column_must_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"click": [1, 0], "ad": ["a", "b"], "tags": [[1], [2]]}).write_parquet(path)
+
+    with pytest.raises(OptionError, match="'tags' holds lists or structs; leave it out with --drop tags"):
+        TabularSource([str(path)], CLICK)
+
+    source = TabularSource([str(path)], ColumnOptions(label="click", drop=("tags",)))
+    assert _read(source)[0].rows() == [(1, "a"), (0, "b")]
+
+
+def test_a_real_log_reads_as_the_csv_module_reads_it() -> None:
+    path = Path(__file__).parents[3].parent / "shared" / "data" / "kdd12_click_small.csv"
+    if not path.exists():
+        pytest.skip("development data is absent")
+
+    frame, numbers, rejected = _read(TabularSource([str(path)], CLICK))
+
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rejected == []
+    assert numbers == list(range(len(rows) - 1))
+    for column, name in enumerate(rows[0]):
+        got = frame["label" if name == "click" else name].cast(pl.String).fill_null("")
+        assert got.to_list() == [row[column] for row in rows[1:]]

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afm_dist import cluster, console
+from afm_dist.dataset.manifest import Manifest
+from jobs import prepare
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        console.run_job(prepare.Prepare, prepare.main, "")
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "clicks.csv"
+    rows = "".join(f"{i % 4 == 0:d},{i % 7},{i / 8}\n" for i in range(400))
+    path.write_text("click,ad,price\n" + rows)
+    return path
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ensure_ray", lambda: pytest.fail("started Ray"))
+
+
+@pytest.mark.ray
+def test_a_table_becomes_a_dataset_that_can_be_described(
+    local_ray: None,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = str(tmp_path / "data")
+
+    code = _run(
+        monkeypatch, "--source", "tabular", "--input", str(table), "--label", "click", "--output", output
+    )
+    shown = capsys.readouterr().out
+    described = _run(monkeypatch, "--describe", output)
+    description = capsys.readouterr().out
+
+    assert (code, described) == (0, 0)
+    assert "price: numeric (inferred: decimal numbers)" in shown
+    assert [f.name for f in Manifest.load(output).fields] == ["ad", "price"]
+    cells = [[cell.strip() for cell in line.split("│")] for line in description.splitlines()]
+    assert ["ad", "categorical", "8", "0.0%"] in [row[1:5] for row in cells]
+    assert "(threshold 2), 1 numeric fields; 0 of 400 rows rejected" in description
+
+
+@pytest.mark.ray
+def test_a_synthetic_log_becomes_a_dataset_that_knows_its_best_auc(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "data")
+
+    code = _run(monkeypatch, "--rows", "5000", "--output", output)
+
+    facts = Manifest.load(output).facts
+    assert code == 0
+    assert 0.7 < facts["bayes_auc"] < 0.9
+    assert facts["rows_read"] == 5000
+    assert f"{facts['bayes_auc']:.4f}" in capsys.readouterr().out
+    code = _run(monkeypatch, "--rows", "5000", "--output", output)
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(
+    no_ray: None,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "data"
+    options = ["--output", str(output), "--dry-run"]
+
+    assert _run(monkeypatch, *options) == 0
+    assert "a raw log of 400,000 rows" in capsys.readouterr().out
+    assert _run(monkeypatch, "--source", "tabular", "--input", str(table), "--label", "click", *options) == 0
+    assert "about 401 rows" in capsys.readouterr().out
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--output", "OUT", "--input", "x"], 2, "--input: a synthetic log is written, not read"),
+        (["--source", "criteo", "--output", "OUT"], 2, "--input: name the file"),
+        (["--rows", "10"], 2, "--output: name the dataset directory"),
+        (["--output", "OUT", "--threshold", "0"], 2, "--threshold 0"),
+        (["--source", "criteo", "--input", "absent.txt", "--output", "OUT"], 1, "absent.txt: no such file"),
+        (["--source", "tabular", "--input", "TABLE", "--output", "OUT"], 2, "it has: click, ad, price"),
+        (["--describe", "OUT"], 1, "not a dataset directory"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_an_exit_code(
+    no_ray: None,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    places = {"OUT": str(tmp_path / "data"), "TABLE": str(table)}
+
+    assert _run(monkeypatch, *(places.get(argument, argument) for argument in arguments)) == code
+
+    shown = capsys.readouterr().err.strip()
+    assert message in shown
+    assert "\n" not in shown
+    assert not (tmp_path / "data").exists()
+
+
+def test_relative_paths_are_refused_under_job_submit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+
+    assert _run(monkeypatch, "--output", "data") == 2
+
+    assert "--output data: relative path" in capsys.readouterr().err
+
+
+def test_help_names_every_option() -> None:
+    result = subprocess.run(
+        [sys.executable, "jobs/prepare.py", "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    for name in prepare.Prepare.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in result.stdout

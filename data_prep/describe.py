@@ -10,7 +10,7 @@ from rich.table import Table
 from afm_dist import console, storage
 from afm_dist.dataset.manifest import Field, Manifest
 from data_prep.groups import plan_groups
-from data_prep.pipeline import Protocol
+from data_prep.protocol import Protocol
 from data_prep.sources import files
 from data_prep.sources.source import Source
 from data_prep.sources.synthetic import BYTES_PER_ROW

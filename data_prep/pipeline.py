@@ -12,119 +12,25 @@ number of workers, and after any interruption.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import ray
 
-from afm_dist import __version__, cluster, console, storage
+from afm_dist import cluster, console, storage
 from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest
-from afm_dist.errors import DataError, OptionError
 from data_prep import counting, encode, vocabulary
 from data_prep.counting import GroupCounts
 from data_prep.encode import GroupShards, Schema
+from data_prep.findings import check_rejected, make_facts
 from data_prep.groups import Group, plan_groups, shard_sizes
+from data_prep.plan import RECORD, REJECTED, check_output, make_plan, why_prepare
+from data_prep.protocol import Protocol
 from data_prep.sources import files
 from data_prep.sources.source import Block, Source
-from data_prep.split import SPLITS, TRAIN, SplitRule
-from data_prep.work import FOLDER, Task, WorkDirectory
+from data_prep.split import SPLITS, TRAIN
+from data_prep.work import Task, WorkDirectory
 
-RECORD = "prepare.json"
-REJECTED = "rejected"
-RAW = "raw"
-OWN_NAMES = (FILE_NAME, RECORD, REJECTED, RAW, FOLDER, "vocabulary", *SPLITS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How raw rows become a dataset.
-
-    Attributes:
-        seed: Decides the split.
-        threshold: Tokens counted fewer times in the training split become id 0.
-        validation_share: Share of the rows in ``validation``.
-        test_share: Share of the rows in ``test``.
-        rows_per_shard: Largest number of rows of a shard.
-        max_bad_rows: Largest tolerated share of malformed rows.
-        preset: Name under which the manifest records these choices.
-    """
-
-    seed: int = 0
-    threshold: int = 2
-    validation_share: float = 0.1
-    test_share: float = 0.1
-    rows_per_shard: int = 100_000
-    max_bad_rows: float = 0.001
-    preset: str = "default"
-
-    def __post_init__(self) -> None:
-        if self.threshold < 1:
-            raise OptionError(f"--threshold {self.threshold}: must be 1 (keep every token) or more")
-        if self.rows_per_shard < 1:
-            raise OptionError(f"--rows-per-shard {self.rows_per_shard}: must be at least 1")
-        for option, share in (
-            ("--validation-share", self.validation_share),
-            ("--test-share", self.test_share),
-            ("--max-bad-rows", self.max_bad_rows),
-        ):
-            if not 0 <= share <= 1:
-                raise OptionError(f"{option} {share}: must be a share between 0 and 1")
-        if self.validation_share + self.test_share >= 1:
-            raise OptionError(
-                f"--validation-share {self.validation_share} and --test-share {self.test_share} leave "
-                "nothing to train on; their sum must be below 1"
-            )
-
-    @property
-    def split(self) -> SplitRule:
-        """The rule that assigns rows to splits."""
-        return SplitRule(seed=self.seed, validation_share=self.validation_share, test_share=self.test_share)
-
-
-def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
-    """Everything the dataset depends on, cheap to compute: what decides whether to redo it."""
-    return {
-        "version": __version__,
-        **source.identity(),
-        **asdict(protocol),
-        "inputs": [asdict(files.describe(path)) for path in source.paths],
-    }
-
-
-def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
-    """The reason to prepare, in words; None when the dataset is up to date."""
-    if not storage.exists(storage.join(output, FILE_NAME)):
-        return "interrupted before, going on" if storage.exists(storage.join(output, FOLDER)) else "new"
-    record = storage.join(output, RECORD)
-    if not storage.exists(record):
-        return f"again: {RECORD} is missing"
-    before = storage.read_json(record)
-    changes = [
-        "the input changed" if key == "inputs" else f"{key} {before.get(key)} -> {plan.get(key)}"
-        for key in sorted({*before, *plan})
-        if before.get(key) != plan.get(key)
-    ]
-    if changes:
-        return "again: " + "; ".join(changes)
-    for name, shards in Manifest.load(output).splits.items():
-        present = set(storage.list_names(storage.join(output, name)))
-        for shard in shards:
-            if shard.path.rpartition("/")[2] not in present:
-                return f"again: {shard.path} is missing"
-    return None
-
-
-def check_output(output: str) -> None:
-    """Refuse to write among files that are not a dataset's.
-
-    Raises:
-        OptionError: the folder holds something else.
-    """
-    foreign = [name for name in storage.list_names(output) if name not in OWN_NAMES]
-    if foreign:
-        raise OptionError(
-            f"--output {output}: the folder holds other files ({', '.join(foreign[:3])}); name a new one"
-        )
+__all__ = ["Protocol", "prepare"]
 
 
 def prepare(
@@ -341,63 +247,9 @@ class _Preparation:
         storage.write_json(storage.join(self.output, RECORD), self.plan)
         manifest.save()
         self.work.remove()
-        for name in SPLITS:
+        for name in ("vocabulary", REJECTED, *SPLITS):
             storage.remove_temporaries(storage.join(self.output, name))
         return manifest
-
-
-def make_facts(
-    source: Source, protocol: Protocol, total: GroupCounts, encoded: list[GroupShards]
-) -> dict[str, Any]:
-    """Row counts, label rates, missing and unknown shares."""
-    unknown: dict[str, dict[str, float]] = {}
-    for index, name in enumerate(SPLITS):
-        rows = total.split_rows[index]
-        if index == TRAIN or not rows:
-            continue
-        unknown[name] = {
-            field: round(sum(group.unknown[name][field] for group in encoded) / rows, 6)
-            for field in source.categorical
-        }
-    return {
-        "source": source.kind,
-        "threshold": protocol.threshold,
-        "rows_read": total.rows + total.rejected,
-        "rows_rejected": total.rejected,
-        "splits": {
-            name: {"rows": total.split_rows[i], "positives": total.positives[i]}
-            for i, name in enumerate(SPLITS)
-        },
-        "missing_share": {f.name: round(total.missing[f.name] / total.rows, 6) for f in source.fields},
-        "unknown_share": unknown,
-    }
-
-
-def check_rejected(source: Source, total: GroupCounts, protocol: Protocol, rejected: str) -> None:
-    """Stop when too many rows are malformed, or none is left to train on.
-
-    Raises:
-        DataError: naming the first offenders.
-    """
-    read = total.rows + total.rejected
-    if total.rows == 0:
-        if total.rejected == 0:
-            raise DataError(f"{source.paths[0]}: there are no rows")
-        raise DataError(f"{counting.all_rejected(source.label, total)}; see {rejected}")
-    if total.rejected > protocol.max_bad_rows * read:
-        first = "; ".join(total.offenders)
-        raise DataError(
-            f"{total.rejected:,} of {read:,} rows are malformed, more than --max-bad-rows "
-            f"{protocol.max_bad_rows:g} allows; the first: {first}; all are in {rejected}"
-        )
-    if total.rejected:
-        console.warn(f"{total.rejected:,} of {read:,} rows are malformed and left out; see {rejected}")
-    if total.split_rows[TRAIN] == 0:
-        raise DataError(f"none of the {total.rows} rows fell into the training split; there are too few")
-    for index, name in enumerate(SPLITS):
-        rows, positives = total.split_rows[index], total.positives[index]
-        if rows and positives in (0, rows):
-            console.warn(f"split '{name}' has only labels {int(positives > 0)} ({rows:,} rows)")
 
 
 def _count_rows(source: Source, blocks: list[Block]) -> list[int]:

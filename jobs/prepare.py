@@ -16,7 +16,7 @@ from afm_dist import console
 from afm_dist.errors import OptionError
 
 if TYPE_CHECKING:
-    from data_prep.pipeline import Protocol
+    from data_prep.protocol import Protocol
     from data_prep.sources.source import Source
 
 
@@ -129,7 +129,7 @@ def check(config: Prepare) -> str:
 
 
 def _protocol(config: Prepare) -> Protocol:
-    from data_prep.pipeline import Protocol
+    from data_prep.protocol import Protocol
 
     return Protocol(
         seed=config.seed,
@@ -157,7 +157,7 @@ def _source(config: Prepare, output: str) -> Source:
         from data_prep.sources.criteo import CriteoSource
 
         return CriteoSource(paths)
-    from data_prep.pipeline import RAW, check_output
+    from data_prep.plan import RAW, check_output
     from data_prep.sources.synthetic import SyntheticSource, write_synthetic
 
     check_output(storage.absolute(output))

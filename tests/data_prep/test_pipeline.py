@@ -18,7 +18,9 @@ from afm_dist import cluster, storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
 from data_prep import pipeline
-from data_prep.pipeline import Protocol, prepare
+from data_prep.pipeline import prepare
+from data_prep.plan import make_plan, why_prepare
+from data_prep.protocol import Protocol
 from data_prep.sources.criteo import CriteoSource
 from data_prep.split import SPLITS
 from data_prep.vocabulary import vocabulary_path
@@ -265,15 +267,15 @@ def test_a_changed_input_and_a_missing_shard_are_noticed(tmp_path: Path, local_r
     path.write_text(criteo_text(300))
     output = str(tmp_path / "data")
     prepare(CriteoSource([str(path)]), output, Protocol())
-    plan = pipeline.make_plan(CriteoSource([str(path)]), Protocol())
-    assert pipeline.why_prepare(output, plan) is None
+    plan = make_plan(CriteoSource([str(path)]), Protocol())
+    assert why_prepare(output, plan) is None
 
     path.write_text(criteo_text(301))
-    changed = pipeline.make_plan(CriteoSource([str(path)]), Protocol())
+    changed = make_plan(CriteoSource([str(path)]), Protocol())
     storage.remove(storage.join(output, "test", "part-00000.parquet"))
 
-    assert pipeline.why_prepare(output, changed) == "again: the input changed"
-    assert pipeline.why_prepare(output, plan) == "again: test/part-00000.parquet is missing"
+    assert why_prepare(output, changed) == "again: the input changed"
+    assert why_prepare(output, plan) == "again: test/part-00000.parquet is missing"
 
 
 def test_a_failed_preparation_leaves_the_dataset_that_was_there(tmp_path: Path, local_ray: None) -> None:

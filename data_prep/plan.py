@@ -1,0 +1,66 @@
+"""Whether a dataset directory is up to date, and whether it may be written at all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from afm_dist import __version__, storage
+from afm_dist.dataset.manifest import FILE_NAME, Manifest
+from afm_dist.errors import OptionError
+from data_prep.protocol import Protocol
+from data_prep.sources import files
+from data_prep.sources.source import Source
+from data_prep.split import SPLITS
+from data_prep.work import FOLDER
+
+RECORD = "prepare.json"
+REJECTED = "rejected"
+RAW = "raw"
+OWN_NAMES = (FILE_NAME, RECORD, REJECTED, RAW, FOLDER, "vocabulary", *SPLITS)
+
+
+def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
+    """Everything the dataset depends on, cheap to compute: what decides whether to redo it."""
+    return {
+        "version": __version__,
+        **source.identity(),
+        **asdict(protocol),
+        "inputs": [asdict(files.describe(path)) for path in source.paths],
+    }
+
+
+def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
+    """The reason to prepare, in words; None when the dataset is up to date."""
+    if not storage.exists(storage.join(output, FILE_NAME)):
+        return "interrupted before, going on" if storage.exists(storage.join(output, FOLDER)) else "new"
+    record = storage.join(output, RECORD)
+    if not storage.exists(record):
+        return f"again: {RECORD} is missing"
+    before = storage.read_json(record)
+    changes = [
+        "the input changed" if key == "inputs" else f"{key} {before.get(key)} -> {plan.get(key)}"
+        for key in sorted({*before, *plan})
+        if before.get(key) != plan.get(key)
+    ]
+    if changes:
+        return "again: " + "; ".join(changes)
+    for name, shards in Manifest.load(output).splits.items():
+        present = set(storage.list_names(storage.join(output, name)))
+        for shard in shards:
+            if shard.path.rpartition("/")[2] not in present:
+                return f"again: {shard.path} is missing"
+    return None
+
+
+def check_output(output: str) -> None:
+    """Refuse to write among files that are not a dataset's.
+
+    Raises:
+        OptionError: the folder holds something else.
+    """
+    foreign = [name for name in storage.list_names(output) if name not in OWN_NAMES]
+    if foreign:
+        raise OptionError(
+            f"--output {output}: the folder holds other files ({', '.join(foreign[:3])}); name a new one"
+        )

@@ -1,3 +1,53 @@
-"""afm-dist: low-rank compression of CTR models as a distributed, out-of-core, restartable job."""
+"""afm-dist: low-rank compression of CTR models as a distributed, out-of-core, restartable job.
+
+The library surface, loaded when first used (torch and Ray take seconds to import):
+
+    moments = afm_dist.collect_moments(model, dataset, targets)
+    plan = afm_dist.plan_ranks(moments, afm_dist.KeptEnergy(share=0.99))
+    afm_dist.compress_(model, plan, moments)
+    afm_dist.save_pretrained(model, "DIR", plan=plan)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from afm_dist.checkpoint import from_pretrained as from_pretrained
+    from afm_dist.checkpoint import save_pretrained as save_pretrained
+    from afm_dist.compression.plan import Plan as Plan
+    from afm_dist.compression.plan import PlanEntry as PlanEntry
+    from afm_dist.compression.ranks import FixedRank as FixedRank
+    from afm_dist.compression.ranks import KeptEnergy as KeptEnergy
+    from afm_dist.compression.ranks import plan_ranks as plan_ranks
+    from afm_dist.compression.rewrite import compress_ as compress_
+    from afm_dist.dataset.manifest import Manifest as Manifest
+    from afm_dist.statistics.collect import collect_moments as collect_moments
+    from afm_dist.statistics.moments import Moments as Moments
+
+_PUBLIC = {
+    "FixedRank": "afm_dist.compression.ranks",
+    "KeptEnergy": "afm_dist.compression.ranks",
+    "Manifest": "afm_dist.dataset.manifest",
+    "Moments": "afm_dist.statistics.moments",
+    "Plan": "afm_dist.compression.plan",
+    "PlanEntry": "afm_dist.compression.plan",
+    "collect_moments": "afm_dist.statistics.collect",
+    "compress_": "afm_dist.compression.rewrite",
+    "from_pretrained": "afm_dist.checkpoint",
+    "plan_ranks": "afm_dist.compression.ranks",
+    "save_pretrained": "afm_dist.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'afm_dist' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

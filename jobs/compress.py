@@ -7,7 +7,7 @@ python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from afm_dist import console
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
@@ -52,8 +52,8 @@ class Compress:
     """Between the two factors of a layer: no ReLU, a plain one (as published), or a shifted one."""
     kappa: float = DEFAULT_KAPPA
     """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
-    ablation: bool | None = None
-    """Fine-tune all three ReLU modes and compare them in the report (the demo does)."""
+    ablation: Literal["auto", "on", "off"] = "auto"
+    """Fine-tune all three ReLU modes and compare them in the report; auto: in the demo only."""
     stream_check: bool = False
     """Also compute the embedding statistics by a pass over the shards, and compare to 1e-9."""
     finetune_epochs: int | None = None
@@ -91,7 +91,7 @@ def main(config: Compress) -> None:
     chosen = preset(config.preset)
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
-    ablation = config.demo if config.ablation is None else config.ablation
+    ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
     output = config.output or DEMO_OUTPUT
     if config.dry_run:
         dry_run(config, chosen, ablation)

@@ -1,0 +1,145 @@
+"""The main job, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.compression.layers import LowRankLinear
+from tests.jobs.commands import succeed
+from tests.jobs.conftest import Compressed
+
+pytestmark = pytest.mark.ray
+
+ROWS = {
+    ("baseline", "trained"),
+    ("control-mlp", "after-finetune"),
+    ("control", "after-finetune"),
+    *((name, stage) for name in ("afm-mlp", "afm-emb", "svd-mlp", "svd-emb") for stage in (
+        "before-finetune", "after-finetune")),
+}  # fmt: skip
+
+
+def report_of(compressed: Compressed) -> dict:
+    return json.loads(Path(compressed.output, "report", "report.json").read_text())
+
+
+def test_report_has_every_row_with_its_columns(compressed: Compressed) -> None:
+    rows = report_of(compressed)["rows"]
+    assert {(row["name"], row["stage"]) for row in rows} == ROWS
+    for row in rows:
+        assert 0.5 < row["auc"] < 1
+        assert row["log_loss"] > 0
+        assert row["rows_per_second"] > 0
+        assert row["throughput_ratio"] > 0
+
+
+def test_report_pages_are_written(compressed: Compressed) -> None:
+    folder = Path(compressed.output, "report")
+    assert "<svg" in (folder / "report.html").read_text()
+    assert "afm-emb" in (folder / "report.md").read_text()
+
+
+def test_parameters_and_bytes_shrink_as_the_ranks_say(compressed: Compressed) -> None:
+    by_name = {(row["name"], row["stage"]): row for row in report_of(compressed)["rows"]}
+    baseline, mlp, tables = (
+        by_name[key]["parameters"]
+        for key in (("baseline", "trained"), ("afm-mlp", "after-finetune"), ("afm-emb", "after-finetune"))
+    )
+    # Second and third linear layers 32x24 and 24x16 at rank 8, with the bias of the shifted ReLU.
+    wide, narrow = (32 + 1) * 24 + (24 + 1) * 16, 32 * 8 + 8 + 9 * 24 + 24 * 8 + 8 + 9 * 16
+    assert baseline - mlp == wide - narrow
+    ids, fields, hidden = (
+        sum(f.cardinality for f in load_config(compressed.trained + "/checkpoint").fields),
+        4,
+        32,
+    )
+    assert mlp - tables == ids * (8 - 2) + fields * (8 - 2) * hidden - fields * 8 * (2 + 1)
+    assert by_name["afm-emb", "after-finetune"]["bytes"] < by_name["baseline", "trained"]["bytes"]
+
+
+def test_control_and_compressed_models_had_the_same_recipe(compressed: Compressed) -> None:
+    recipes: dict[str, set[str]] = {}
+    for entry in report_of(compressed)["finetuning"]:
+        recipes.setdefault(entry["round"], set()).add(json.dumps(entry["recipe"], sort_keys=True))
+    assert {name: len(kinds) for name, kinds in recipes.items()} == {"mlp": 1, "embedding": 1}
+
+
+def test_what_ships_is_the_best_validation_auc_seen(compressed: Compressed) -> None:
+    for entry in report_of(compressed)["finetuning"]:
+        best = max(point["validation_auc"] for point in entry["curve"])
+        kept = next(point for point in entry["curve"] if point["step"] == entry["kept_step"])
+        assert entry["curve"][0]["step"] == 0
+        assert kept["validation_auc"] == best
+
+
+def test_layers_report_rank_and_energy_of_their_spectrum(compressed: Compressed) -> None:
+    layers = report_of(compressed)["layers"]
+    assert [layer["name"] for layer in layers if layer["kind"] == "linear"] == ["mlp.3", "mlp.6"]
+    assert len([layer for layer in layers if layer["kind"] == "embedding"]) == 4
+    for layer in layers:
+        values = layer["eigenvalues"]
+        assert len(values) == layer["width"]
+        expected = sum(values[: layer["rank"]]) / sum(values) if sum(values) else 1.0
+        assert layer["kept_energy"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_streaming_statistics_agree_with_the_counts(compressed: Compressed) -> None:
+    assert "streaming agrees with the counts" in compressed.printed
+
+
+def test_shipped_checkpoint_is_the_compressed_folded_model(compressed: Compressed) -> None:
+    model = from_pretrained(compressed.output + "/checkpoint")
+    assert isinstance(model.get_submodule("mlp.3"), LowRankLinear)
+    assert model.get_submodule("mlp.0").in_features == 4 * 2 + 1
+    assert model.get_submodule("embedding").code_dim == 2
+
+
+def test_second_run_does_nothing_and_starts_no_ray(compressed: Compressed) -> None:
+    printed = succeed(*compressed.command)
+    assert "every stage is up to date" in printed
+    assert "starting a local Ray" not in printed
+    assert "done in" not in printed
+
+
+def test_deleted_marker_redoes_that_stage_and_those_after_it(compressed: Compressed, tmp_path: Path) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(compressed.output, output)
+    (output / "throughput" / "_SUCCESS").unlink()
+    printed = succeed(*[str(output) if word == compressed.output else word for word in compressed.command])
+    redone = {line[1 : line.index("]")] for line in printed.splitlines() if "] done in" in line}
+    assert redone == {"throughput", "report"}
+
+
+def test_changed_option_says_which_and_redoes_what_depends_on_it(
+    compressed: Compressed, tmp_path: Path
+) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(compressed.output, output)
+    command = [str(output) if word == compressed.output else word for word in compressed.command]
+    command[command.index("--embedding-dim") + 1] = "3"
+    printed = succeed(*command)
+    assert "rewrite-embedding] running again: policy {'rank': 2} -> {'rank': 3}" in printed
+    for stage in ("statistics-mlp", "rewrite-mlp", "finetune-mlp", "statistics-embedding"):
+        assert f"[{stage}] up to date" in printed
+
+
+def test_evaluate_repeats_the_figures_of_the_report(compressed: Compressed, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    succeed(
+        "jobs/evaluate.py",
+        *("--data", compressed.data, "--checkpoint", f"{compressed.output}/checkpoint", "--json", str(file)),
+    )
+    measured = json.loads(file.read_text())
+    shipped = next(
+        row
+        for row in report_of(compressed)["rows"]
+        if (row["name"], row["stage"]) == ("afm-emb", "after-finetune")
+    )
+    assert measured["auc"] == shipped["auc"]
+    assert measured["log_loss"] == shipped["log_loss"]
+    assert measured["parameters"] == shipped["parameters"]

@@ -1,0 +1,126 @@
+"""Mistakes: one clear line, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.commands import fail, run
+from tests.jobs.conftest import Compressed, write_clicks
+
+
+def prepare_command(source: Path, output: Path) -> list[str]:
+    return [
+        "jobs/prepare.py",
+        *("--source", "tabular", "--input", str(source), "--label", "click", "--output", str(output)),
+    ]
+
+
+def test_missing_input_file_is_named(tmp_path: Path) -> None:
+    message = fail(*prepare_command(tmp_path / "absent.csv", tmp_path / "data"), code=1)
+    assert "absent.csv" in message
+
+
+def test_missing_label_column_is_named_with_the_columns_there_are(tmp_path: Path) -> None:
+    write_clicks(tmp_path / "clicks.csv", 50, header="clicked")
+    message = fail(*prepare_command(tmp_path / "clicks.csv", tmp_path / "data"), code=2)
+    assert "click" in message
+    assert "clicked" in message
+
+
+@pytest.mark.ray
+def test_labels_other_than_0_and_1_are_refused(tmp_path: Path) -> None:
+    write_clicks(tmp_path / "clicks.csv", 50)
+    text = (tmp_path / "clicks.csv").read_text()
+    lines = [line.replace("0,", "no,", 1).replace("1,", "yes,", 1) for line in text.splitlines()]
+    (tmp_path / "clicks.csv").write_text("\n".join(lines))
+    message = fail(*prepare_command(tmp_path / "clicks.csv", tmp_path / "data"), code=1)
+    assert "label" in message
+
+
+@pytest.mark.ray
+def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
+    write_clicks(tmp_path / "clicks.csv", 50)
+    with (tmp_path / "clicks.csv").open("a") as file:
+        file.write("1,u1,a1\n")
+    message = fail(*prepare_command(tmp_path / "clicks.csv", tmp_path / "data"), code=1)
+    assert "clicks.csv:52" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--mlp-rank", "401"], "--mlp-rank 401"),
+        (["--mlp-rank", "0"], "rank 0"),
+        (["--embedding-dim", "17"], "--embedding-dim 17"),
+        (["--mlp-rank", "4", "--mlp-energy", "0.9"], "exclude each other"),
+        (["--mlp-energy", "1.5"], "1.5"),
+        (["--checkpoint", "somewhere"], "--data"),
+        (["--data", "somewhere"], "--output"),
+        (["--preset", "afm-crito"], "afm-criteo"),
+        (["--model", "deepfn"], "deepfm"),
+    ],
+)
+def test_wrong_option_exits_2_and_is_named(options: list[str], expected: str, tmp_path: Path) -> None:
+    output = [] if options[0] == "--data" else ["--output", str(tmp_path / "run")]
+    assert expected in fail("jobs/compress.py", *options, *output, code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_option_exits_2() -> None:
+    assert run("jobs/compress.py", "--no-such-option", "1").returncode == 2
+
+
+def test_relative_path_under_job_submit_is_explained(tmp_path: Path) -> None:
+    result = run(
+        "jobs/compress.py", "--data", "data", "--output", str(tmp_path), RAY_JOB_CONFIG_JSON_ENV_VAR="{}"
+    )
+    assert result.returncode == 2
+    assert "--data data: relative path under 'ray job submit'" in result.stderr
+
+
+def test_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    message = fail("jobs/train.py", "--data", str(tmp_path), "--output", str(tmp_path / "run"), code=1)
+    assert "not a dataset directory" in message
+    assert "prepare" in message
+
+
+@pytest.mark.ray
+def test_truncated_shard_is_refused_by_name_and_the_run_can_go_on(
+    compressed: Compressed, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(compressed.data, data)
+    shard = data / "test" / "part-00000.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-10])
+    command = [
+        "jobs/evaluate.py",
+        *("--data", str(data), "--checkpoint", f"{compressed.trained}/checkpoint"),
+    ]
+    message = fail(*command, code=1)
+    assert "part-00000.parquet" in message
+    assert "truncated" in message
+    shard.write_bytes(content)
+    assert run(*command).returncode == 0
+
+
+@pytest.mark.ray
+def test_checkpoint_of_another_schema_is_refused_by_field(compressed: Compressed, tmp_path: Path) -> None:
+    write_clicks(tmp_path / "clicks.csv", 500)
+    assert run(*prepare_command(tmp_path / "clicks.csv", tmp_path / "data")).returncode == 0
+    message = fail(
+        "jobs/evaluate.py",
+        *("--data", str(tmp_path / "data"), "--checkpoint", f"{compressed.trained}/checkpoint"),
+        code=1,
+    )
+    assert "another schema" in message
+    assert "field" in message
+
+
+def test_dry_run_starts_nothing(tmp_path: Path) -> None:
+    result = run("jobs/compress.py", "--dry-run", "--output", str(tmp_path / "run"))
+    assert result.returncode == 0
+    assert not (tmp_path / "run").exists()

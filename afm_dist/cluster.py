@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +63,8 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+        # The logs of workers stay in the dashboard; the driver says what happened.
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
     console.say("starting a local Ray")
     ray.init(
@@ -76,8 +77,26 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
 
 
 def available_cpus() -> int:
-    """CPUs of the connected cluster."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    """CPUs the connected cluster has now, at least 1: a head without CPUs may be alone at first."""
+    return max(1, sum(node_cpus()))
+
+
+def node_cpus() -> list[int]:
+    """CPUs of each node of the connected cluster."""
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+
+
+def cpus_per_worker(nodes: Sequence[int], workers: int) -> int:
+    """Most CPUs that each of some equal workers can have when none spans two nodes; 0: they do not fit.
+
+    Args:
+        nodes: CPUs of each node.
+        workers: How many workers there are to be.
+    """
+    for cpus in range(max(nodes, default=0), 0, -1):
+        if sum(node // cpus for node in nodes) >= workers:
+            return cpus
+    return 0
 
 
 def run_tasks(
@@ -86,7 +105,9 @@ def run_tasks(
     *,
     finished: Callable[[Item, Any], None],
 ) -> None:
-    """Run one Ray task per item with a bounded number in flight.
+    """Run one Ray task per item with a bounded number in flight: twice the CPUs there are.
+
+    The bound follows a cluster that grows or shrinks meanwhile.
 
     Args:
         submit: Starts the task of an item and returns its object reference.
@@ -97,10 +118,10 @@ def run_tasks(
         AfmError: what a task raised.
         StageError: workers kept dying, beyond Ray's own retries.
     """
-    limit = IN_FLIGHT_PER_CORE * available_cpus()
     waiting = list(reversed(items))
     in_flight: dict[Any, Item] = {}
     while waiting or in_flight:
+        limit = IN_FLIGHT_PER_CORE * available_cpus()
         while waiting and len(in_flight) < limit:
             item = waiting.pop()
             in_flight[submit(item)] = item

@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from afm_dist import console, storage
-from afm_dist.cluster import available_cpus, ensure_ray
+from afm_dist.cluster import cpus_per_worker, ensure_ray, node_cpus
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import AfmError, OptionError, StageError
 from afm_dist.training.loop import History
@@ -41,7 +41,7 @@ def fit(
         recipe: The same for all candidates, with the same order of rows.
         folder: Of the stage, on storage that all workers share; an interrupted training goes on
             from what lies there.
-        workers: Data-parallel workers; the CPUs of the cluster are shared out among them.
+        workers: Data-parallel workers; the CPUs of each node are shared out among them.
         fine_tuning: Whether the state before the first step competes for being kept.
 
     Returns:
@@ -57,10 +57,13 @@ def fit(
     manifest.shards("validation")
     if waiting:
         ensure_ray()
-        cpus = available_cpus()
-        if workers > cpus:
-            raise OptionError(f"--workers {workers}: Ray has only {cpus} CPUs; use at most {cpus}")
-        threads = max(1, cpus // workers)
+        nodes = node_cpus()
+        threads = cpus_per_worker(nodes, workers)
+        if threads == 0:
+            raise OptionError(
+                f"--workers {workers}: Ray has only {sum(nodes)} CPUs; use at most that many workers, or "
+                "start more nodes first"
+            )
         assignment = Assignment(
             candidates=tuple(candidates),
             data=storage.absolute(manifest.location),

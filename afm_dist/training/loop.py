@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import Batch, TrainingOrder, read_batches
@@ -145,7 +144,6 @@ def train(
         rank=worker.rank,
         world_size=worker.world_size,
     )
-    runner = DistributedDataParallel(model) if worker.world_size > 1 else model
     evaluations = evaluation_steps(recipe, manifest)
 
     def evaluate(train_loss: float | None) -> None:
@@ -168,7 +166,7 @@ def train(
                 recipe.batch_size, manifest.rows("train") - step % order.steps * recipe.batch_size
             )
             torch.manual_seed(_step_seed(recipe.seed, step, worker.rank))
-            losses.append(_step(runner, optimizer, batch, global_rows, worker.world_size))
+            losses.append(_step(model, optimizer, batch, global_rows, worker.world_size))
             step += 1
             progress(global_rows)
             if step in evaluations:
@@ -192,11 +190,28 @@ def _step(model: nn.Module, optimizer: LazyAdam, batch: Batch, global_rows: int,
     optimizer.zero_grad()
     logits = model(batch.ids.long(), batch.numeric)
     total = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
-    # DDP averages gradients over the workers; this makes the average that of the global batch.
-    loss = total * (world_size / global_rows)
-    loss.backward()
+    (total / global_rows).backward()
+    if world_size > 1:
+        _sum_gradients(model)
     optimizer.step()
-    return loss.detach()
+    return total.detach() * (world_size / global_rows)
+
+
+def _sum_gradients(model: nn.Module) -> None:
+    """Add up the workers' gradients: all dense ones in one message, each sparse one in one.
+
+    Not by ``DistributedDataParallel``, which takes gradients for sparse of ``nn.Embedding`` only.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    dense = [gradient for gradient in gradients if not gradient.is_sparse]
+    joined = torch.cat([gradient.flatten() for gradient in dense])
+    dist.all_reduce(joined)
+    parts = joined.split([gradient.numel() for gradient in dense])
+    for gradient, part in zip(dense, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    for gradient in gradients:
+        if gradient.is_sparse:
+            dist.all_reduce(gradient)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

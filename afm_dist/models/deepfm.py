@@ -55,7 +55,7 @@ class DeepFM(nn.Module):
         """Ids (B, F) and numbers (B, C) -> logits (B,)."""
         codes, vectors = self.embedding(ids)
         first = self.mlp[0]
-        folded = first.in_features == codes[0].numel() + numeric.shape[1]
+        folded = first.in_features == codes.shape[1:].numel() + numeric.shape[1]
         inputs = torch.cat([(codes if folded else vectors).flatten(1), numeric], 1)
         deep = self.mlp(inputs).squeeze(1)
         logits: Tensor = self.linear(ids, numeric) + factorization_machine(vectors) + deep

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows per float32 product: short enough that its rounding stays below the bound of 1e-6.
+# Rows per float32 product, so that its rounding stays below the bound of 1e-6.
 PRODUCT_ROWS = 1024
+# Relative error of a batch's float32 products above which they are done again in float64.
+PRODUCT_TOLERANCE = 4e-7
 # Rows of a table per float64 block: bounds memory by the block, not the table.
 TABLE_ROWS = 1 << 16
 
@@ -94,7 +96,8 @@ class MomentAccumulator:
     """Moments of a stream of batches, one batch in memory at a time.
 
     Rows are shifted by the running mean before the product, so the product may run in the rows'
-    own precision (float32) and still meet the error bound of 1e-6; it is summed in float64.
+    own precision (float32); it is summed in float64. A batch whose product is not good enough for
+    the error bound of 1e-6 is done again in float64.
 
     Args:
         width: M, the number of dimensions.
@@ -130,26 +133,35 @@ class MomentAccumulator:
         mean = self._moments.mean if seen else rows[:PRODUCT_ROWS].mean(0, dtype=torch.float64)
         shift = mean.to(rows)
         total = torch.zeros(rows.shape[1], dtype=torch.float64)
+        squares = torch.zeros(rows.shape[1], dtype=torch.float64)
         gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
         for block in rows.split(PRODUCT_ROWS):
             shifted = block - shift
-            total += shifted.sum(0, dtype=torch.float64).cpu()
             gram += (shifted.T @ shifted).cpu()
+            wide = shifted.double()
+            total += wide.sum(0).cpu()
+            squares += wide.square_().sum(0).cpu()
+        residual = total / rows.shape[0]
+        scatter = gram - torch.outer(total, residual)
+        if rows.dtype == torch.float32 and not _accurate(gram, squares, scatter):
+            return self._batch_moments(rows.double())
         if not torch.isfinite(total).all():
             raise ValueError("NaN or infinity")
-        if not torch.isfinite(gram).all():  # float32 squares overflow from 1.8e19 on
-            return self._batch_moments(rows.double()) if rows.dtype == torch.float32 else _overflow()
-        count = rows.shape[0]
-        residual = total / count
-        return Moments(
-            count=count,
-            mean=shift.double().cpu() + residual,
-            scatter=gram - torch.outer(total, residual),
-        )
+        if not torch.isfinite(gram).all():
+            raise ValueError("values so large that their squares overflow float64")
+        return Moments(count=rows.shape[0], mean=shift.double().cpu() + residual, scatter=scatter)
 
 
-def _overflow() -> Moments:
-    raise ValueError("values so large that their squares overflow float64")
+def _accurate(gram: Tensor, squares: Tensor, scatter: Tensor) -> bool:
+    """Whether a float32 product is good enough, judged by its diagonal, which float64 also gave.
+
+    It is not when the running mean was far from this batch's (the shift is then much larger than
+    the deviations), when all rows take a few values only (their roundings add up instead of
+    cancelling), and when squares overflow.
+    """
+    error = torch.linalg.vector_norm(gram.diagonal() - squares)
+    allowed = PRODUCT_TOLERANCE * torch.linalg.vector_norm(scatter.diagonal())
+    return bool(error.isfinite() and error <= allowed)
 
 
 def moments_of_table(table: Tensor, counts: Tensor) -> Moments:

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from afm_dist.dataset.manifest import Manifest
+from tests.small_dataset import write_dataset
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of two CPUs, shared by all tests of a session."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Manifest:
+    """A dataset directory of a test's own, which it may damage."""
+    return write_dataset(tmp_path / "data")

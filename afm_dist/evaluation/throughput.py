@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from afm_dist.dataset.reader import Batch
+from afm_dist.evaluation.timing import Speedup, time_in_turn
 
 BATCH_SIZE = 10_000
 ROUNDS = 9
-WARM_UP_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -48,23 +47,17 @@ def compare_throughput(
         The reference's rows per second (median), and the model's throughput.
     """
     ids, numeric = batch.ids.long(), batch.numeric
-    times: list[tuple[float, float]] = []
     with torch.inference_mode():
-        for _ in range(WARM_UP_ROUNDS + rounds):
-            pair = []
-            for candidate in (reference, model):
-                started = time.perf_counter()
-                candidate(ids, numeric)
-                pair.append(time.perf_counter() - started)
-            times.append((pair[0], pair[1]))
-    times = times[WARM_UP_ROUNDS:]
-    ratios = [ours_reference / ours for ours_reference, ours in times]
+        seconds = time_in_turn(
+            {"reference": lambda: reference(ids, numeric), "model": lambda: model(ids, numeric)}, rounds
+        )
+    speedup = Speedup.over(seconds["reference"], seconds["model"])
     return (
-        len(batch) / statistics.median(reference_time for reference_time, _ in times),
+        len(batch) / statistics.median(seconds["reference"]),
         Throughput(
-            rows_per_second=len(batch) / statistics.median(own for _, own in times),
-            ratio=statistics.median(ratios),
-            ratio_min=min(ratios),
-            ratio_max=max(ratios),
+            rows_per_second=len(batch) / statistics.median(seconds["model"]),
+            ratio=speedup.median,
+            ratio_min=speedup.smallest,
+            ratio_max=speedup.largest,
         ),
     )

@@ -166,7 +166,7 @@ def train(
                 recipe.batch_size, manifest.rows("train") - step % order.steps * recipe.batch_size
             )
             torch.manual_seed(_step_seed(recipe.seed, step, worker.rank))
-            losses.append(_step(model, optimizer, batch, global_rows, worker.world_size))
+            losses.append(train_step(model, optimizer, batch, global_rows, worker.world_size))
             step += 1
             progress(global_rows)
             if step in evaluations:
@@ -184,8 +184,21 @@ def train(
     return history
 
 
-def _step(model: nn.Module, optimizer: LazyAdam, batch: Batch, global_rows: int, world_size: int) -> Tensor:
-    """One update; returns this worker's share of the mean loss, times the number of workers."""
+def train_step(
+    model: nn.Module, optimizer: LazyAdam, batch: Batch, global_rows: int, world_size: int = 1
+) -> Tensor:
+    """One update of the weights.
+
+    Args:
+        model: Called with ids and numbers.
+        optimizer: Of its weights.
+        batch: This worker's rows.
+        global_rows: Rows of all workers.
+        world_size: Number of workers.
+
+    Returns:
+        This worker's share of the mean loss, times the number of workers.
+    """
     model.train()
     optimizer.zero_grad()
     logits = model(batch.ids.long(), batch.numeric)

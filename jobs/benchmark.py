@@ -1,0 +1,124 @@
+"""Measure performance: rows a second of the parts that take the time, each against a reference.
+
+python jobs/benchmark.py training
+python jobs/benchmark.py inference --vocabulary 33762577 --json inference.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from afm_dist import console
+from afm_dist.errors import OptionError
+
+if TYPE_CHECKING:
+    from jobs.benchmarks.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Measure performance. What is compared runs in turn; ratios are those of the same round."""
+
+    suite: tyro.conf.Positional[Literal["prepare", "statistics", "training", "inference"]]
+    """prepare: raw log to shards. statistics: moments of the layers, one thread. training: DeepFM
+    with lazily updated tables. inference: DeepFM before and after compression."""
+    json: str | None = None
+    """Also write the figures to this file."""
+    rounds: int = 7
+    """Rounds that count."""
+    rows: int = 1_000_000
+    """prepare: rows of the log."""
+    vocabulary: int = 10_000_000
+    """training, inference: ids of all fields together; training compares with a tenth of them."""
+    hidden: tuple[int, ...] = (400, 400, 400)
+    """statistics, training, inference: widths of the MLP's hidden layers."""
+    mlp_rank: int = 64
+    """inference: rank of the MLP's second and third linear layers."""
+    embedding_dim: int = 2
+    """inference: embedding dimension after compression."""
+    threads: int | None = None
+    """training, inference: threads of PyTorch; all cores without it."""
+    quick: bool = False
+    """Tiny sizes and one round: shows that the suites run; the figures mean nothing."""
+
+    @property
+    def small(self) -> Benchmark:
+        """The same with tiny sizes."""
+        return replace(
+            self, rounds=1, rows=2_000, vocabulary=20_000, hidden=(16, 16, 16), mlp_rank=4, embedding_dim=2
+        )
+
+
+def main(config: Benchmark) -> None:
+    """Run the job."""
+    check(config)
+    console.say(f"afm-dist benchmark: {config.suite}")
+    # torch and Ray take seconds to import: after the first line.
+    from afm_dist import storage
+    from afm_dist.cluster import check_paths
+    from jobs.benchmarks.result import table
+
+    check_paths(json=config.json)
+    results = measure(config.small if config.quick else config)
+    console.out.print(table(results))
+    if config.json:
+        storage.write_json(config.json, [asdict(result) for result in results])
+
+
+def check(config: Benchmark) -> None:
+    """Refuse options that cannot work.
+
+    Raises:
+        OptionError: names the option and the fix.
+    """
+    for option in ("rounds", "rows", "vocabulary", "mlp_rank", "embedding_dim", "threads"):
+        value = getattr(config, option)
+        if value is not None and value < 1:
+            raise OptionError(f"--{option.replace('_', '-')} {value}: must be at least 1")
+    if len(config.hidden) < 3:
+        raise OptionError(f"--hidden {' '.join(map(str, config.hidden))}: the suites need three layers")
+
+
+def measure(config: Benchmark) -> list[Result]:
+    """The figures of a suite."""
+    import torch
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    batch_size = 100 if config.quick else 10_000
+    if config.suite == "prepare":
+        from jobs.benchmarks import preparation
+
+        return preparation.run(rows=config.rows, rounds=config.rounds)
+    if config.suite == "statistics":
+        from jobs.benchmarks import layer_statistics
+
+        rows = batch_size if config.quick else 8192
+        return layer_statistics.run(hidden=config.hidden, batch_size=rows, rounds=config.rounds)
+    if config.suite == "training":
+        from jobs.benchmarks import training
+
+        return training.run(
+            vocabularies=(config.vocabulary // 10, config.vocabulary),
+            hidden=config.hidden,
+            batch_sizes=(batch_size // 10, batch_size),
+            rows_per_run=2 * batch_size,
+            rounds=config.rounds,
+        )
+    from jobs.benchmarks import inference
+
+    return inference.run(
+        vocabulary=config.vocabulary,
+        hidden=config.hidden,
+        mlp_rank=config.mlp_rank,
+        embedding_dim=config.embedding_dim,
+        batch_size=batch_size,
+        rounds=config.rounds,
+    )
+
+
+if __name__ == "__main__":
+    console.run_job(Benchmark, main)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.benchmark import Benchmark, check, main
+from jobs.benchmarks.result import Result, rates
+
+SCHEMA = {"suite", "name", "value", "unit", "reference", "ratio", "ratio_min", "ratio_max", "runs"}
+
+
+def run(suite: Any, folder: Path) -> list[dict[str, Any]]:
+    output = folder / "figures.json"
+    main(Benchmark(suite=suite, quick=True, json=str(output)))
+    figures: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))
+    return figures
+
+
+def check_figures(figures: list[dict[str, Any]], suite: str) -> None:
+    names = [figure["name"] for figure in figures]
+    assert len(set(names)) == len(names)
+    for figure in figures:
+        assert set(figure) == SCHEMA
+        assert figure["suite"] == suite
+        assert figure["value"] >= 0
+        assert figure["runs"] == 1
+        if figure["ratio"] is None:
+            assert figure["ratio_min"] is None and figure["ratio_max"] is None
+        else:
+            assert figure["reference"] in names
+            assert 0 < figure["ratio_min"] <= figure["ratio"] <= figure["ratio_max"]
+
+
+@pytest.mark.parametrize("suite", ["statistics", "training", "inference"])
+def test_suite_writes_its_figures(suite: str, tmp_path: Path) -> None:
+    figures = run(suite, tmp_path)
+    check_figures(figures, suite)
+    assert any(figure["ratio"] is not None for figure in figures)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_preparation_is_compared_with_parsing(tmp_path: Path) -> None:
+    figures = run("prepare", tmp_path)
+    check_figures(figures, "prepare")
+    assert [figure["reference"] for figure in figures] == [None, figures[0]["name"]]
+
+
+def test_statistics_are_exact_far_from_the_origin(tmp_path: Path) -> None:
+    (error,) = [figure for figure in run("statistics", tmp_path) if figure["unit"] == "relative"]
+    assert error["value"] < 1e-6
+
+
+def test_ratio_is_the_median_of_the_rounds() -> None:
+    seconds = {"slow": [4.0, 3.0, 8.0], "fast": [2.0, 3.0, 2.0]}
+    slow, fast = rates("suite", 12, seconds, "slow")
+    assert slow == Result(suite="suite", name="slow", value=3.0, unit="rows/s", runs=3)
+    assert (fast.value, fast.reference) == (6.0, "slow")
+    assert (fast.ratio, fast.ratio_min, fast.ratio_max) == (2.0, 1.0, 4.0)
+
+
+def test_schema_is_the_contract() -> None:
+    assert {field.name for field in fields(Result)} == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rounds": 0}, "--rounds 0"), ({"hidden": (4, 4)}, "--hidden 4 4"), ({"rows": -1}, "--rows -1")],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(Benchmark(suite="training", **options))

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.benchmark import Benchmark, check, main
 from jobs.benchmarks.result import Result, rates
+from tests.jobs import commands
 
 SCHEMA = {"suite", "name", "value", "unit", "reference", "ratio", "ratio_min", "ratio_max", "runs"}
 
@@ -35,11 +36,18 @@ def check_figures(figures: list[dict[str, Any]], suite: str) -> None:
             assert 0 < figure["ratio_min"] <= figure["ratio"] <= figure["ratio_max"]
 
 
-@pytest.mark.parametrize("suite", ["statistics", "training", "inference"])
+@pytest.mark.parametrize("suite", ["statistics", "inference"])
 def test_suite_writes_its_figures(suite: str, tmp_path: Path) -> None:
     figures = run(suite, tmp_path)
     check_figures(figures, suite)
     assert any(figure["ratio"] is not None for figure in figures)
+
+
+def test_training_by_command_warns_of_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    result = commands.run("jobs/benchmark.py", "training", "--quick", "--json", str(output))
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    check_figures(json.loads(output.read_text(encoding="utf-8")), "training")
 
 
 @pytest.mark.ray

@@ -195,7 +195,7 @@ def relu_modes(report: Report) -> Html:
     words = (
         "A linear layer becomes two. “none” puts nothing between them; “plain” a ReLU, as published; "
         "“shifted” a ReLU moved below the bulk of the data, so that it changes little before fine-tuning. "
-        "The mode is chosen on the validation split."
+        "The chosen mode is the option --activation of the run; the others are here to compare."
     )
     table = Grid(
         caption="Quality by activation",

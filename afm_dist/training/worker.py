@@ -223,13 +223,13 @@ def summary(history: History) -> dict[str, Any]:
     if history.kept_step == 0:
         others = [point.validation_auc for point in history.curve[1:]]
         reason = (
-            f"no evaluation beat the validation AUC {best.validation_auc:.4f} from before "
-            f"fine-tuning (the best after it was {max(others):.4f})"
+            f"no evaluation beat the validation AUC {best.validation_auc:.5f} from before "
+            f"fine-tuning (the best after it was {max(others):.5f})"
             if others
             else "nothing was trained"
         )
         return {"kept": "before fine-tuning", "reason": reason}
-    reason = f"validation AUC {first.validation_auc:.4f} -> {best.validation_auc:.4f}, the best seen"
+    reason = f"validation AUC {first.validation_auc:.5f} -> {best.validation_auc:.5f}, the best seen"
     if last.step != best.step:
-        reason += f" (it fell to {last.validation_auc:.4f} by step {last.step})"
+        reason += f" (it fell to {last.validation_auc:.5f} by step {last.step})"
     return {"kept": f"step {history.kept_step}", "reason": reason}

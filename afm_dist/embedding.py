@@ -34,6 +34,7 @@ class FusedEmbedding(nn.Module):
         weight: Codes of all fields, shape (V, K).
         projection: Shape (F, T, K); None without a projection.
         bias: Shape (F, T); None without a projection.
+        folded: Whether the layer behind reads the codes instead of the embeddings (paper eq. 12).
     """
 
     offsets: Tensor
@@ -57,6 +58,7 @@ class FusedEmbedding(nn.Module):
         self.cardinalities = tuple(cardinalities)
         self.dim = dim
         self.sparse = sparse
+        self.folded = False
         self.weight = nn.Parameter(torch.empty(sum(cardinalities), code_dim or dim))
         nn.init.normal_(self.weight, std=std)
         self.register_buffer("offsets", first_rows(self.cardinalities), persistent=False)
@@ -99,4 +101,7 @@ class FusedEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
-        return f"fields={len(self.names)}, rows={self.weight.shape[0]}, dim={self.dim}, codes={self.code_dim}"
+        return (
+            f"fields={len(self.names)}, rows={self.weight.shape[0]}, dim={self.dim}, codes={self.code_dim}, "
+            f"folded={self.folded}"
+        )

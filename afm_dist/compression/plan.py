@@ -46,8 +46,8 @@ class PlanEntry:
     folded_into: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise OptionError(f"rank {self.rank} of {self.name}: a rank is at least 1")
+        if type(self.rank) is not int or self.rank < 1:
+            raise OptionError(f"rank {self.rank!r} of {self.name}: a rank is a whole number, at least 1")
         if self.method not in METHODS:
             raise OptionError(f"method {self.method!r} of {self.name}: choose from {', '.join(METHODS)}")
         if self.activation not in ACTIVATIONS:

@@ -72,10 +72,12 @@ def plan_ranks(
         folded_into: Linear layer that reads a table's codes directly.
 
     Raises:
-        OptionError: a rank larger than its module.
+        OptionError: a rank larger than its module, or moments of no rows.
     """
     ranks: dict[str, int] = {}
     for name, item in moments.items():
+        if item.count == 0:
+            raise OptionError(f"the moments of {name} hold no rows: the model was never called through it")
         rank = policy.choose(name, eigendecompose(item))
         module = module_name(name)
         ranks[module] = max(rank, ranks.get(module, 0))

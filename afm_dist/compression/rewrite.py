@@ -115,6 +115,11 @@ def _replacement(model: nn.Module, entry: PlanEntry) -> tuple[nn.Module, nn.Modu
 
 
 def _find(model: nn.Module, name: str) -> nn.Module:
+    if not name:
+        raise OptionError(
+            f"the model itself is a {type(model).__name__} and has no parent to replace it in; "
+            "wrap it, for example in nn.Sequential"
+        )
     try:
         return model.get_submodule(name)
     except AttributeError:
@@ -193,6 +198,11 @@ def _table_factors(
 
 def _build_embedding(original: nn.Embedding, entry: PlanEntry) -> ProjectedEmbedding:
     _check_width(entry, original.embedding_dim)
+    if original.max_norm is not None:
+        raise OptionError(
+            f"{entry.name} has max_norm={original.max_norm}: its rows change when they are looked up, "
+            "which no fixed projection follows; leave this module out of the plan"
+        )
     return ProjectedEmbedding(
         original.num_embeddings, original.embedding_dim, entry.rank, sparse=original.sparse
     )
@@ -243,7 +253,7 @@ def _projection(table: FusedEmbedding) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _fold_structure_(model: nn.Module, entry: PlanEntry, table: FusedEmbedding) -> nn.Linear:
-    """Narrow the linear layer's input; returns the original layer."""
+    """Let the linear layer read the codes, its input narrowed; returns the original layer."""
     name = cast(str, entry.folded_into)
     linear = _find(model, name)
     declared = getattr(model, "folds", {})
@@ -259,6 +269,7 @@ def _fold_structure_(model: nn.Module, entry: PlanEntry, table: FusedEmbedding) 
     )
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, narrow)
+    table.folded = True
     return linear
 
 

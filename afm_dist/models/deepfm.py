@@ -54,9 +54,7 @@ class DeepFM(nn.Module):
     def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> logits (B,)."""
         codes, vectors = self.embedding(ids)
-        first = self.mlp[0]
-        folded = first.in_features == codes.shape[1:].numel() + numeric.shape[1]
-        inputs = torch.cat([(codes if folded else vectors).flatten(1), numeric], 1)
+        inputs = torch.cat([(codes if self.embedding.folded else vectors).flatten(1), numeric], 1)
         deep = self.mlp(inputs).squeeze(1)
         logits: Tensor = self.linear(ids, numeric) + factorization_machine(vectors) + deep
         return logits

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afm_dist import storage
+from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.errors import DataError, OptionError
+
+PLAN = Plan(
+    entries=(
+        PlanEntry(name="mlp.3", method="afm", rank=64, activation="shifted", kappa=2.5),
+        PlanEntry(name="mlp.6", method="svd", rank=3, activation="plain"),
+        PlanEntry(name="embedding", method="afm", rank=2, folded_into="mlp.0"),
+    )
+)
+
+
+def test_a_plan_survives_json(tmp_path: Path) -> None:
+    PLAN.save(str(tmp_path / "plan.json"))
+
+    assert Plan.load(str(tmp_path / "plan.json")) == PLAN
+
+
+def test_adding_plans_keeps_their_order() -> None:
+    first, rest = Plan(entries=PLAN.entries[:1]), Plan(entries=PLAN.entries[1:])
+
+    assert first + rest == PLAN
+
+
+def test_using_changes_every_entry_and_leaves_the_plan() -> None:
+    changed = PLAN.using(method="svd")
+
+    assert [entry.method for entry in changed.entries] == ["svd", "svd", "svd"]
+    assert [entry.name for entry in changed.entries] == [entry.name for entry in PLAN.entries]
+    assert [entry.method for entry in PLAN.entries] == ["afm", "svd", "afm"]
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1", "two"])
+def test_an_unknown_version_is_refused_by_name(tmp_path: Path, version: Any) -> None:
+    path = str(tmp_path / "plan.json")
+    storage.write_json(path, {**PLAN.to_json(), "format_version": version})
+
+    with pytest.raises(DataError, match=rf"plan\.json: plan format version {version!r} is unknown"):
+        Plan.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "tucker"}, "method 'tucker' of mlp.3: choose from afm, svd"),
+        ({"activation": "gelu"}, "activation 'gelu' of mlp.3: choose from none, plain, shifted"),
+        ({"rank": 0}, "rank 0 of mlp.3"),
+        ({"rank": "8"}, "rank"),
+        ({"rank": 2.5}, "rank 2.5 of mlp.3"),
+        ({"colour": "red"}, "colour"),
+    ],
+    ids=str,
+)
+def test_an_entry_that_is_not_understood_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+    value = PLAN.to_json()
+    value["entries"][0] |= change
+
+    with pytest.raises(DataError) as error:
+        Plan.from_json(value, source="plan.json")
+
+    assert str(error.value).startswith("plan.json: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value", [[], 7, None, "plan", {}, {"format_version": 1}, {"format_version": 1, "entries": [3]}]
+)
+def test_what_is_not_a_plan_is_refused(value: Any) -> None:
+    with pytest.raises(DataError, match=r"^plan\.json: "):
+        Plan.from_json(value, source="plan.json")
+
+
+@pytest.mark.parametrize(
+    "entry", [{"method": "qr", "rank": 1}, {"method": "afm", "rank": -2}], ids=["method", "rank"]
+)
+def test_a_plan_written_by_hand_is_checked_too(entry: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"mlp\.3"):
+        PlanEntry(name="mlp.3", **entry)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afm_dist.compression.ranks import FixedRank, KeptEnergy, field_key, module_name, plan_ranks
+from afm_dist.errors import OptionError
+from afm_dist.statistics.moments import Moments
+
+
+def with_variances(*variances: float) -> Moments:
+    scatter = torch.diag(torch.tensor(variances, dtype=torch.float64)) * 10
+    return Moments(count=10, mean=torch.ones(len(variances), dtype=torch.float64), scatter=scatter)
+
+
+MOMENTS = {"mlp.3": with_variances(1.0, 90.0, 9.0), "mlp.6": with_variances(50.0, 50.0)}
+
+
+def test_a_fixed_rank_is_the_same_everywhere() -> None:
+    plan = plan_ranks(MOMENTS, FixedRank(rank=2), activation="shifted", kappa=3.0)
+
+    assert [(entry.name, entry.rank) for entry in plan.entries] == [("mlp.3", 2), ("mlp.6", 2)]
+    assert {(entry.method, entry.activation, entry.kappa) for entry in plan.entries} == {
+        ("afm", "shifted", 3.0)
+    }
+
+
+@pytest.mark.parametrize(("share", "ranks"), [(0.5, [1, 1]), (0.9, [1, 2]), (0.99, [2, 2]), (1.0, [3, 2])])
+def test_kept_energy_follows_each_spectrum(share: float, ranks: list[int]) -> None:
+    plan = plan_ranks(MOMENTS, KeptEnergy(share=share))
+
+    assert [entry.rank for entry in plan.entries] == ranks
+
+
+def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
+    moments = {
+        field_key("embedding", "site"): with_variances(99.0, 0.5, 0.5),
+        field_key("embedding", "ad"): with_variances(40.0, 30.0, 30.0),
+        field_key("embedding", "hour"): with_variances(60.0, 39.5, 0.5),
+    }
+
+    plan = plan_ranks(moments, KeptEnergy(share=0.99), folded_into="mlp.0")
+
+    assert [(entry.name, entry.rank, entry.folded_into) for entry in plan.entries] == [
+        ("embedding", 3, "mlp.0")
+    ]
+
+
+@pytest.mark.parametrize("field", ["site", "a[b]", "x y"])
+def test_a_field_key_leads_back_to_its_module(field: str) -> None:
+    assert module_name(field_key("tower.embedding", field)) == "tower.embedding"
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_fixed_rank_outside_a_layer_is_refused_by_name(rank: int) -> None:
+    with pytest.raises(OptionError, match=rf"rank {rank} for mlp\.6: must lie in 1\.\.2"):
+        plan_ranks({"mlp.6": MOMENTS["mlp.6"]}, FixedRank(rank=rank))
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.01, 99.0, float("nan")])
+def test_an_energy_that_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(OptionError, match="energy"):
+        KeptEnergy(share=share)
+
+
+def test_moments_of_no_rows_are_refused_by_name() -> None:
+    with pytest.raises(OptionError, match=r"mlp\.9"):
+        plan_ranks({"mlp.9": Moments.empty(4)}, FixedRank(rank=1))

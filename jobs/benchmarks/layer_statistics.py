@@ -97,7 +97,7 @@ def _accuracy(width: int, batch_size: int) -> Result:
     error = (accumulator.moments.covariance - expected).norm() / expected.norm()
     return Result(
         suite=SUITE,
-        name=f"covariance error, mean {OFFSET:g} deviations",
+        name=f"covariance error at {OFFSET:g} sigma",
         value=float(error),
         unit="relative",
         reference="two passes in float64",

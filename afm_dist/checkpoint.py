@@ -140,7 +140,9 @@ def load_config(location: str) -> ModelConfig:
             fields=tuple(Field(**item) for item in content["fields"]),
             plan=Plan.from_json(content["compression"], source=path),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: damaged ({error})") from error
 
 

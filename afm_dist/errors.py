@@ -6,10 +6,15 @@ from __future__ import annotations
 class AfmError(Exception):
     """Base of every error that is reported in one line, without a traceback.
 
-    The message says what is wrong, where (file, field, option), and what to do.
+    The message says what is wrong, where (file, field, option), and what to do. Quoted messages
+    of other libraries may have several lines: they are joined.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        lines = (line.strip() for line in message.splitlines())
+        super().__init__(" ".join(line for line in lines if line))
 
 
 class OptionError(AfmError, ValueError):

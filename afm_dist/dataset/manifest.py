@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from afm_dist import storage
 from afm_dist.errors import DataError
@@ -24,6 +24,7 @@ FILE_NAME = "manifest.json"
 MAX_GROUPS = 256
 
 FieldKind = Literal["categorical", "numeric"]
+FIELD_KINDS: tuple[FieldKind, ...] = get_args(FieldKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,12 @@ class Field:
     cardinality: int = 0
     mean: float = 0.0
     deviation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in FIELD_KINDS:
+            raise ValueError(
+                f"kind {self.kind!r} of field {self.name!r}: choose from {', '.join(FIELD_KINDS)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,5 +183,5 @@ class Manifest:
                 sources=tuple(content["sources"]),
                 facts=content["facts"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: damaged ({error}); prepare the data again") from error

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from pyarrow import ArrowException
 from torch import Tensor
 
 from afm_dist import storage
-from afm_dist.dataset.manifest import Manifest, Shard
+from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.errors import DataError
 
 
@@ -81,13 +83,7 @@ def read_shard(manifest: Manifest, shard: Shard) -> Batch:
 
     ids = np.empty((table.num_rows, len(manifest.categorical)), dtype=np.int32)
     for i, field in enumerate(manifest.categorical):
-        values = columns[field.name].to_numpy()
-        if len(values) and not (values.min() >= 0 and values.max() < field.cardinality):
-            raise DataError(
-                f"{location}: field {field.name!r} holds id {int(values.max())} outside its table of "
-                f"{field.cardinality} rows; prepare the data again"
-            )
-        ids[:, i] = values
+        ids[:, i] = _checked_ids(columns[field.name], field, location)
     numeric = np.empty((table.num_rows, len(manifest.numeric)), dtype=np.float32)
     for i, field in enumerate(manifest.numeric):
         numeric[:, i] = columns[field.name].fill_null(0.0).to_numpy()
@@ -95,6 +91,21 @@ def read_shard(manifest: Manifest, shard: Shard) -> Batch:
     if len(labels) and not np.isin(labels, (0.0, 1.0)).all():
         raise DataError(f"{location}: labels other than 0 and 1; prepare the data again")
     return Batch(torch.from_numpy(ids), torch.from_numpy(numeric), torch.from_numpy(labels))
+
+
+def _checked_ids(column: pa.ChunkedArray, field: Field, location: str) -> NDArray[np.integer]:
+    """The ids of a field, every one a row of its table."""
+    if not pa.types.is_integer(column.type) or column.null_count:
+        what = f"{column.null_count} missing ids" if column.null_count else f"{column.type} instead of ids"
+        raise DataError(f"{location}: field {field.name!r} holds {what}; prepare the data again")
+    values: NDArray[np.integer] = column.to_numpy()
+    if len(values) and not (values.min() >= 0 and values.max() < field.cardinality):
+        outside = int(values.min() if values.min() < 0 else values.max())
+        raise DataError(
+            f"{location}: field {field.name!r} holds id {outside} outside its table of "
+            f"{field.cardinality} rows; prepare the data again"
+        )
+    return values
 
 
 def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[Batch]:

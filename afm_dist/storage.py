@@ -13,6 +13,7 @@ import shutil
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pyarrow import fs as pafs
 
@@ -38,7 +39,7 @@ def local_path(location: str) -> Path:
         ValueError: the location is on an object store.
     """
     if location.startswith("file://"):
-        return Path(location.removeprefix("file://"))
+        return Path(unquote(location.removeprefix("file://")))
     if is_uri(location):
         raise ValueError(f"{location} is not a local path")
     return Path(location)
@@ -213,7 +214,8 @@ def sha256(data: bytes) -> str:
 def file_sha256(location: str) -> str:
     """Hexadecimal SHA-256 of one file, read in pieces."""
     digest = hashlib.sha256()
-    filesystem, path = _remote(location) if is_uri(location) else (pafs.LocalFileSystem(), location)
+    local = (pafs.LocalFileSystem(), str(local_path(location))) if is_local(location) else None
+    filesystem, path = local or _remote(location)
     try:
         with filesystem.open_input_stream(path) as stream:
             while piece := stream.read(1 << 22):

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afm_dist import storage
+from afm_dist.runs import Resume, Run, Stage
+
+
+class Pipeline:
+    """data -> train -> compress -> report, and evaluate beside compress; counts what is done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.failing: str | None = None
+
+    def run(self, *, data: str = "d1", rate: float = 0.1, rank: int = 8, resume: Resume = "auto") -> Run:
+        run = Run(self.path, job="compress", config={"rate": rate}, resume=resume)
+        source = Stage.external("data", "elsewhere", data)
+        train = run.stage("train", self.work("train"), config={"rate": rate}, inputs=[source])
+        compress = run.stage("compress", self.work("compress"), config={"rank": rank}, inputs=[train])
+        run.stage("evaluate", self.work("evaluate"), inputs=[train, source])
+        run.stage("report", self.work("report"), inputs=[compress])
+        return run
+
+    def work(self, name: str):
+        def work(folder: str) -> None:
+            path = storage.join(folder, "parts")
+            done = storage.read_json(path) if storage.exists(path) else []
+            storage.write_json(path, [*done, "part"])
+            if self.failing == name:
+                raise RuntimeError("power cut")
+
+        return work
+
+    def parts(self, name: str) -> list[str]:
+        return storage.read_json(f"{self.path}/{name}/parts")
+
+
+ALL = ["train", "compress", "evaluate", "report"]
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return Pipeline(tmp_path / "run")
+
+
+def test_a_first_run_does_every_stage(pipeline: Pipeline) -> None:
+    run = pipeline.run()
+
+    assert (run.redone, run.reused) == (ALL, [])
+    assert all(storage.exists(f"{run.path}/{name}/_SUCCESS") for name in ALL)
+
+
+def test_a_second_run_does_nothing_and_says_so(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.run()
+    capsys.readouterr()
+
+    run = pipeline.run()
+
+    assert (run.redone, run.reused) == ([], ALL)
+    assert capsys.readouterr().out.splitlines() == [f"[{name}] up to date" for name in ALL]
+
+
+def test_a_changed_option_redoes_its_stage_and_its_dependents_and_says_which(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.run()
+    capsys.readouterr()
+
+    run = pipeline.run(rank=4)
+
+    said = capsys.readouterr().out
+    assert (run.redone, run.reused) == (["compress", "report"], ["train", "evaluate"])
+    assert "[compress] running again: rank 8 -> 4" in said
+    assert "[report] running again: its input 'compress' changed" in said
+
+
+def test_changed_data_redoes_everything_made_from_it(pipeline: Pipeline) -> None:
+    pipeline.run()
+
+    assert pipeline.run(data="d2").redone == ALL
+
+
+def test_going_back_to_the_old_option_redoes_the_stage(pipeline: Pipeline) -> None:
+    pipeline.run()
+    pipeline.run(rank=4)
+
+    assert pipeline.run().redone == ["compress", "report"]
+
+
+@pytest.mark.parametrize(
+    ("deleted", "redone"),
+    [
+        ("train", ALL),
+        ("compress", ["compress", "report"]),
+        ("evaluate", ["evaluate"]),
+        ("report", ["report"]),
+    ],
+)
+def test_deleting_a_marker_redoes_that_stage_and_its_dependents_only(
+    pipeline: Pipeline, deleted: str, redone: list[str]
+) -> None:
+    pipeline.run()
+    Path(pipeline.path, deleted, "_SUCCESS").unlink()
+
+    run = pipeline.run()
+
+    assert run.redone == redone
+    assert pipeline.parts(deleted) == ["part"]
+    assert pipeline.run().redone == []
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError, match="power cut"):
+        pipeline.run()
+    assert not storage.exists(f"{pipeline.path}/compress/_SUCCESS")
+    pipeline.failing = None
+
+    run = pipeline.run()
+
+    assert run.reused == ["train"]
+    assert pipeline.parts("compress") == ["part", "part"]
+    assert "[compress] going on" in capsys.readouterr().out
+
+
+def test_an_interrupted_stage_of_another_configuration_starts_anew(pipeline: Pipeline) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+
+    pipeline.run(rank=4)
+
+    assert pipeline.parts("compress") == ["part"]
+
+
+def test_an_interrupted_stage_whose_input_was_redone_starts_anew(pipeline: Pipeline) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+    Path(pipeline.path, "train", "_SUCCESS").unlink()
+
+    pipeline.run()
+
+    assert pipeline.parts("compress") == ["part"]
+
+
+def test_a_redone_stage_does_not_see_its_old_files(pipeline: Pipeline) -> None:
+    pipeline.run()
+
+    pipeline.run(rank=4)
+
+    assert pipeline.parts("compress") == ["part"]
+
+
+def test_resume_never_redoes_everything_from_nothing(pipeline: Pipeline) -> None:
+    pipeline.run()
+
+    run = pipeline.run(resume="never")
+
+    assert run.redone == ALL
+    assert all(pipeline.parts(name) == ["part"] for name in ALL)
+
+
+def test_resume_never_starts_an_interrupted_stage_from_nothing(pipeline: Pipeline) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+
+    pipeline.run(resume="never")
+
+    assert pipeline.parts("compress") == ["part"]
+
+
+def test_another_release_redoes_what_was_done(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.run()
+    monkeypatch.setattr("afm_dist.runs.__version__", "9.9.9")
+
+    run = pipeline.run()
+
+    assert run.redone == ALL
+    assert "-> 9.9.9" in capsys.readouterr().out
+
+
+def events(pipeline: Pipeline) -> list[dict[str, Any]]:
+    lines = Path(pipeline.path, "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_events_tell_what_happened(pipeline: Pipeline) -> None:
+    pipeline.failing = "evaluate"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+
+    told = [(event["event"], event.get("stage")) for event in events(pipeline)]
+
+    assert told == [
+        ("job started", None),
+        ("stage started", "train"),
+        ("stage finished", "train"),
+        ("stage started", "compress"),
+        ("stage finished", "compress"),
+        ("stage started", "evaluate"),
+        ("stage failed", "evaluate"),
+    ]
+    assert "power cut" in events(pipeline)[-1]["error"]
+
+
+def test_a_run_records_its_configuration_and_environment(pipeline: Pipeline) -> None:
+    run = pipeline.run()
+
+    assert storage.read_json(f"{run.path}/config.json") == {"job": "compress", "rate": 0.1}
+    environment = storage.read_json(f"{run.path}/environment.json")
+    assert environment["packages"]["torch"] != "absent"
+    assert environment["cores"] >= 1

@@ -8,6 +8,7 @@ several files with an index, in the layout of the Hugging Face hub.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ CONFIG = "config.json"
 TENSORS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_FILE_BYTES = 5 * 10**9
+_TENSOR_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +93,26 @@ def save_pretrained(
     config = config or ModelConfig(hyper_parameters={}, plan=plan or Plan())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     files = _split(tensors, max_file_bytes)
+    index_path = storage.join(location, INDEX)
+    if len(files) > 1 or storage.exists(index_path):
+        # Several files are not replaced in one act: until they all are, this is no checkpoint.
+        storage.remove(storage.join(location, CONFIG))
     if len(files) == 1:
-        storage.remove(storage.join(location, INDEX))
+        names = [TENSORS]
         storage.write_bytes(storage.join(location, TENSORS), safetensors.torch.save(files[0]))
     else:
+        names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
         weight_map = {}
-        for i, part in enumerate(files):
-            name = f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
+        for name, part in zip(names, files, strict=True):
             storage.write_bytes(storage.join(location, name), safetensors.torch.save(part))
             weight_map.update(dict.fromkeys(part, name))
         total = sum(tensor.nbytes for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        storage.write_json(storage.join(location, INDEX), index)
+        storage.write_json(index_path, index)
+        names.append(INDEX)
+    for name in storage.list_names(location):
+        if name not in names and _TENSOR_FILE.fullmatch(name):
+            storage.remove(storage.join(location, name))
     storage.write_json(storage.join(location, CONFIG), config.to_json())
 
 
@@ -189,7 +199,7 @@ def _load_tensors(location: str) -> dict[str, Tensor]:
     names = [TENSORS]
     index = storage.join(location, INDEX)
     if storage.exists(index):
-        names = sorted(set(storage.read_json(index)["weight_map"].values()))
+        names = _indexed_files(index)
     tensors: dict[str, Tensor] = {}
     for name in names:
         path = storage.join(location, name)
@@ -203,6 +213,16 @@ def _load_tensors(location: str) -> dict[str, Tensor]:
         except (SafetensorError, json.JSONDecodeError, ValueError) as error:
             raise DataError(f"{path}: damaged ({error})") from error
     return tensors
+
+
+def _indexed_files(index: str) -> list[str]:
+    """The files that an index names, all of them in its own directory."""
+    content = storage.read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    files = set(weight_map.values()) if isinstance(weight_map, dict) else {None}
+    if not all(isinstance(name, str) and _TENSOR_FILE.fullmatch(name) for name in files):
+        raise DataError(f"{index}: damaged (its weight_map must name model-…-of-….safetensors files)")
+    return sorted(str(name) for name in files)
 
 
 def check_schema(config: ModelConfig, manifest: Manifest, *, checkpoint: str) -> None:

@@ -98,8 +98,8 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 of names, shapes, types and bits of a model's parameters and buffers."""
-    digest = hashlib.sha256()
+    """SHA-256 of a model's structure as printed, and of its tensors' names, shapes, types and bits."""
+    digest = hashlib.sha256(str(model).encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(_array(tensor).reshape(-1).view(np.uint8).data)

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import afm_dist
+from afm_dist import storage
+from afm_dist.checkpoint import (
+    ModelConfig,
+    check_schema,
+    from_pretrained,
+    load_config,
+    save_pretrained,
+    size_on_disk,
+)
+from afm_dist.compression.plan import Plan
+from afm_dist.compression.ranks import FixedRank, plan_ranks
+from afm_dist.compression.rewrite import compress_
+from afm_dist.dataset.manifest import Field, Manifest
+from afm_dist.errors import DataError
+from afm_dist.models import build_model
+from afm_dist.statistics.collect import collect_moments
+from tests.small_dataset import FIELDS
+
+HYPER = {"embedding_dim": 4, "hidden": [8, 6, 5], "dropout": 0.1}
+CONFIG = ModelConfig(architecture="deepfm", hyper_parameters=HYPER, fields=FIELDS)
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(0, f.cardinality, (200,), generator=generator) for f in FIELDS[:2]]
+    return torch.stack(ids, 1), torch.randn(200, 1, generator=generator)
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.inference_mode():
+        return model.eval()(*inputs())
+
+
+def model_and_plan(kind: str) -> tuple[nn.Module, Plan]:
+    torch.manual_seed(0)
+    model = build_model("deepfm", FIELDS, HYPER)
+    steps: dict[str, list[dict[str, Any]]] = {
+        "baseline": [],
+        "mlp": [{"targets": ["mlp.3", "mlp.6"], "activation": "shifted"}],
+        "folded": [
+            {"targets": ["mlp.3", "mlp.6"], "activation": "plain"},
+            {"targets": ["embedding"], "folded_into": "mlp.0"},
+        ],
+        "unfolded-full": [{"targets": ["embedding"], "rank": 4}],
+    }
+    plan = Plan()
+    for step in steps[kind]:
+        moments = collect_moments(model, [inputs()], step.pop("targets"), forward_fn=lambda m, b: m(*b))
+        part = plan_ranks(moments, FixedRank(rank=step.pop("rank", 2)), **step)
+        compress_(model, part, moments)
+        plan = plan + part
+    return model, plan
+
+
+KINDS = ["baseline", "mlp", "folded", "unfolded-full"]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model, plan = model_and_plan("folded")
+    save_pretrained(model, str(tmp_path / "checkpoint"), replace(CONFIG, plan=plan))
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("max_file_bytes", [10**9, 300], ids=["one file", "several files"])
+def test_the_logits_come_back_bit_for_bit(tmp_path: Path, kind: str, max_file_bytes: int) -> None:
+    model, plan = model_and_plan(kind)
+
+    save_pretrained(model, str(tmp_path), replace(CONFIG, plan=plan), max_file_bytes=max_file_bytes)
+    loaded = from_pretrained(str(tmp_path))
+
+    assert torch.equal(logits(loaded), logits(model))
+    assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert (tmp_path / "model.safetensors.index.json").exists() == (max_file_bytes == 300)
+    assert load_config(str(tmp_path)).plan == plan
+
+
+def test_every_file_keeps_to_the_limit_and_the_index_names_each_tensor(tmp_path: Path) -> None:
+    model, plan = model_and_plan("mlp")
+
+    save_pretrained(model, str(tmp_path), replace(CONFIG, plan=plan), max_file_bytes=300)
+
+    index = storage.read_json(str(tmp_path / "model.safetensors.index.json"))
+    files = {path.name: safetensors.torch.load_file(path) for path in tmp_path.glob("*.safetensors")}
+    assert {name: index["weight_map"][name] for tensors in files.values() for name in tensors} == {
+        name: file for file, tensors in files.items() for name in tensors
+    }
+    assert set(index["weight_map"]) == set(model.state_dict())
+    for tensors in files.values():
+        assert len(tensors) == 1 or sum(tensor.nbytes for tensor in tensors.values()) <= 300
+
+
+@pytest.mark.parametrize(("before", "after"), [(300, 10**9), (10**9, 300), (300, 900)])
+def test_a_checkpoint_written_over_another_is_the_new_one_alone(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    for name, limit in (("over", before), ("over", after), ("fresh", after)):
+        model, plan = model_and_plan("mlp")
+        with torch.no_grad():
+            model.linear.numeric.fill_(limit)
+        save_pretrained(model, str(tmp_path / name), replace(CONFIG, plan=plan), max_file_bytes=limit)
+
+    assert storage.list_names(str(tmp_path / "over")) == storage.list_names(str(tmp_path / "fresh"))
+    assert torch.equal(
+        logits(from_pretrained(str(tmp_path / "over"))), logits(from_pretrained(str(tmp_path / "fresh")))
+    )
+
+
+def test_the_size_on_disk_is_that_of_the_files(saved: Path) -> None:
+    (saved / "plan.json").write_text("{}")
+
+    expected = sum((saved / name).stat().st_size for name in ("config.json", "model.safetensors"))
+    assert size_on_disk(str(saved)) == expected
+
+
+def test_a_loaded_model_can_be_trained(saved: Path) -> None:
+    model = from_pretrained(str(saved))
+
+    model(*inputs()).sum().backward()
+
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+# A model of the user's own -----------------------------------------------------------------------
+
+
+def own_model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def test_a_model_of_ones_own_comes_back_into_its_own_class(tmp_path: Path) -> None:
+    model, x = own_model(0), torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    model.train()(x)
+    moments = collect_moments(model, [x], [nn.Linear])
+    plan = plan_ranks(moments, FixedRank(rank=2))
+    compress_(model, plan, moments)
+
+    afm_dist.save_pretrained(model, str(tmp_path), plan=plan)
+    loaded = afm_dist.from_pretrained(str(tmp_path), model=own_model(1))
+
+    assert torch.equal(loaded(x), model.eval()(x))
+
+
+def test_a_model_of_ones_own_has_to_be_given(tmp_path: Path) -> None:
+    save_pretrained(own_model(0), str(tmp_path))
+
+    with pytest.raises(DataError, match=r"model of your own: .*model=model"):
+        from_pretrained(str(tmp_path))
+
+
+def test_another_model_than_the_saved_one_is_refused(tmp_path: Path) -> None:
+    save_pretrained(own_model(0), str(tmp_path))
+
+    with pytest.raises(DataError, match="do not fit"):
+        from_pretrained(str(tmp_path), model=nn.Sequential(nn.Linear(3, 9)))
+
+
+# What is refused ---------------------------------------------------------------------------------
+
+
+def refused(location: Path, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        from_pretrained(str(location))
+    assert str(location) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def edit_config(location: Path, **changes: Any) -> None:
+    path = str(location / "config.json")
+    storage.write_json(path, {**storage.read_json(path), **changes})
+
+
+def edit_tensors(location: Path, **changes: Tensor | None) -> None:
+    path = location / "model.safetensors"
+    tensors = {**safetensors.torch.load_file(path), **changes}
+    safetensors.torch.save_file({k: v for k, v in tensors.items() if v is not None}, path)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+def test_an_unknown_format_version_is_refused_by_name(saved: Path, version: Any) -> None:
+    edit_config(saved, format_version=version)
+
+    refused(saved, rf"config\.json: format version {version!r} is unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "transformer"}, "transformer"),
+        ({"hyper_parameters": {"depth": 3}}, "depth"),
+        ({"hyper_parameters": 7}, "mapping"),
+        ({"fields": [{"name": "x", "kind": "picture"}]}, "picture"),
+        ({"fields": 3}, "damaged"),
+        ({"compression": {"format_version": 9}}, r"plan format version 9"),
+        ({"compression": None}, "plan"),
+    ],
+    ids=["architecture", "hyper-parameter", "hyper-parameters", "kind", "fields", "plan version", "no plan"],
+)
+def test_content_that_is_not_understood_is_refused_by_name(
+    saved: Path, changes: dict[str, Any], message: str
+) -> None:
+    edit_config(saved, **changes)
+
+    refused(saved, message)
+
+
+def test_an_unknown_method_in_the_plan_is_refused_by_name(saved: Path) -> None:
+    plan = storage.read_json(str(saved / "config.json"))["compression"]
+    plan["entries"][0]["method"] = "tucker"
+    edit_config(saved, compression=plan)
+
+    refused(saved, "method 'tucker' of mlp.3")
+
+
+@pytest.mark.parametrize("change", ["name", "rank"])
+def test_a_plan_that_does_not_fit_the_architecture_is_refused(saved: Path, change: str) -> None:
+    plan = storage.read_json(str(saved / "config.json"))["compression"]
+    plan["entries"][0][change] = {"name": "mlp.77", "rank": 4711}[change]
+    edit_config(saved, compression=plan)
+
+    refused(saved, {"name": r"mlp\.77", "rank": "4711"}[change])
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, r"not a checkpoint directory \(no config\.json\)")
+
+
+def test_missing_tensors_are_refused_by_name(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+
+    refused(saved, r"model\.safetensors: missing")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_tensors_are_refused_by_name(saved: Path, keep: int) -> None:
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+
+    refused(saved, r"model\.safetensors: damaged")
+
+
+def test_a_pickle_in_place_of_the_tensors_is_refused_and_never_opened(saved: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (saved / "exploded",)
+
+    for content in (pickle.dumps(Bomb()), b""):
+        torch.save({"weight": Bomb()}, saved / "model.safetensors")
+        if content:
+            (saved / "model.safetensors").write_bytes(content)
+
+        refused(saved, r"model\.safetensors: damaged")
+
+    assert not (saved / "exploded").exists()
+
+
+def test_a_tensor_too_few_or_too_many_or_of_another_shape_is_refused_by_name(saved: Path) -> None:
+    content = (saved / "model.safetensors").read_bytes()
+    for changes in (
+        {"linear.numeric": None},
+        {"surplus": torch.zeros(1)},
+        {"linear.numeric": torch.zeros(2)},
+    ):
+        (saved / "model.safetensors").write_bytes(content)
+        edit_tensors(saved, **changes)
+
+        refused(saved, next(iter(changes)))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [{}, [], {"weight_map": 3}, {"weight_map": {"x": 3}}, {"weight_map": {"x": "../model.safetensors"}}],
+)
+def test_an_index_that_is_not_understood_is_refused(saved: Path, index: Any) -> None:
+    storage.write_json(str(saved / "model.safetensors.index.json"), index)
+
+    refused(saved, r"index\.json: damaged")
+
+
+def test_a_missing_part_of_several_files_is_refused_by_name(tmp_path: Path) -> None:
+    model, _ = model_and_plan("baseline")
+    save_pretrained(model, str(tmp_path), CONFIG, max_file_bytes=300)
+    part = sorted(tmp_path.glob("model-00002-of-*.safetensors"))[0]
+    part.unlink()
+
+    refused(tmp_path, rf"{part.name}: missing")
+
+
+# Schemas -----------------------------------------------------------------------------------------
+
+
+def data_with(fields: tuple[Field, ...]) -> Manifest:
+    return Manifest(location="DATA", label="click", fields=fields, splits={})
+
+
+def test_the_schema_it_was_trained_on_is_accepted() -> None:
+    check_schema(CONFIG, data_with(FIELDS), checkpoint="CHECKPOINT")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((replace(FIELDS[0], cardinality=31), *FIELDS[1:]), r"'site' has cardinality 30 .* 31 in the data"),
+        ((*FIELDS[:2], replace(FIELDS[2], mean=0.6)), r"'age' has mean 0\.5 .* 0\.6"),
+        ((*FIELDS[:2], replace(FIELDS[2], deviation=3.0)), r"'age' has deviation"),
+        (
+            (FIELDS[0], replace(FIELDS[1], kind="numeric", cardinality=0), FIELDS[2]),
+            "'ad' has kind categorical",
+        ),
+        ((*FIELDS, Field(name="hour", kind="numeric")), "does not know field 'hour'"),
+        (FIELDS[:2], "the data lacks age"),
+        ((FIELDS[1], FIELDS[0], FIELDS[2]), "the same order of fields"),
+    ],
+    ids=["cardinality", "mean", "deviation", "kind", "new", "gone", "order"],
+)
+def test_another_schema_is_refused_with_the_field_that_differs(
+    fields: tuple[Field, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        check_schema(CONFIG, data_with(fields), checkpoint="CHECKPOINT")
+    assert "CHECKPOINT" in str(error.value)
+    assert "DATA" in str(error.value)

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import torch
+from ray import cloudpickle
 from torch import nn
 
 from afm_dist import console, storage
@@ -90,7 +91,7 @@ def collect_moments(
 
     Raises:
         OptionError: a target that matches nothing.
-        DataError: a damaged shard, or NaN or infinity in an output (names module and shard).
+        DataError: a damaged shard, or NaN or infinity in an output (names module and shard or batch).
     """
     modules = match_modules(model, targets)
     call = forward_fn or forward_batch
@@ -117,14 +118,20 @@ def _collect_here(
     model: nn.Module, batches: Iterable[Any], modules: Sequence[str], forward_fn: ForwardFn
 ) -> dict[str, Moments]:
     observer = Observer(model, modules)
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode(), observer.watching():
-            for batch in batches:
-                forward_fn(model, batch)
+            for i, batch in enumerate(batches):
+                try:
+                    forward_fn(model, batch)
+                except ValueError as error:
+                    raise DataError(
+                        f"batch {i}: {error}; look for broken values in it or for a diverged model"
+                    ) from error
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
     return observer.moments
 
 
@@ -142,6 +149,7 @@ def _collect_on_ray(
     fingerprint = storage.fingerprint(
         {
             "model": model_digest(model),
+            "forward": storage.sha256(cloudpickle.dumps(forward_fn)),
             "data": manifest.fingerprint(),
             "split": split,
             "modules": list(modules),

@@ -49,7 +49,7 @@ class FusedEmbedding(nn.Module):
         *,
         code_dim: int | None = None,
         sparse: bool = True,
-        std: float = 5e-2,
+        std: float = 1e-2,
     ) -> None:
         super().__init__()
         if len(names) != len(cardinalities) or not names:

@@ -66,7 +66,7 @@ class Compress:
     """Of initialisation, row order, dropout and the synthetic log."""
     workers: int = 1
     """Data-parallel Ray Train workers; the CPUs are shared out among them."""
-    demo_rows: int = 400_000
+    demo_rows: int = 300_000
     """Rows of the demo's synthetic log."""
     resume: Resume = "auto"
     """auto: skip what is up to date; never: do everything again."""

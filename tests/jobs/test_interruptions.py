@@ -1,0 +1,84 @@
+"""Killed workers and drivers: the same result in the end. Long, so marked slow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.commands import ROOT, succeed
+from tests.jobs.conftest import Compressed, compress_command
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def weights(output: Path | str) -> bytes:
+    return Path(output, "checkpoint", "model.safetensors").read_bytes()
+
+
+def processes_named(name: str) -> list[int]:
+    """Processes whose title contains a name, such as Ray's ``ray::RayTrainWorker``."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and name in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+    return found
+
+
+def run_and_kill(command: list[str], folder: Path, when: Callable[[], list[int]]) -> int:
+    """Run a job, kill -9 the processes that ``when`` names as soon as it names any; its exit code."""
+    killed = False
+    with (folder / "log").open("wb") as log:
+        job = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+        while job.poll() is None:
+            for process in [] if killed else when():
+                os.kill(process, signal.SIGKILL)
+                killed = True
+            time.sleep(0.05)
+    assert killed, (folder / "log").read_text()
+    return job.returncode
+
+
+def test_training_worker_killed_after_a_checkpoint_gives_the_undisturbed_weights(
+    compressed: Compressed, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+
+    def after_the_first_checkpoint() -> list[int]:
+        registered = list((output / "finetune-mlp" / "ray_train").glob("checkpoint_*/state.json"))
+        return processes_named("ray::RayTrainWorker") if registered else []
+
+    code = run_and_kill(
+        compress_command(compressed.data, compressed.trained, str(output)),
+        tmp_path,
+        after_the_first_checkpoint,
+    )
+    assert code == 0, (tmp_path / "log").read_text()
+    assert weights(output) == weights(compressed.output)
+
+
+@pytest.mark.parametrize("stage", ["statistics-mlp", "finetune-mlp", "rewrite-embedding", "evaluate"])
+def test_driver_killed_in_a_stage_goes_on_to_the_undisturbed_weights(
+    compressed: Compressed, tmp_path: Path, stage: str
+) -> None:
+    output = tmp_path / "run"
+    command = compress_command(compressed.data, compressed.trained, str(output))
+
+    def driver_in_the_stage() -> list[int]:
+        return processes_named(str(output)) if (output / stage / "_STARTED").exists() else []
+
+    assert run_and_kill(command, tmp_path, driver_in_the_stage) == -signal.SIGKILL
+    printed = succeed(*command)
+    assert f"[{stage}]" in printed
+    assert weights(output) == weights(compressed.output)
+    assert not [path for path in output.rglob("*.tmp")]

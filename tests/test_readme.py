@@ -1,0 +1,69 @@
+"""Every command and every program of the README runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.commands import ROOT, run
+from tests.jobs.conftest import write_clicks
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
+    targets = re.findall(r"^make (\w+)$", "\n".join(blocks("sh")), re.MULTILINE)
+    assert targets == ["demo", "test"]
+    makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        assert f"make {target}" in ci
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_commands_for_your_own_data_run_in_order(tmp_path: Path) -> None:
+    write_clicks(tmp_path / "clicks.csv")
+    (block,) = [block for block in blocks("sh") if "clicks.csv" in block]
+    for line in block.strip().splitlines():
+        program, job, *arguments = shlex.split(line)
+        assert program == "python"
+        placed = [
+            str(tmp_path / word) if word == "clicks.csv" or word.startswith(("data/", "runs/")) else word
+            for word in arguments
+        ]
+        result = run(job, *placed)
+        assert result.returncode == 0, line + "\n" + result.stdout + result.stderr
+
+
+def test_program_for_your_own_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "README.md", "exec"), {})
+    rank, error = re.match(r"(\d+) tensor\((\S+),", capsys.readouterr().out).groups()
+    assert int(rank) < 256
+    assert float(error) < 0.02
+    assert (tmp_path / "compressed" / "model.safetensors").exists()
+
+
+def test_options_named_in_the_readme_exist() -> None:
+    help_text = run("jobs/compress.py", "--help").stdout
+    for option in set(re.findall(r"`(--[a-z-]+)[ `]", README)) - {"--help", "--source", "--input"}:
+        assert option in help_text, option
+
+
+def test_readme_names_no_missing_file() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert os.path.exists(ROOT / target), target  # noqa: PTH110

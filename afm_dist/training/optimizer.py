@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer, SparseAdam
 def sparse_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights whose gradients are sparse: ``weight`` of modules with ``sparse = True``."""
     return {
-        f"{name}.weight": module.weight
+        f"{name}.weight".removeprefix("."): module.weight
         for name, module in model.named_modules()
         if getattr(module, "sparse", False) and isinstance(getattr(module, "weight", None), nn.Parameter)
     }

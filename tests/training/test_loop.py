@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.reader import read_batches
+from afm_dist.errors import DataError, OptionError
+from afm_dist.evaluation.score import Quality, score_batches
+from afm_dist.models import build_model
+from afm_dist.training.loop import History, Point, Worker, evaluation_steps, total_steps, train
+from afm_dist.training.optimizer import LazyAdam
+from afm_dist.training.recipe import PRESETS, Recipe, preset
+from tests.small_dataset import FIELDS, write_dataset
+
+RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=0.02, evaluations_per_epoch=4, patience=100)
+RUINOUS = RECIPE.using(learning_rate=20.0)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_dataset(tmp_path_factory.mktemp("log"))
+
+
+def deepfm(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (16, 8), "dropout": 0.3})
+
+
+def copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+@dataclass
+class Saved:
+    """What a worker writes so that a training can go on, through the bytes of its files."""
+
+    step: int
+    history: dict[str, Any]
+    model: bytes
+    optimizer: bytes
+
+
+@dataclass
+class Watched:
+    """A training and all it called."""
+
+    model: nn.Module
+    history: History = field(default_factory=History)
+    kept: list[dict[str, Tensor]] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def save(self, model: nn.Module, optimizer: LazyAdam, history: History, step: int) -> None:
+        self.saved.append(
+            Saved(
+                step,
+                history.to_json(),
+                safetensors.torch.save(copy(model.state_dict())),
+                safetensors.torch.save(copy(optimizer.state())),
+            )
+        )
+
+
+def run(
+    log: Manifest,
+    recipe: Recipe = RECIPE,
+    *,
+    model: nn.Module | None = None,
+    resumed: Saved | None = None,
+    evaluate_first: bool = False,
+    act: Callable[[int], None] = lambda step: None,
+) -> Watched:
+    watched = Watched(model or deepfm())
+    if resumed is not None:
+        watched.model.load_state_dict(safetensors.torch.load(resumed.model))
+    watched.history = train(
+        watched.model,
+        log,
+        recipe,
+        worker=Worker(),
+        history=History.from_json(resumed.history) if resumed else History(),
+        optimizer_state=safetensors.torch.load(resumed.optimizer) if resumed else None,
+        step=resumed.step if resumed else 0,
+        keep=lambda best: watched.kept.append(copy(best.state_dict())),
+        save=watched.save,
+        progress=lambda rows: (watched.rows.append(rows), act(len(watched.rows)))[0],
+        evaluate_first=evaluate_first,
+    )
+    return watched
+
+
+@pytest.fixture(scope="module")
+def trained(log: Manifest) -> Watched:
+    return run(log)
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def quality(model: nn.Module, log: Manifest) -> Quality:
+    shards = log.shards("validation")
+    return Quality.of(*score_batches(model, read_batches(log, shards, 512)), "validation")
+
+
+def test_training_learns_what_the_labels_follow_from(trained: Watched, log: Manifest) -> None:
+    losses = [point.train_loss for point in trained.history.curve]
+
+    assert losses[-1] < losses[0] - 0.05
+    assert trained.history.best.validation_auc > quality(deepfm(), log).auc + 0.1
+
+
+def test_the_curve_holds_what_scoring_the_weights_gives(trained: Watched, log: Manifest) -> None:
+    final, last = quality(trained.model, log), trained.history.curve[-1]
+
+    assert (last.validation_auc, last.validation_log_loss) == (final.auc, final.log_loss)
+
+
+def test_every_row_of_every_epoch_is_counted(trained: Watched, log: Manifest) -> None:
+    steps = total_steps(RECIPE, log)
+
+    assert steps == 2 * -(-1000 // 64)
+    assert len(trained.rows) == steps
+    assert sum(trained.rows) == 2 * log.rows("train")
+    assert trained.history.curve[-1].rows == 2 * log.rows("train")
+    assert [point.rows for point in trained.history.curve] == [
+        sum(trained.rows[: point.step]) for point in trained.history.curve
+    ]
+
+
+def test_evaluations_are_even_and_end_each_epoch(trained: Watched, log: Manifest) -> None:
+    assert [point.step for point in trained.history.curve] == [4, 8, 12, 16, 20, 24, 28, 32]
+    assert evaluation_steps(RECIPE.using(evaluations_per_epoch=1000), log) == set(range(1, 33))
+
+
+def test_the_same_training_twice_ends_with_the_same_bits(trained: Watched, log: Manifest) -> None:
+    assert same(run(log).model.state_dict(), trained.model.state_dict())
+
+
+def test_another_seed_ends_elsewhere(trained: Watched, log: Manifest) -> None:
+    assert not same(run(log, RECIPE.using(seed=1)).model.state_dict(), trained.model.state_dict())
+
+
+@pytest.mark.parametrize("evaluation", [0, 2, 3, 6])
+def test_a_training_interrupted_anywhere_ends_with_the_bits_of_one_that_was_not(
+    trained: Watched, log: Manifest, evaluation: int
+) -> None:
+    class PowerCutError(Exception):
+        pass
+
+    def cut(step: int) -> None:
+        if step == 4 * evaluation + 6:
+            raise PowerCutError
+
+    interrupted = Watched(deepfm())
+    with pytest.raises(PowerCutError):
+        train(
+            interrupted.model,
+            log,
+            RECIPE,
+            worker=Worker(),
+            history=History(),
+            optimizer_state=None,
+            step=0,
+            keep=lambda best: None,
+            save=interrupted.save,
+            progress=lambda rows: (interrupted.rows.append(rows), cut(len(interrupted.rows)))[0],
+            evaluate_first=False,
+        )
+    assert interrupted.saved[-1].step == 4 * evaluation + 4
+
+    resumed = run(log, model=deepfm(seed=9), resumed=interrupted.saved[-1])
+
+    assert same(resumed.model.state_dict(), trained.model.state_dict())
+    assert resumed.history == trained.history
+    assert len(resumed.rows) == total_steps(RECIPE, log) - interrupted.saved[-1].step
+
+
+def test_resuming_at_the_end_only_says_that_it_is_finished(trained: Watched, log: Manifest) -> None:
+    resumed = run(log, resumed=trained.saved[-1])
+
+    assert resumed.rows == []
+    assert resumed.history.finished
+    assert same(resumed.model.state_dict(), trained.model.state_dict())
+
+
+def test_what_is_kept_is_the_best_that_was_seen(trained: Watched, log: Manifest) -> None:
+    best = deepfm()
+    best.load_state_dict(trained.kept[-1])
+
+    assert quality(best, log).auc == max(point.validation_auc for point in trained.history.curve)
+    assert trained.history.best.validation_auc == quality(best, log).auc
+
+
+def test_fine_tuning_that_hurts_keeps_the_state_before_it(trained: Watched, log: Manifest) -> None:
+    model = deepfm()
+    model.load_state_dict(trained.kept[-1])
+    before = copy(model.state_dict())
+
+    tuned = run(log, RUINOUS, model=model, evaluate_first=True)
+
+    assert tuned.history.kept_step == 0
+    assert tuned.history.curve[0].step == 0
+    assert len(tuned.kept) == 1
+    assert same(tuned.kept[0], before)
+    assert not same(tuned.model.state_dict(), before)
+    assert all(p.validation_auc < tuned.history.best.validation_auc for p in tuned.history.curve[1:])
+
+
+def test_the_state_before_the_first_step_competes_only_when_fine_tuning(log: Manifest) -> None:
+    assert run(log, RECIPE.using(epochs=1)).history.curve[0].step > 0
+    assert run(log, RECIPE.using(epochs=1), evaluate_first=True).history.curve[0].step == 0
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_ends_a_training_that_does_not_improve(
+    trained: Watched, log: Manifest, patience: int
+) -> None:
+    model = deepfm()
+    model.load_state_dict(trained.kept[-1])
+
+    tuned = run(log, RUINOUS.using(patience=patience), model=model, evaluate_first=True)
+
+    assert tuned.history.stopped_early
+    assert tuned.history.finished
+    assert len(tuned.history.curve) == 1 + patience
+    assert len(tuned.rows) == 4 * patience
+
+
+def test_patience_counts_from_the_best() -> None:
+    history = History()
+    improved = [
+        history.add(Point(step, 0, 0.5, auc, 0.5), patience=2)
+        for step, auc in enumerate([0.6, 0.5, 0.7, 0.7, 0.65], start=1)
+    ]
+
+    assert improved == [True, False, True, False, False]
+    assert history.kept_step == 3
+    assert history.stopped_early
+
+
+@pytest.mark.parametrize(("dropout", "expected"), [(None, 0.3), (0.0, 0.0), (0.6, 0.6)])
+def test_the_recipe_overrides_the_dropout_of_the_model(
+    log: Manifest, dropout: float | None, expected: float
+) -> None:
+    watched = run(log, RECIPE.using(epochs=1, dropout=dropout))
+
+    assert {m.p for m in watched.model.modules() if isinstance(m, nn.Dropout)} == {expected}
+
+
+def test_dropout_is_on_in_training_and_off_in_scoring(log: Manifest) -> None:
+    modes: dict[str, set[bool]] = {"step": set(), "score": set()}
+    model = deepfm()
+    model.mlp[2].register_forward_hook(
+        lambda module, *_: modes["step" if torch.is_grad_enabled() else "score"].add(module.training)
+    )
+
+    run(log, RECIPE.using(epochs=1), model=model)
+
+    assert modes == {"step": {True}, "score": {False}}
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_with_what_to_change(log: Manifest) -> None:
+    model = deepfm()
+    with torch.no_grad():
+        model.mlp[0].weight[0, 0] = float("nan")
+
+    with pytest.raises(
+        DataError, match=r"training loss became nan before step 4; lower the learning rate \(0\.02\)"
+    ):
+        run(log, model=model)
+
+
+# Recipes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("evaluations_per_epoch", 0),
+        ("patience", 0),
+        ("learning_rate", 0.0),
+        ("l2", -1e-5),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"{name.replace('_', '.')}.*{value}"):
+        Recipe(**{name: value})
+
+
+def test_changing_a_recipe_leaves_out_what_is_not_given() -> None:
+    assert RECIPE.using(epochs=None, batch_size=7) == Recipe(
+        epochs=2, batch_size=7, learning_rate=0.02, evaluations_per_epoch=4, patience=100
+    )
+
+
+def test_the_published_presets_are_those_of_the_paper() -> None:
+    criteo, avazu = PRESETS["afm-criteo"], PRESETS["afm-avazu"]
+
+    assert [p.train.learning_rate for p in (criteo, avazu)] == [1e-4, 1e-4]
+    assert [p.train.batch_size for p in (criteo, avazu)] == [1000, 500]
+    assert [p.finetune_mlp.batch_size for p in (criteo, avazu)] == [20_000, 10_000]
+    assert [p.finetune_embedding.batch_size for p in (criteo, avazu)] == [10_000, 5_000]
+    assert [p.finetune_embedding.dropout for p in (criteo, avazu)] == [0.0, 0.0]
+    assert [p.finetune_mlp.learning_rate for p in (criteo, avazu)] == [1e-3, 1e-3]
+    assert [(p.mlp_rank, p.code_dim) for p in (criteo, avazu)] == [(64, 2), (320, 8)]
+    assert {p.train.l2 for p in (criteo, avazu)} == {1e-5}
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        OptionError, match="--preset criteo: unknown; choose from default, afm-criteo, afm-avazu"
+    ):
+        preset("criteo")

@@ -81,4 +81,4 @@ def test_driver_killed_in_a_stage_goes_on_to_the_undisturbed_weights(
     printed = succeed(*command)
     assert f"[{stage}]" in printed
     assert weights(output) == weights(compressed.output)
-    assert not [path for path in output.rglob("*.tmp")]
+    assert not list(output.rglob("*.tmp"))

@@ -183,6 +183,20 @@ def test_resume_never_starts_an_interrupted_stage_from_nothing(pipeline: Pipelin
     assert pipeline.parts("compress") == ["part"]
 
 
+def test_resume_never_does_not_go_on_even_with_the_same_inputs(pipeline: Pipeline) -> None:
+    def run(resume: Resume) -> None:
+        Run(pipeline.path, job="train", config={}, resume=resume).stage("train", pipeline.work("train"))
+
+    pipeline.failing = "train"
+    with pytest.raises(RuntimeError):
+        run("auto")
+    pipeline.failing = None
+
+    run("never")
+
+    assert pipeline.parts("train") == ["part"]
+
+
 def test_another_release_redoes_what_was_done(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -256,6 +256,15 @@ def test_epochs_and_seeds_differ_and_each_repeats(log: Manifest) -> None:
     assert epoch_rows(log, 1, seed=1) == orders[3]
 
 
+@pytest.mark.parametrize("sizes", [(300,), (1,) * 60], ids=["rows of a shard", "shards"])
+def test_rows_and_shards_are_permuted_anew_by_epoch_and_seed(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    log = write_dataset(tmp_path, splits={"train": sizes})
+
+    orders = [epoch_rows(log, epoch, seed=seed) for epoch in (0, 1) for seed in (0, 1)]
+
+    assert all(orders[i] != orders[j] for i in range(4) for j in range(i))
+
+
 # Counts of the vocabulary ------------------------------------------------------------------------
 
 

@@ -204,6 +204,14 @@ def test_an_empty_batch_changes_nothing() -> None:
     assert accumulator.moments.digest() == before
 
 
+def test_empty_batches_alone_are_no_rows() -> None:
+    accumulator = MomentAccumulator(2)
+
+    accumulator.update(torch.empty(0, 2))
+
+    assert accumulator.moments.digest() == Moments.empty(2).digest()
+
+
 @pytest.mark.parametrize("shape", [(4, 2), (4, 4), (3,), (2, 2, 3)], ids=str)
 def test_rows_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected rows of shape \(B, 3\)"):

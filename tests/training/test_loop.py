@@ -14,7 +14,7 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_batches
 from afm_dist.models import build_model
-from afm_dist.training.loop import History, Point, Worker, evaluation_steps, total_steps, train
+from afm_dist.training.loop import History, Point, Worker, evaluation_steps, total_steps, train, train_step
 from afm_dist.training.optimizer import LazyAdam
 from afm_dist.training.recipe import PRESETS, Recipe, preset
 from tests.small_dataset import FIELDS, write_dataset
@@ -276,6 +276,21 @@ def test_a_loss_that_is_not_a_number_ends_the_training_with_what_to_change(log: 
         DataError, match=r"training loss became nan before step 4; lower the learning rate \(0\.02\)"
     ):
         run(log, model=model)
+
+
+def test_a_step_descends_the_mean_loss_over_the_global_batch(log: Manifest) -> None:
+    model, batch = deepfm(), next(read_batches(log, log.shards("train"), 50))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    loss = nn.functional.binary_cross_entropy_with_logits(model(batch.ids, batch.numeric), batch.labels)
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+
+    returned = train_step(model, LazyAdam(model, 0.01, 0.0), batch, global_rows=100)
+
+    assert float(returned) == pytest.approx(loss.item() / 2, rel=1e-6)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad.to_dense(), gradient.to_dense() / 2, rtol=1e-5, atol=1e-8)
 
 
 # Recipes -----------------------------------------------------------------------------------------

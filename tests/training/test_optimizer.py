@@ -159,6 +159,18 @@ def test_the_state_can_be_taken_over() -> None:
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+def test_the_state_is_named_after_the_parameters_it_belongs_to() -> None:
+    model = deepfm()
+    optimizer = LazyAdam(model, RATE, 1e-3)
+    train(model, optimizer, steps=1)
+
+    averages = {k.removesuffix("/exp_avg"): v for k, v in optimizer.state().items() if k.endswith("/exp_avg")}
+
+    assert {name: average.shape for name, average in averages.items()} == {
+        name: parameter.shape for name, parameter in model.named_parameters()
+    }
+
+
 def test_the_state_of_another_model_is_refused_by_name() -> None:
     optimizer = LazyAdam(nn.Linear(2, 2), RATE, 0.0)
 

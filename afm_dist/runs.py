@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afm_dist import __version__, console, storage
+from afm_dist.errors import OptionError
 
 Resume = Literal["auto", "never"]
 
+CONFIG = "config.json"
 SUCCESS = "_SUCCESS"
 STARTED = "_STARTED"
 RECORDED_PACKAGES = ("torch", "ray", "pyarrow", "polars", "numpy", "safetensors")
@@ -63,14 +65,18 @@ class Run:
         job: Name of the job, for messages.
         config: The job's configuration as plain values, kept in ``config.json``.
         resume: ``auto`` skips stages that are up to date, ``never`` redoes them all.
+
+    Raises:
+        OptionError: the folder holds something else; stages clear their folders.
     """
 
     def __init__(self, path: str, *, job: str, config: Mapping[str, Any], resume: Resume = "auto") -> None:
         self.path = storage.absolute(path)
+        _refuse_foreign(self.path, job)
         self.resume = resume
         self.redone: list[str] = []
         self.reused: list[str] = []
-        storage.write_json(storage.join(self.path, "config.json"), {"job": job, **config})
+        storage.write_json(storage.join(self.path, CONFIG), {"job": job, **config})
         storage.write_json(storage.join(self.path, "environment.json"), environment())
         self.event("job started", job=job)
 
@@ -108,7 +114,8 @@ class Run:
             "config": dict(config or {}),
             "inputs": {stage.name: stage.commit for stage in inputs},
         }
-        reason = self._why_redo(path, marker)
+        resumable = self._resumable(path, marker)
+        reason = self._why_redo(path, marker, resumable=resumable)
         if reason is None:
             done = storage.read_json(storage.join(path, SUCCESS))
             self.reused.append(name)
@@ -118,7 +125,10 @@ class Run:
 
         console.say(f"[{name}] {reason}")
         self.event("stage started", stage=name, reason=reason)
-        self._clear_unless_resumable(path, marker)
+        if not resumable:
+            # The markers first: what is left of a folder half removed must not look like a stage.
+            for location in (storage.join(path, STARTED), storage.join(path, SUCCESS), path):
+                storage.remove(location)
         storage.write_json(storage.join(path, STARTED), marker)
         started = time.monotonic()
         try:
@@ -137,12 +147,15 @@ class Run:
         console.say(f"[{name}] done in {seconds:.1f} s")
         return Stage(name=name, path=path, fingerprint=str(marker["fingerprint"]), commit=commit)
 
-    def _why_redo(self, path: str, marker: Mapping[str, Any]) -> str | None:
+    def _why_redo(self, path: str, marker: Mapping[str, Any], *, resumable: bool) -> str | None:
         """The reason to do a stage, in words; None when it is up to date."""
         success = storage.join(path, SUCCESS)
         if not storage.exists(success):
-            if storage.exists(storage.join(path, STARTED)):
+            if resumable:
                 return "going on: an earlier run was interrupted here"
+            if storage.exists(storage.join(path, STARTED)):
+                changed = "--resume never" if self.resume == "never" else "its options or inputs changed"
+                return f"running anew: an earlier run was interrupted here, and {changed}"
             return "running"
         if self.resume == "never":
             return "running again: --resume never"
@@ -161,18 +174,34 @@ class Run:
             changes.append(f"afm-dist {done.get('version')} -> {marker['version']}")
         return "running again: " + ("; ".join(changes) or "its inputs changed")
 
-    def _clear_unless_resumable(self, path: str, marker: Mapping[str, Any]) -> None:
-        """Keep the folder only when the very same work was interrupted in it."""
+    def _resumable(self, path: str, marker: Mapping[str, Any]) -> bool:
+        """Whether the very same work was interrupted in this folder: only then are its files kept."""
         started = storage.join(path, STARTED)
-        same = (
+        return (
             self.resume == "auto"
             and not storage.exists(storage.join(path, SUCCESS))
             and storage.exists(started)
-            and storage.read_json(started) == dict(marker)
+            and bool(storage.read_json(started) == dict(marker))
         )
-        if not same:
-            storage.remove(storage.join(path, SUCCESS))
-            storage.remove(path)
+
+
+def _refuse_foreign(path: str, job: str) -> None:
+    """Refuse a folder that holds anything but a run of the same job.
+
+    Raises:
+        OptionError: a dataset, a run of another job, or anybody's files, which a stage of the same
+            name as one of them would delete.
+    """
+    if storage.is_local(path) and storage.local_path(path).is_file():
+        raise OptionError(f"--output {path}: a file; name a folder")
+    names = [name for name in storage.list_names(path) if not name.startswith(".")]
+    if not names:
+        return
+    content = storage.read_json(storage.join(path, CONFIG)) if CONFIG in names else None
+    owner = content.get("job") if isinstance(content, dict) else None
+    if owner != job:
+        held = f"a run of the job {owner}" if owner else f"other files ({', '.join(names[:3])})"
+        raise OptionError(f"--output {path}: the folder holds {held}; name a new one")
 
 
 def environment() -> dict[str, Any]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afm_dist import storage
+from afm_dist.errors import OptionError
 from afm_dist.runs import Resume, Run, Stage
 
 
@@ -240,3 +242,66 @@ def test_a_run_records_its_configuration_and_environment(pipeline: Pipeline) -> 
     environment = storage.read_json(f"{run.path}/environment.json")
     assert environment["packages"]["torch"] != "absent"
     assert environment["cores"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"manifest.json": "{}", "train/part-00000.parquet": "rows"}, "other files (manifest.json, train)"),
+        ({"config.json": '{"job": "train"}', "checkpoint/config.json": "{}"}, "a run of the job train"),
+        ({"config.json": '{"format_version": 1}', "model.safetensors": ""}, "other files (config.json"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_and_left_alone(
+    tmp_path: Path, content: dict[str, str], told: str
+) -> None:
+    for name, text in content.items():
+        storage.write_bytes(str(tmp_path / name), text.encode())
+
+    with pytest.raises(OptionError, match=re.escape(told)):
+        Run(str(tmp_path), job="compress", config={})
+
+    for name, text in content.items():
+        assert (tmp_path / name).read_text() == text
+
+
+def test_a_file_in_the_place_of_the_run_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+
+    with pytest.raises(OptionError, match="notes: a file"):
+        Run(str(tmp_path / "notes"), job="train", config={})
+
+
+def test_a_clearing_that_was_interrupted_leaves_nothing_to_go_on_from(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+    remove = storage.remove
+
+    def killed_before_the_folder(location: str) -> None:
+        if location.endswith("/compress"):
+            raise KeyboardInterrupt
+        remove(location)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage, "remove", killed_before_the_folder)
+        pipeline.run(rank=4)
+    pipeline.run()
+
+    assert pipeline.parts("compress") == ["part"]
+
+
+def test_an_interrupted_stage_that_starts_anew_says_so(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+
+    pipeline.run(rank=4)
+
+    assert "[compress] running anew" in capsys.readouterr().out

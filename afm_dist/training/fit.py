@@ -12,6 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from afm_dist import console, storage
+from afm_dist.checkpoint import size_on_disk
 from afm_dist.cluster import cpus_per_worker, ensure_ray, node_cpus
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import AfmError, OptionError, StageError
@@ -56,7 +57,8 @@ def fit(
     waiting = [candidate for candidate in candidates if candidate not in finished]
     manifest.shards("validation")
     if waiting:
-        ensure_ray()
+        # The passes after the training share the model through the object store of this Ray.
+        ensure_ray(object_bytes=max(size_on_disk(candidate.source) for candidate in waiting))
         nodes = node_cpus()
         threads = cpus_per_worker(nodes, workers)
         if threads == 0:

@@ -48,6 +48,16 @@ def check_paths(**options: str | None) -> None:
             )
 
 
+def check_workers(workers: int) -> None:
+    """Refuse a number of workers that no cluster can have.
+
+    Raises:
+        OptionError: fewer than one.
+    """
+    if workers < 1:
+        raise OptionError(f"--workers {workers}: must be at least 1")
+
+
 def ensure_ray(*, object_bytes: int = 0) -> None:
     """Connect to Ray if that has not happened yet.
 

@@ -28,7 +28,8 @@ def run_job(
     """Parse the command line into ``config_type``, run the job, exit with its code.
 
     Exit codes: 0 success, 1 bad data or a stage that failed, 2 a mistake in the options,
-    130 interrupted. An ``AfmError`` is reported in one line, anything else with its traceback.
+    130 interrupted. An ``AfmError``, and what the operating system refused (no permission, no space),
+    is reported in one line, anything else with its traceback.
     """
     config = tyro.cli(config_type, description=description)
     try:
@@ -36,6 +37,12 @@ def run_job(
     except AfmError as error:
         err.print(f"[bold red]error:[/] {_escape(str(error))}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[bold red]error:[/] {_escape(f'{where}{error.strerror}')}")
+        sys.exit(1)
     except KeyboardInterrupt:
         err.print("[bold red]interrupted:[/] finished stages are kept; run the same command to go on")
         sys.exit(130)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from pyarrow import ArrowInvalid
 from pyarrow import fs as pafs
 
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -55,8 +56,16 @@ def absolute(location: str) -> str:
     return location if is_uri(location) else str(Path(location).expanduser().resolve())
 
 
-def _remote(location: str) -> tuple[pafs.FileSystem, str]:
-    filesystem, path = pafs.FileSystem.from_uri(location)
+def file_system(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system that a URI names, and the path on it.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except ArrowInvalid as error:
+        raise OptionError(f"{uri}: {error}; give a path, or a URI such as s3://BUCKET/FOLDER") from error
     return filesystem, path
 
 
@@ -64,7 +73,7 @@ def exists(location: str) -> bool:
     """Whether a file or folder is there."""
     if is_local(location):
         return local_path(location).exists()
-    filesystem, path = _remote(location)
+    filesystem, path = file_system(location)
     return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
 
@@ -77,7 +86,7 @@ def read_bytes(location: str) -> bytes:
     try:
         if is_local(location):
             return local_path(location).read_bytes()
-        filesystem, path = _remote(location)
+        filesystem, path = file_system(location)
         with filesystem.open_input_stream(path) as stream:
             return bytes(stream.read())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -104,7 +113,7 @@ def write_bytes(location: str, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         return
-    filesystem, path_name = _remote(location)
+    filesystem, path_name = file_system(location)
     with filesystem.open_output_stream(path_name) as stream:
         stream.write(data)
 
@@ -155,7 +164,7 @@ def list_names(location: str) -> list[str]:
     if is_local(location):
         path = local_path(location)
         return sorted(child.name for child in path.iterdir()) if path.is_dir() else []
-    filesystem, path_name = _remote(location)
+    filesystem, path_name = file_system(location)
     selector = pafs.FileSelector(path_name, allow_not_found=True)
     return sorted(info.base_name for info in filesystem.get_file_info(selector))
 
@@ -170,7 +179,7 @@ def size(location: str) -> int:
         raise DataError(f"{location}: no such file; check the path")
     if is_local(location):
         return local_path(location).stat().st_size
-    filesystem, path = _remote(location)
+    filesystem, path = file_system(location)
     return int(filesystem.get_file_info(path).size)
 
 
@@ -191,7 +200,7 @@ def remove(location: str) -> None:
         else:
             path.unlink(missing_ok=True)
         return
-    filesystem, path_name = _remote(location)
+    filesystem, path_name = file_system(location)
     kind = filesystem.get_file_info(path_name).type
     if kind == pafs.FileType.Directory:
         filesystem.delete_dir(path_name)
@@ -215,7 +224,7 @@ def file_sha256(location: str) -> str:
     """Hexadecimal SHA-256 of one file, read in pieces."""
     digest = hashlib.sha256()
     local = (pafs.LocalFileSystem(), str(local_path(location))) if is_local(location) else None
-    filesystem, path = local or _remote(location)
+    filesystem, path = local or file_system(location)
     try:
         with filesystem.open_input_stream(path) as stream:
             while piece := stream.read(1 << 22):

@@ -6,6 +6,7 @@ python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -84,19 +85,21 @@ def main(config: Compress) -> None:
     check(config)
     console.say(f"afm-dist compress: {config.data or f'a synthetic log of {config.demo_rows:,} rows'}")
     # torch and Ray take seconds to import: after the first line.
-    from afm_dist.cluster import check_paths
+    from afm_dist.cluster import check_paths, check_workers
     from afm_dist.stages import compression, evaluation, reporting, training
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
+    check_workers(config.workers)
     chosen = preset(config.preset)
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
     ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
     output = config.output or DEMO_OUTPUT
+    described = model_config(config, chosen)
+    compression.check_ranks(described, mlp, embedding)
     if config.dry_run:
-        dry_run(config, chosen, ablation)
+        dry_run(config, chosen, described, ablation)
         return
-    compression.check_ranks(model_config(config, chosen), mlp, embedding)
 
     run = Run(output, job="compress", config=asdict(config), resume=config.resume)
     data, manifest = demo_dataset(run, config) if config.demo else training.external_dataset(str(config.data))
@@ -192,10 +195,18 @@ def check(config: Compress) -> None:
     """
     if config.demo and config.checkpoint:
         raise OptionError("--checkpoint needs --data: the dataset the model was trained on")
+    if config.checkpoint == "":
+        raise OptionError("--checkpoint: empty; name a checkpoint directory, or leave the option out")
     if not config.demo and config.output is None:
         raise OptionError("--data needs --output: the run directory to write to, e.g. --output runs/mine")
     if config.mlp_rank is not None and config.mlp_energy is not None:
         raise OptionError("--mlp-rank and --mlp-energy exclude each other: give one")
+    if config.mlp_energy is not None and not 0 < config.mlp_energy <= 1:
+        raise OptionError(
+            f"--mlp-energy {config.mlp_energy}: a share of the variance lies in (0, 1]; try 0.99"
+        )
+    if not 0 <= config.kappa < math.inf:
+        raise OptionError(f"--kappa {config.kappa}: a number of standard deviations, 0 or more; try 2")
     if config.demo_rows < MIN_DEMO_ROWS:
         raise OptionError(f"--demo-rows {config.demo_rows}: at least {MIN_DEMO_ROWS} rows are needed")
 
@@ -249,7 +260,7 @@ def demo_dataset(run: Run, config: Compress) -> tuple[Stage, Manifest]:
     return stage, Manifest.load(stage.file("data"))
 
 
-def dry_run(config: Compress, chosen: Preset, ablation: bool) -> None:
+def dry_run(config: Compress, chosen: Preset, described: ModelConfig, ablation: bool) -> None:
     """Print the stages with rows, memory, disk and time, and start nothing."""
     from afm_dist.stages import estimate, training
 
@@ -267,7 +278,7 @@ def dry_run(config: Compress, chosen: Preset, ablation: bool) -> None:
     else:
         costs = estimate.training_costs(config.model, chosen.hyper_parameters, manifest, cores)
     variants = 4 if ablation else 2
-    partial = estimate.partial_bytes(chosen.hyper_parameters["hidden"])
+    partial = estimate.partial_bytes(described.hyper_parameters["hidden"])
     estimates = [
         *([] if config.checkpoint else [costs.training("train", chosen.train)]),
         costs.inference("statistics-mlp", "train", partial=partial),

@@ -6,6 +6,7 @@ python jobs/evaluate.py --data DATA --checkpoint RUN/checkpoint
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from afm_dist import console
 
@@ -18,8 +19,8 @@ class Evaluate:
     """Dataset directory, made by jobs/prepare.py."""
     checkpoint: str
     """Checkpoint directory."""
-    split: str = "test"
-    """train, validation or test."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which rows."""
     baseline: str | None = None
     """Another checkpoint to compare the throughput with."""
     json: str | None = None

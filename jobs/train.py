@@ -52,13 +52,14 @@ def main(config: Train) -> None:
     """Run the job."""
     console.say(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
-    from afm_dist.cluster import check_paths
+    from afm_dist.cluster import check_paths, check_workers
     from afm_dist.stages.estimate import local_cores, print_estimates, training_costs
     from afm_dist.stages.evaluation import Subject, evaluate, say_quality
     from afm_dist.stages.reporting import ship
     from afm_dist.stages.training import external_dataset, train_baseline
 
     check_paths(data=config.data, output=config.output)
+    check_workers(config.workers)
     chosen = preset(config.preset)
     recipe = chosen.train.using(
         epochs=config.epochs,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afm_dist import storage
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -160,3 +160,8 @@ def test_copying_a_folder_copies_its_files(tmp_path: Path) -> None:
     storage.copy(str(tmp_path / "from"), str(tmp_path / "to"))
 
     assert storage.list_names(str(tmp_path / "to")) == ["a"]
+
+
+def test_an_unknown_file_system_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="s4://bucket/x: Unrecognized filesystem"):
+        storage.exists("s4://bucket/x")

@@ -28,7 +28,7 @@ def build_model(name: str, fields: Sequence[Field], hyper_parameters: Mapping[st
         )
     try:
         return ARCHITECTURES[name](fields, **hyper_parameters)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise OptionError(f"--model {name}: {error}") from error
 
 

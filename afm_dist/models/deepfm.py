@@ -22,6 +22,9 @@ class DeepFM(nn.Module):
         hidden: Widths of the MLP's hidden layers.
         dropout: Of the MLP, during training.
 
+    Raises:
+        ValueError: a width below 1, or a dropout that is no probability.
+
     Attributes:
         folds: Which table's projection may be folded into which linear layer (paper eq. 12):
             the MLP reads the embeddings directly, first its columns, then the numbers.
@@ -38,6 +41,8 @@ class DeepFM(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if min((embedding_dim, *hidden)) < 1:
+            raise ValueError(f"embedding_dim {embedding_dim}, hidden {tuple(hidden)}: widths are at least 1")
         categorical = [field for field in fields if field.kind == "categorical"]
         n_numeric = len(fields) - len(categorical)
         cardinalities = [field.cardinality for field in categorical]

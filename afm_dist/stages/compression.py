@@ -27,11 +27,16 @@ TABLE = "embedding"
 
 
 def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
-    """Refuse ranks larger than their layers before anything is started.
+    """Refuse ranks larger than their layers, and a compressed model, before anything is started.
 
     Raises:
         OptionError: names the option, the layer and its width.
     """
+    if config.plan.entries:
+        done = ", ".join(entry.name for entry in config.plan.entries)
+        raise OptionError(
+            f"--checkpoint: the model is compressed already ({done}); give the uncompressed one"
+        )
     with torch.device("meta"):
         model = config.build()
     for option, names, policy in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,10 +39,12 @@ class Recipe:
         for name in ("epochs", "batch_size", "evaluations_per_epoch", "patience"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} {getattr(self, name)}: must be at least 1")
-        if self.learning_rate <= 0 or self.l2 < 0:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.l2 < math.inf):
             raise OptionError(
-                f"learning rate {self.learning_rate} must be positive and l2 {self.l2} not negative"
+                f"learning rate {self.learning_rate} must be positive, l2 {self.l2} not negative, both finite"
             )
+        if self.seed < 0:
+            raise OptionError(f"seed {self.seed}: must not be negative")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise OptionError(f"dropout {self.dropout}: a probability lies in [0, 1)")
 

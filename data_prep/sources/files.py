@@ -35,8 +35,7 @@ class InputFile:
 
 def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if storage.is_uri(path):
-        filesystem, inner = pafs.FileSystem.from_uri(path)
-        return filesystem, inner
+        return storage.file_system(path)
     return pafs.LocalFileSystem(), path
 
 

@@ -127,3 +127,16 @@ def test_data_without_categorical_fields_is_refused() -> None:
 def test_the_architecture_of_a_foreign_model_is_unknown() -> None:
     assert architecture_of(small_model()) == "deepfm"
     assert architecture_of(torch.nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"embedding_dim": 0}, "embedding_dim 0"),
+        ({"hidden": (8, -4)}, r"hidden \(8, -4\)"),
+        ({"dropout": 1.5}, "1.5"),
+    ],
+)
+def test_shape_that_cannot_be_is_refused(changes: dict, told: str) -> None:
+    with pytest.raises(OptionError, match=f"--model deepfm: .*{told}"):
+        build_model("deepfm", fields(2, 20, 1), changes)

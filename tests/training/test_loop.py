@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -307,6 +308,10 @@ def test_a_step_descends_the_mean_loss_over_the_global_batch(log: Manifest) -> N
         ("l2", -1e-5),
         ("dropout", 1.0),
         ("dropout", -0.1),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("l2", math.nan),
+        ("seed", -1),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: float) -> None:

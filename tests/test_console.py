@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from afm_dist import console
+from afm_dist.errors import DataError, OptionError
+
+
+@dataclass
+class Options:
+    """A job without options."""
+
+
+def raising(error: BaseException):
+    def job(options: Options) -> None:
+        raise error
+
+    return job
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OptionError("--rank 0: too small"), 2, "error: --rank 0: too small"),
+        (DataError("shard [3] is damaged"), 1, "error: shard [3] is damaged"),
+        (PermissionError(13, "Permission denied", "/data/x"), 1, "error: /data/x: Permission denied"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted: finished stages are kept; run the same command to go on"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_in_one_line(
+    error: BaseException,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["job"])
+
+    with pytest.raises(SystemExit) as stopped:
+        console.run_job(Options, raising(error))
+
+    assert stopped.value.code == code
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ConnectionError("no Ray at this address")])
+def test_anything_else_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["job"])
+
+    with pytest.raises(type(error), match=str(error)):
+        console.run_job(Options, raising(error))
+
+
+def test_a_job_that_returns_exits_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["job"])
+
+    with pytest.raises(SystemExit) as stopped:
+        console.run_job(Options, lambda options: (tmp_path / "done").touch())
+
+    assert stopped.value.code == 0
+    assert (tmp_path / "done").exists()

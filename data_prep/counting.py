@@ -154,7 +154,7 @@ def _count_rows(
     source: Source, rows: RawRows, splits: np.ndarray, counts: GroupCounts, tokens: _TokenCounts
 ) -> None:
     frame = rows.frame
-    labels = frame["label"].to_numpy()
+    labels = frame[source.label].to_numpy()
     counts.rows += frame.height
     for split in range(len(SPLITS)):
         counts.split_rows[split] += int((splits == split).sum())

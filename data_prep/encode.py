@@ -69,7 +69,7 @@ def standardise(values: np.ndarray, of: Field) -> np.ndarray:
 
 def encode_frame(frame: pl.DataFrame, schema: Schema, encoders: Mapping[str, Encoder]) -> pa.Table:
     """Raw columns to the columns of a shard."""
-    columns: list[pa.Array] = [pa.array(frame["label"].to_numpy(), type=pa.uint8())]
+    columns: list[pa.Array] = [pa.array(frame[schema.label].to_numpy(), type=pa.uint8())]
     for f in schema.fields:
         raw = frame[f.name]
         if f.kind == "categorical":

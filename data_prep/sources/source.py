@@ -57,8 +57,9 @@ class RawRows:
     """Consecutive rows of one block.
 
     Attributes:
-        frame: Column ``label`` (UInt8), one column of tokens per categorical field (``token_type``
-            of the source, null = missing), one Float64 column per numeric field (null = missing).
+        frame: The source's label column (UInt8), one column of tokens per categorical field
+            (``token_type`` of the source, null = missing), one Float64 column per numeric field
+            (null = missing).
         numbers: (B) row number of each row within its file, from 0; rejected rows count too.
         rejected: The malformed rows among them.
     """

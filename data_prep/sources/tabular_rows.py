@@ -61,7 +61,7 @@ def rows_of(
     labels = _numbers(columns[label])
     is_label = labels.is_in([0.0, 1.0]).fill_null(False)
     reject(~is_label, lambda row: f"label {_show(columns[label][row])} is not 0 or 1")
-    converted = {"label": pl.select(pl.when(is_label).then(labels)).to_series().cast(pl.UInt8)}
+    converted = {label: pl.select(pl.when(is_label).then(labels)).to_series().cast(pl.UInt8)}
     for field in fields:
         raw = columns[field.name]
         if field.kind == "categorical":

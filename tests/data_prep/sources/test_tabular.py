@@ -215,6 +215,19 @@ def test_a_nested_parquet_column_must_be_left_out(tmp_path: Path) -> None:
     assert _read(source)[0].rows() == [(1, "a"), (0, "b")]
 
 
+def test_a_field_may_be_called_label_when_the_label_is_not(tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.csv", "click,label,price\n1,0,2.5\n0,1,0.5\n1,x,1.5\n")
+
+    rows, _, rejected = _read(TabularSource([path], CLICK))
+
+    assert rejected == []
+    assert rows.to_dict(as_series=False) == {
+        "click": [1, 0, 1],
+        "label": ["0", "1", "x"],
+        "price": [2.5, 0.5, 1.5],
+    }
+
+
 def test_a_real_log_reads_as_the_csv_module_reads_it() -> None:
     path = Path(__file__).parents[3].parent / "shared" / "data" / "kdd12_click_small.csv"
     if not path.exists():
@@ -227,5 +240,5 @@ def test_a_real_log_reads_as_the_csv_module_reads_it() -> None:
     assert rejected == []
     assert numbers == list(range(len(rows) - 1))
     for column, name in enumerate(rows[0]):
-        got = frame["label" if name == "click" else name].cast(pl.String).fill_null("")
+        got = frame[name].cast(pl.String).fill_null("")
         assert got.to_list() == [row[column] for row in rows[1:]]

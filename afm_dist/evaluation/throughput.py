@@ -12,7 +12,7 @@ from afm_dist.dataset.reader import Batch
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 
 BATCH_SIZE = 10_000
-ROUNDS = 9
+ROUNDS = 31
 
 
 @dataclass(frozen=True)

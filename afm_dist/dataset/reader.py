@@ -54,10 +54,6 @@ class Batch:
             torch.cat([part.labels for part in parts]),
         )
 
-    def to(self, device: torch.device) -> Batch:
-        """The same rows on another device."""
-        return Batch(self.ids.to(device), self.numeric.to(device), self.labels.to(device))
-
 
 def read_shard(manifest: Manifest, shard: Shard) -> Batch:
     """All rows of one shard, its checksum and every id's range checked.

@@ -30,8 +30,3 @@ def build_model(name: str, fields: Sequence[Field], hyper_parameters: Mapping[st
         return ARCHITECTURES[name](fields, **hyper_parameters)
     except (TypeError, ValueError) as error:
         raise OptionError(f"--model {name}: {error}") from error
-
-
-def architecture_of(model: nn.Module) -> str | None:
-    """The registered name of a model's class; None for a model of the user's own."""
-    return next((name for name, kind in ARCHITECTURES.items() if type(model) is kind), None)

@@ -8,7 +8,7 @@ from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
-from afm_dist.models import architecture_of, build_model
+from afm_dist.models import build_model
 from afm_dist.models.deepfm import DeepFM
 
 
@@ -122,11 +122,6 @@ def test_an_unknown_hyper_parameter_is_refused_by_name() -> None:
 def test_data_without_categorical_fields_is_refused() -> None:
     with pytest.raises(OptionError, match="no categorical field"):
         build_model("deepfm", [Field(name="x", kind="numeric")], {})
-
-
-def test_the_architecture_of_a_foreign_model_is_unknown() -> None:
-    assert architecture_of(small_model()) == "deepfm"
-    assert architecture_of(torch.nn.Linear(1, 1)) is None
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from afm_dist.runs import Stage
 
 DEMO_OUTPUT = "runs/demo"
+DEMO_ROWS = 300_000
 MIN_DEMO_ROWS = 10_000
 
 
@@ -67,7 +68,7 @@ class Compress:
     """Of initialisation, row order, dropout and the synthetic log."""
     workers: int = 1
     """Data-parallel Ray Train workers; the CPUs are shared out among them."""
-    demo_rows: int = 300_000
+    demo_rows: int = DEMO_ROWS
     """Rows of the demo's synthetic log."""
     resume: Resume = "auto"
     """auto: skip what is up to date; never: do everything again."""
@@ -181,7 +182,7 @@ def main(config: Compress) -> None:
             throughput=speed,
             ablation=ablation,
         ),
-        title=f"{config.model} on {config.data or 'the synthetic demo'}",
+        title=f"{described.architecture} on {config.data or 'the synthetic demo'}",
         config=asdict(config),
     )
     reporting.say_result(run, report, shipped)
@@ -265,8 +266,10 @@ def dry_run(config: Compress, chosen: Preset, described: ModelConfig, ablation: 
     from afm_dist.stages import estimate, training
 
     if config.demo:
+        size = config.demo_rows / DEMO_ROWS
         console.say(
-            f"the demo: {config.demo_rows:,} synthetic rows, about 4 minutes on 2 cores, 2 GB of disk"
+            f"the demo: {config.demo_rows:,} synthetic rows, about {1 + 3 * size:.0f} minutes on 2 cores, "
+            f"{0.1 + 0.2 * size:.1f} GB of disk"
         )
         return
     _, manifest = training.external_dataset(str(config.data))

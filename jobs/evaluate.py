@@ -34,7 +34,7 @@ def main(config: Evaluate) -> None:
     from afm_dist import storage
     from afm_dist.checkpoint import check_schema, from_pretrained, load_config
     from afm_dist.cluster import check_paths
-    from afm_dist.evaluation.throughput import compare_throughput
+    from afm_dist.evaluation.throughput import measure_throughput
     from afm_dist.stages.evaluation import Subject, measure_quality, timing_batch
     from afm_dist.stages.training import external_dataset
 
@@ -44,9 +44,12 @@ def main(config: Evaluate) -> None:
         check_schema(load_config(checkpoint), manifest, checkpoint=checkpoint)
     subject = Subject(name=config.checkpoint, stage="trained", checkpoint=config.checkpoint)
     row = measure_quality(subject, manifest, config.split)
-    model = from_pretrained(config.checkpoint)
-    reference = from_pretrained(config.baseline) if config.baseline else model
-    _, speed = compare_throughput(reference, model, timing_batch(manifest, config.split))
+    models = {
+        checkpoint: from_pretrained(checkpoint)
+        for checkpoint in filter(None, (config.baseline, config.checkpoint))
+    }
+    batch = timing_batch(manifest, config.split)
+    speed = measure_throughput(models, batch)[config.checkpoint]
     row["rows_per_second"] = speed.rows_per_second
     console.say(f"AUC         {row['auc']:.6f}")
     console.say(f"log loss    {row['log_loss']:.6f}")

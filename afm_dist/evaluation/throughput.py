@@ -1,9 +1,11 @@
-"""How many rows a second a model scores: pairs of models, interleaved, ratios of one run."""
+"""How many rows a second models score: all in turn, ratios of one run."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,11 +19,11 @@ ROUNDS = 31
 
 @dataclass(frozen=True)
 class Throughput:
-    """Speed of a model and its ratio to a reference measured in the same rounds.
+    """Speed of a model and its ratio to the first one, measured in the same rounds.
 
     Attributes:
         rows_per_second: Median over the rounds.
-        ratio: Median over the rounds of reference time / own time.
+        ratio: Median over the rounds of the first one's time / own time.
         ratio_min: Smallest of them.
         ratio_max: Largest of them.
     """
@@ -32,32 +34,28 @@ class Throughput:
     ratio_max: float
 
 
-def compare_throughput(
-    reference: nn.Module, model: nn.Module, batch: Batch, *, rounds: int = ROUNDS
-) -> tuple[float, Throughput]:
-    """Time both models on the same batch, in turn, in this process with its threads.
+def measure_throughput(
+    models: Mapping[str, nn.Module], batch: Batch, *, rounds: int = ROUNDS
+) -> dict[str, Throughput]:
+    """Time models on the same batch, in turn, in this process with its threads.
 
     Args:
-        reference: The model to compare with, in eval mode.
-        model: The model of interest, in eval mode.
+        models: In eval mode, by name; the first is what the others are compared with.
         batch: Rows to score, in memory.
         rounds: Timed rounds, after two to warm up.
 
     Returns:
-        The reference's rows per second (median), and the model's throughput.
+        By name.
     """
     ids, numeric = batch.ids.long(), batch.numeric
     with torch.inference_mode():
-        seconds = time_in_turn(
-            {"reference": lambda: reference(ids, numeric), "model": lambda: model(ids, numeric)}, rounds
-        )
-    speedup = Speedup.over(seconds["reference"], seconds["model"])
-    return (
-        len(batch) / statistics.median(seconds["reference"]),
-        Throughput(
-            rows_per_second=len(batch) / statistics.median(seconds["model"]),
-            ratio=speedup.median,
-            ratio_min=speedup.smallest,
-            ratio_max=speedup.largest,
-        ),
-    )
+        seconds = time_in_turn({name: partial(model, ids, numeric) for name, model in models.items()}, rounds)
+    first = next(iter(seconds.values()))
+    return {
+        name: _throughput(len(batch) / statistics.median(own), Speedup.over(first, own))
+        for name, own in seconds.items()
+    }
+
+
+def _throughput(rows_per_second: float, speedup: Speedup) -> Throughput:
+    return Throughput(rows_per_second, speedup.median, speedup.smallest, speedup.largest)

@@ -13,7 +13,7 @@ from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, 
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import Batch, read_shard
 from afm_dist.evaluation.score import evaluate_model
-from afm_dist.evaluation.throughput import BATCH_SIZE, Throughput, compare_throughput
+from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
 from afm_dist.runs import Run, Stage
 
 RESULTS = "results.json"
@@ -79,31 +79,27 @@ def throughput(
 ) -> Stage:
     """CPU throughput at batch 10000 of every structure among the subjects, against the first.
 
-    Models of the same structure (same layers, other weights) share one measurement. Each
-    structure is timed in turn with the baseline, in this process, with all its threads.
+    Models of the same structure (same layers, other weights) share one measurement. All structures
+    are timed in turn, in this process, with all its threads.
     """
 
     def work(folder: str) -> None:
         batch = timing_batch(manifest)
-        baseline = from_pretrained(subjects[0].checkpoint)
-        measured: dict[str, dict[str, float]] = {}
-        reference_speed = 0.0
-        for subject in subjects[1:]:
-            key = structure(subject.checkpoint)
-            if key in measured or key == structure(subjects[0].checkpoint):
-                continue
-            reference_speed, speed = compare_throughput(baseline, from_pretrained(subject.checkpoint), batch)
-            measured[key] = asdict(speed)
+        distinct = {structure(subject.checkpoint): subject for subject in reversed(subjects)}
+        models = {
+            key: from_pretrained(distinct[key].checkpoint)
+            for key in dict.fromkeys(structure(subject.checkpoint) for subject in subjects)
+        }
+        measured = measure_throughput(models, batch)
+        for key, speed in measured.items():
             console.say(
-                f"  {subject.name}: {speed.rows_per_second:,.0f} rows/s, {speed.ratio:.2f} times the "
+                f"  {distinct[key].name}: {speed.rows_per_second:,.0f} rows/s, {speed.ratio:.2f} times the "
                 f"baseline ({speed.ratio_min:.2f} to {speed.ratio_max:.2f})"
             )
-        own = structure(subjects[0].checkpoint)
-        measured[own] = asdict(Throughput(reference_speed, 1.0, 1.0, 1.0))
         results = {
             "batch_size": len(batch),
             "threads": torch.get_num_threads(),
-            "structures": measured,
+            "structures": {key: asdict(speed) for key, speed in measured.items()},
         }
         storage.write_json(storage.join(folder, RESULTS), results)
 

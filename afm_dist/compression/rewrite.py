@@ -152,9 +152,14 @@ def _check_width(entry: PlanEntry, width: int) -> None:
         )
 
 
-def _spectrum(moments: Mapping[str, Moments], key: str) -> Spectrum:
+def _spectrum(moments: Mapping[str, Moments], key: str, width: int) -> Spectrum:
     if key not in moments:
         raise OptionError(f"no moments of {key}; collect them with collect_moments(model, data, …) first")
+    if moments[key].width != width:
+        raise OptionError(
+            f"the moments of {key} have width {moments[key].width}, the module has {width} outputs: they are "
+            "of another model; collect them with collect_moments(model, data, …) again"
+        )
     return eigendecompose(moments[key])
 
 
@@ -169,7 +174,7 @@ def _build_linear(original: nn.Linear, entry: PlanEntry) -> LowRankLinear:
 def _fill_linear(
     new: LowRankLinear, original: nn.Linear, entry: PlanEntry, moments: Mapping[str, Moments]
 ) -> None:
-    spectrum = _spectrum(moments, entry.name)
+    spectrum = _spectrum(moments, entry.name, original.out_features)
     factorize = afm_linear if entry.method == "afm" else svd_linear
     weight = original.weight.cpu()
     bias = None if original.bias is None else original.bias.cpu()
@@ -192,7 +197,7 @@ def _table_factors(
     table: torch.Tensor, key: str, entry: PlanEntry, moments: Mapping[str, Moments]
 ) -> TableFactors:
     if entry.method == "afm":
-        return afm_table(table, _spectrum(moments, key), entry.rank)
+        return afm_table(table, _spectrum(moments, key, table.shape[1]), entry.rank)
     return svd_table(table, entry.rank)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -338,3 +339,9 @@ def test_missing_moments_are_refused_by_name() -> None:
         compress_(deepfm(), entry("mlp.3"), {})
     with pytest.raises(OptionError, match=r"no moments of embedding\[site\]"):
         compress_(deepfm(), entry("embedding"), {})
+
+
+@pytest.mark.parametrize(("name", "key"), [("mlp.3", "mlp.3"), ("embedding", "embedding[site]")])
+def test_moments_of_another_width_are_refused_by_name(name: str, key: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(f"the moments of {key} have width 99")):
+        compress_(deepfm(), entry(name), {key: Moments.empty(99)})

@@ -66,6 +66,11 @@ class Run:
         config: The job's configuration as plain values, kept in ``config.json``.
         resume: ``auto`` skips stages that are up to date, ``never`` redoes them all.
 
+    Attributes:
+        stages: What was done or found up to date so far, in order.
+        redone: Names of those that were done.
+        reused: Names of those that were up to date.
+
     Raises:
         OptionError: the folder holds something else; stages clear their folders.
     """
@@ -74,6 +79,7 @@ class Run:
         self.path = storage.absolute(path)
         _refuse_foreign(self.path, job)
         self.resume = resume
+        self.stages: list[Stage] = []
         self.redone: list[str] = []
         self.reused: list[str] = []
         storage.write_json(storage.join(self.path, CONFIG), {"job": job, **config})
@@ -121,7 +127,10 @@ class Run:
             self.reused.append(name)
             self.event("stage up to date", stage=name, fingerprint=marker["fingerprint"])
             console.say(f"[{name}] up to date")
-            return Stage(name=name, path=path, fingerprint=done["fingerprint"], commit=done["commit"])
+            self.stages.append(
+                Stage(name=name, path=path, fingerprint=done["fingerprint"], commit=done["commit"])
+            )
+            return self.stages[-1]
 
         console.say(f"[{name}] {reason}")
         self.event("stage started", stage=name, reason=reason)
@@ -145,7 +154,8 @@ class Run:
         self.redone.append(name)
         self.event("stage finished", stage=name, seconds=seconds)
         console.say(f"[{name}] done in {seconds:.1f} s")
-        return Stage(name=name, path=path, fingerprint=str(marker["fingerprint"]), commit=commit)
+        self.stages.append(Stage(name=name, path=path, fingerprint=str(marker["fingerprint"]), commit=commit))
+        return self.stages[-1]
 
     def _why_redo(self, path: str, marker: Mapping[str, Any], *, resumable: bool) -> str | None:
         """The reason to do a stage, in words; None when it is up to date."""

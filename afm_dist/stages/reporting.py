@@ -17,7 +17,7 @@ from afm_dist.compression.ranks import field_key, module_name
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.runs import SUCCESS, Run, Stage, environment
 from afm_dist.stages.compression import MOMENTS, TABLE
-from afm_dist.stages.evaluation import Subject, rows_of
+from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.training.loop import History
@@ -126,8 +126,9 @@ def say_result(run: Run, written: Stage, shipped: Stage) -> None:
 
 def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
-    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, _notes(evidence, tuned))
+    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, _notes(tuned))
     chosen = tuned["afm-emb"]
+    threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
     content: dict[str, Any] = {
         "format_version": 1,
         "title": title,
@@ -150,9 +151,9 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
         "data": _data(evidence.manifest),
         "environment": environment(),
         "config": dict(config),
-        "timings": _timings(run, evidence),
+        "timings": _timings(run),
         "notes": [
-            "Throughput: eager PyTorch on the CPU, batch 10000, all threads, timed in turn with the "
+            f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
             "baseline; models of the same structure share one measurement.",
             "The SVD rows have the ranks, the ReLU mode and the fine-tuning of the AFM rows; only the "
             "factors differ.",
@@ -167,7 +168,7 @@ def _is_ablation(name: str) -> bool:
     return name.startswith("afm-mlp-")
 
 
-def _notes(evidence: Evidence, tuned: Mapping[str, History]) -> dict[tuple[str, str], dict[str, Any]]:
+def _notes(tuned: Mapping[str, History]) -> dict[tuple[str, str], dict[str, Any]]:
     """Validation AUC of every row, and what fine-tuning kept."""
     notes: dict[tuple[str, str], dict[str, Any]] = {}
     for name, history in tuned.items():
@@ -177,7 +178,6 @@ def _notes(evidence: Evidence, tuned: Mapping[str, History]) -> dict[tuple[str, 
             "note": f"kept: {summary(history)['kept']}",
         }
     notes["baseline", "trained"] = {"validation_auc": tuned["control-mlp"].curve[0].validation_auc}
-    del evidence
     return notes
 
 
@@ -296,11 +296,12 @@ def _data(manifest: Manifest) -> dict[str, Any]:
     return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
 
 
-def _timings(run: Run, evidence: Evidence) -> list[dict[str, Any]]:
-    timings = []
-    for stage in evidence.stages:
-        marker = storage.join(stage.path, SUCCESS)
-        if storage.exists(marker):
-            seconds = storage.read_json(marker)["seconds"]
-            timings.append({"stage": stage.name, "seconds": seconds, "reused": stage.name in run.reused})
-    return timings
+def _timings(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": stage.name,
+            "seconds": storage.read_json(stage.file(SUCCESS))["seconds"],
+            "reused": stage.name in run.reused,
+        }
+        for stage in run.stages
+    ]

@@ -44,6 +44,15 @@ def test_report_pages_are_written(compressed: Compressed) -> None:
     assert "afm-emb" in (folder / "report.md").read_text()
 
 
+def test_times_are_of_the_stages_of_this_run_only(compressed: Compressed) -> None:
+    timed = [timing["stage"] for timing in report_of(compressed)["timings"]]
+    assert timed == [
+        *("statistics-mlp", "rewrite-mlp", "finetune-mlp"),
+        *("statistics-embedding", "rewrite-embedding", "finetune-embedding"),
+        *("evaluate", "throughput", "checkpoint"),
+    ]
+
+
 def test_parameters_and_bytes_shrink_as_the_ranks_say(compressed: Compressed) -> None:
     by_name = {(row["name"], row["stage"]): row for row in report_of(compressed)["rows"]}
     baseline, mlp, tables = (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
+from afm_dist.errors import OptionError
+from jobs.compress import Compress, check
 from tests.jobs.commands import fail, run
 from tests.jobs.conftest import Compressed, write_clicks
 
@@ -67,6 +70,39 @@ def test_wrong_option_exits_2_and_is_named(options: list[str], expected: str, tm
     output = [] if options[0] == "--data" else ["--output", str(tmp_path / "run")]
     assert expected in fail("jobs/compress.py", *options, *output, code=2)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("mlp_energy", math.nan), ("kappa", -1.0), ("kappa", math.inf), ("checkpoint", "")],
+)
+def test_impossible_value_is_refused_before_anything_starts(option: str, value: float | str) -> None:
+    with pytest.raises(OptionError, match=f"--{option.replace('_', '-')}"):
+        check(Compress(**{"data": "somewhere", "output": "elsewhere", option: value}))
+
+
+def test_output_with_a_run_of_another_job_is_refused_and_kept(compressed: Compressed) -> None:
+    checkpoint = Path(compressed.trained, "checkpoint", "model.safetensors")
+    before = checkpoint.read_bytes()
+    command = [compressed.trained if word == compressed.output else word for word in compressed.command]
+    assert "a run of the job train" in fail(*command, code=2)
+    assert checkpoint.read_bytes() == before
+
+
+def test_output_that_is_the_dataset_is_refused_and_kept(compressed: Compressed) -> None:
+    message = fail("jobs/train.py", "--data", compressed.data, "--output", compressed.data, code=2)
+    assert f"--output {compressed.data}: the folder holds other files" in message
+    assert list(Path(compressed.data, "train").glob("*.parquet"))
+
+
+def test_compressed_checkpoint_is_not_compressed_again(compressed: Compressed, tmp_path: Path) -> None:
+    message = fail(
+        "jobs/compress.py",
+        *("--data", compressed.data, "--checkpoint", f"{compressed.output}/checkpoint"),
+        *("--output", str(tmp_path / "run"), "--mlp-rank", "4", "--embedding-dim", "2"),
+        code=2,
+    )
+    assert "compressed already" in message
 
 
 def test_unknown_option_exits_2() -> None:

@@ -18,7 +18,7 @@ import torch
 from ray import cloudpickle
 from torch import nn
 
-from afm_dist import console, storage
+from afm_dist import __version__, console, storage
 from afm_dist.cluster import ensure_ray, run_tasks
 from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
@@ -148,6 +148,7 @@ def _collect_on_ray(
     groups = manifest.groups(split, max_groups)
     fingerprint = storage.fingerprint(
         {
+            "version": __version__,
             "model": model_digest(model),
             "forward": storage.sha256(cloudpickle.dumps(forward_fn)),
             "data": manifest.fingerprint(),

@@ -157,9 +157,7 @@ def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Mome
     console.say(f"  streaming agrees with the counts: largest relative difference {worst:.1e}")
 
 
-def rewrite_tables(
-    run: Run, tuned: Models, statistics: Stage, *, policy: Policy, fold: bool = True
-) -> Models:
+def rewrite_tables(run: Run, tuned: Models, statistics: Stage, *, policy: Policy) -> Models:
     """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
 
     ``afm-emb`` comes from ``afm-mlp``, ``svd-emb`` from ``svd-mlp``.
@@ -169,7 +167,7 @@ def rewrite_tables(
         moments = load_moments(statistics.file(MOMENTS))
         for method, source in (("afm", "afm-mlp"), ("svd", "svd-mlp")):
             target = getattr(type(from_pretrained(tuned.checkpoints[source])), "folds", {}).get(TABLE)
-            plan = plan_ranks(moments, policy, folded_into=target if fold else None)
+            plan = plan_ranks(moments, policy, folded_into=target)
             _rewrite(
                 tuned.checkpoints[source],
                 storage.join(folder, f"{method}-emb"),
@@ -180,7 +178,7 @@ def rewrite_tables(
     stage = run.stage(
         "rewrite-embedding",
         work,
-        config={"policy": asdict(policy), "fold": fold},
+        config={"policy": asdict(policy)},
         inputs=[tuned.stage, statistics],
     )
     names = ("afm-emb", "svd-emb")

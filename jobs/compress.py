@@ -189,7 +189,7 @@ def main(config: Compress) -> None:
 
 
 def check(config: Compress) -> None:
-    """Refuse options that cannot work together, before anything heavy is imported.
+    """Refuse options that cannot work together, and warn of those without effect.
 
     Raises:
         OptionError: names the options and the fix.
@@ -210,6 +210,17 @@ def check(config: Compress) -> None:
         raise OptionError(f"--kappa {config.kappa}: a number of standard deviations, 0 or more; try 2")
     if config.demo_rows < MIN_DEMO_ROWS:
         raise OptionError(f"--demo-rows {config.demo_rows}: at least {MIN_DEMO_ROWS} rows are needed")
+    for option, ignored, because in (
+        ("--demo-rows", config.demo_rows != DEMO_ROWS and not config.demo, "--data is given"),
+        ("--model", config.model != Compress.model and config.checkpoint, "--checkpoint is given"),
+        (
+            "--kappa",
+            config.kappa != DEFAULT_KAPPA and config.activation != "shifted",
+            f"--activation is {config.activation}",
+        ),
+    ):
+        if ignored:
+            console.warn(f"{option} is ignored: {because}")
 
 
 def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:

@@ -160,3 +160,9 @@ def test_dry_run_starts_nothing(tmp_path: Path) -> None:
     result = run("jobs/compress.py", "--dry-run", "--output", str(tmp_path / "run"))
     assert result.returncode == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_option_without_effect_is_warned_of() -> None:
+    result = run("jobs/compress.py", "--dry-run", "--activation", "none", "--kappa", "3")
+    assert result.returncode == 0
+    assert "warning: --kappa is ignored: --activation is none" in result.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ FIELDS = (
 SPLITS = {"train": (400, 37, 250, 113, 200), "validation": (300, 200), "test": (150,)}
 
 
-def write_shard(location: str, path: str, columns: dict[str, pa.Array]) -> Shard:
+def write_shard(location: str, path: str, columns: Mapping[str, Any]) -> Shard:
     """Write one Parquet file and describe it as a manifest does."""
     target = Path(location, path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,17 +71,14 @@ def write_dataset(
                 for name, count in counts.items():
                     count += np.bincount(columns[name].to_numpy(), minlength=len(count))
         shards[split] = tuple(parts)
-    for name, count in counts.items():
-        write_vocabulary(location, name, count)
-    manifest = Manifest(location=location, label="click", fields=fields, splits=shards)
+    vocabulary = {name: write_vocabulary(location, name, count) for name, count in counts.items()}
+    manifest = Manifest(location=location, label="click", fields=fields, splits=shards, vocabulary=vocabulary)
     manifest.save()
     return manifest
 
 
-def write_vocabulary(location: str, name: str, counts: np.ndarray) -> None:
+def write_vocabulary(location: str, name: str, counts: np.ndarray) -> Shard:
     """``vocabulary/<name>.parquet`` with made-up tokens."""
-    target = Path(location, "vocabulary", f"{name}.parquet")
-    target.parent.mkdir(parents=True, exist_ok=True)
     ids = np.arange(len(counts), dtype=np.int32)
-    table = {"id": ids, "token": [f"{name}-{i}" for i in ids], "count": counts}
-    pq.write_table(pa.table(table), target)
+    columns = {"id": ids, "token": [f"{name}-{i}" for i in ids], "count": counts}
+    return write_shard(location, f"vocabulary/{name}.parquet", columns)

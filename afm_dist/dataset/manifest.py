@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from afm_dist import storage
 from afm_dist.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 MAX_GROUPS = 256
 
@@ -54,7 +54,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One Parquet file of a split: its path inside the dataset, size, rows, and SHA-256."""
+    """One Parquet file, of a split or a vocabulary: path inside the dataset, size, rows, SHA-256."""
 
     path: str
     rows: int
@@ -71,6 +71,7 @@ class Manifest:
         label: Name of the label column.
         fields: Categorical and numeric fields, in model order.
         splits: For ``train``, ``validation``, ``test``: the shards in order.
+        vocabulary: By name of a categorical field: the file with its ids, tokens and counts.
         preset: Name of the preparation protocol.
         seed: Seed of the split.
         sources: What the dataset was made from: name, bytes, sha256 of each input.
@@ -81,6 +82,7 @@ class Manifest:
     label: str
     fields: tuple[Field, ...]
     splits: Mapping[str, tuple[Shard, ...]]
+    vocabulary: Mapping[str, Shard] = field(default_factory=dict)
     preset: str = "default"
     seed: int = 0
     sources: tuple[Mapping[str, Any], ...] = ()
@@ -131,7 +133,7 @@ class Manifest:
         return [asdict(f) for f in self.fields]
 
     def fingerprint(self) -> str:
-        """Digest of the whole content (all shards' checksums included), not of the location."""
+        """Digest of the whole content (all files' checksums included), not of the location."""
         return storage.fingerprint(self._to_json())
 
     def _to_json(self) -> dict[str, Any]:
@@ -143,6 +145,7 @@ class Manifest:
             "seed": self.seed,
             "sources": [dict(source) for source in self.sources],
             "facts": dict(self.facts),
+            "vocabulary": {name: asdict(file) for name, file in self.vocabulary.items()},
             "splits": {name: [asdict(shard) for shard in shards] for name, shards in self.splits.items()},
         }
 
@@ -167,7 +170,8 @@ class Manifest:
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
             raise DataError(
-                f"{path}: format version {version!r} is unknown (this release reads {FORMAT_VERSION})"
+                f"{path}: format version {version!r} is unknown (this release reads {FORMAT_VERSION}); "
+                "prepare the data again"
             )
         try:
             return cls(
@@ -178,6 +182,7 @@ class Manifest:
                     name: tuple(Shard(**entry) for entry in shards)
                     for name, shards in content["splits"].items()
                 },
+                vocabulary={name: Shard(**entry) for name, entry in content["vocabulary"].items()},
                 preset=content["preset"],
                 seed=content["seed"],
                 sources=tuple(content["sources"]),

@@ -63,13 +63,7 @@ def read_shard(manifest: Manifest, shard: Shard) -> Batch:
             outside its field's table or a label other than 0 and 1.
     """
     location = storage.join(manifest.location, shard.path)
-    content = storage.read_bytes(location)
-    if len(content) != shard.bytes or storage.sha256(content) != shard.sha256:
-        state = f"{len(content)} bytes" if len(content) != shard.bytes else "altered content"
-        raise DataError(
-            f"{location}: {state} where the manifest promises {shard.bytes} bytes with another checksum; "
-            "the shard is truncated or altered, prepare the data again"
-        )
+    content = _read_checked(location, shard)
     names = [manifest.label, *(field.name for field in manifest.fields)]
     try:
         table = pq.ParquetFile(io.BytesIO(content)).read(columns=names, use_threads=False)
@@ -87,6 +81,18 @@ def read_shard(manifest: Manifest, shard: Shard) -> Batch:
     if len(labels) and not np.isin(labels, (0.0, 1.0)).all():
         raise DataError(f"{location}: labels other than 0 and 1; prepare the data again")
     return Batch(torch.from_numpy(ids), torch.from_numpy(numeric), torch.from_numpy(labels))
+
+
+def _read_checked(location: str, file: Shard) -> bytes:
+    """The content of a file, as the manifest describes it."""
+    content = storage.read_bytes(location)
+    if len(content) != file.bytes or storage.sha256(content) != file.sha256:
+        state = f"{len(content)} bytes" if len(content) != file.bytes else "altered content"
+        raise DataError(
+            f"{location}: {state} where the manifest promises {file.bytes} bytes with another checksum; "
+            "the file is truncated or altered, prepare the data again"
+        )
+    return content
 
 
 def _checked_ids(column: pa.ChunkedArray, field: Field, location: str) -> NDArray[np.integer]:
@@ -179,14 +185,17 @@ def read_counts(manifest: Manifest) -> dict[str, Tensor]:
         By field name: shape (cardinality,), int64.
 
     Raises:
-        DataError: a vocabulary is missing, or disagrees with the manifest.
+        DataError: a vocabulary is missing, truncated, altered, or disagrees with the manifest.
     """
     counts = {}
     rows = manifest.rows("train")
     for field in manifest.categorical:
-        location = storage.join(manifest.location, "vocabulary", f"{field.name}.parquet")
+        file = manifest.vocabulary.get(field.name)
+        path = file.path if file else f"vocabulary/{field.name}.parquet"
+        location = storage.join(manifest.location, path)
+        content = _read_checked(location, file) if file else storage.read_bytes(location)
         try:
-            frame = pl.read_parquet(io.BytesIO(storage.read_bytes(location)), columns=["id", "count"])
+            frame = pl.read_parquet(io.BytesIO(content), columns=["id", "count"])
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{location}: damaged vocabulary ({error}); prepare the data again") from error
         frame = frame.sort("id")

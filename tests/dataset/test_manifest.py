@@ -21,12 +21,17 @@ def shards(n: int, prefix: str = "train") -> tuple[Shard, ...]:
     )
 
 
+def vocabulary(digit: str) -> Shard:
+    return Shard(path="vocabulary/x.parquet", rows=3, bytes=9, sha256=64 * digit)
+
+
 def manifest(location: str = "data", n: int = 7) -> Manifest:
     return Manifest(
         location=location,
         label="click",
         fields=FIELDS,
         splits={"train": shards(n), "validation": shards(2, "validation"), "test": ()},
+        vocabulary={"site": vocabulary("a"), "ad": vocabulary("b")},
         preset="criteo-x4",
         seed=3,
         sources=({"name": "day_0", "bytes": 5, "sha256": "ab"},),
@@ -54,9 +59,10 @@ def test_the_fingerprint_ignores_where_the_data_lies() -> None:
         {"fields": FIELDS[:2]},
         {"fields": (replace(FIELDS[0], cardinality=31), *FIELDS[1:])},
         {"splits": {"train": shards(7)[::-1]}},
+        {"vocabulary": {"site": vocabulary("a"), "ad": vocabulary("c")}},
         {"facts": {"bayes_auc": 0.81}},
     ],
-    ids=["label", "seed", "fields", "cardinality", "shards", "facts"],
+    ids=["label", "seed", "fields", "cardinality", "shards", "vocabulary", "facts"],
 )
 def test_the_fingerprint_sees_the_content(change: dict[str, Any]) -> None:
     assert replace(manifest(), **change).fingerprint() != manifest().fingerprint()
@@ -100,13 +106,15 @@ def test_fields_are_told_apart_by_kind() -> None:
     assert [field.name for field in manifest().numeric] == ["age"]
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+@pytest.mark.parametrize("version", [None, 1, 3, "2"])
 def test_an_unknown_version_is_refused_by_name(tmp_path: Path, version: Any) -> None:
     manifest(str(tmp_path)).save()
     path = str(tmp_path / "manifest.json")
     storage.write_json(path, {**storage.read_json(path), "format_version": version})
 
-    with pytest.raises(DataError, match=rf"manifest\.json: format version {version!r} is unknown"):
+    with pytest.raises(
+        DataError, match=rf"manifest\.json: format version {version!r} is unknown .*prepare .* again"
+    ):
         Manifest.load(str(tmp_path))
 
 
@@ -118,9 +126,11 @@ def test_an_unknown_version_is_refused_by_name(tmp_path: Path, version: Any) -> 
         ("fields", [7], ""),
         ("splits", {"train": [{"path": "p"}]}, "rows"),
         ("splits", [], ""),
+        ("vocabulary", {"site": {"path": "p"}}, "rows"),
         ("label", None, "label"),
+        ("vocabulary", None, "vocabulary"),
     ],
-    ids=["kind", "attribute", "field", "shard", "splits", "label"],
+    ids=["kind", "attribute", "field", "shard", "splits", "vocabulary", "no label", "no vocabulary"],
 )
 def test_content_that_is_not_understood_is_refused_by_name(
     tmp_path: Path, key: str, value: Any, named: str

@@ -278,27 +278,49 @@ def test_counts_are_those_of_the_training_rows(log: Manifest) -> None:
         np.testing.assert_array_equal(counts[name], np.bincount(whole.ids[:, i], minlength=size))
 
 
-def vocabulary_counts(dataset: Manifest) -> np.ndarray:
-    return read_counts(dataset)["ad"].numpy().copy()
+def with_vocabulary(dataset: Manifest, **columns: Any) -> Manifest:
+    """The dataset with another vocabulary of ``ad``, its checksum in order."""
+    file = write_shard(dataset.location, "vocabulary/ad.parquet", columns)
+    return replace(dataset, vocabulary={**dataset.vocabulary, "ad": file})
 
 
-@pytest.mark.parametrize("change", ["one more", "one id less", "missing", "damaged", "another file"])
-def test_a_vocabulary_that_does_not_fit_is_refused_by_name(dataset: Manifest, change: str) -> None:
-    counts = vocabulary_counts(dataset)
-    path = Path(dataset.location, "vocabulary", "ad.parquet")
+@pytest.mark.parametrize("change", ["one more", "one id less", "another id", "not a vocabulary"])
+def test_a_vocabulary_that_disagrees_with_the_manifest_is_refused_by_name(
+    dataset: Manifest, change: str
+) -> None:
+    counts = read_counts(dataset)["ad"].numpy().copy()
+    ids = np.arange(len(counts), dtype=np.int32)
     if change == "one more":
         counts[2] += 1
-        write_vocabulary(dataset.location, "ad", counts)
     elif change == "one id less":
         counts[0] += counts[-1]
-        write_vocabulary(dataset.location, "ad", counts[:-1])
-    elif change == "missing":
-        path.unlink()
-    elif change == "damaged":
-        path.write_bytes(path.read_bytes()[:-30])
-    else:
-        pq.write_table(pa.table({"other": [1]}), path)
+        ids, counts = ids[:-1], counts[:-1]
+    elif change == "another id":
+        ids[3] = 99
+    columns = {"other": [1]} if change == "not a vocabulary" else {"id": ids, "count": counts}
+    broken = with_vocabulary(dataset, **columns)
 
     with pytest.raises(DataError, match=r"vocabulary/ad\.parquet") as error:
-        read_counts(dataset)
+        read_counts(broken)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "altered", "counts moved"])
+def test_a_damaged_vocabulary_is_refused_by_name(dataset: Manifest, damage: str) -> None:
+    path = Path(dataset.location, "vocabulary", "ad.parquet")
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[:-30])
+    elif damage == "altered":
+        path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+    else:
+        # As many ids and occurrences as before: only the checksum tells.
+        counts = read_counts(dataset)["ad"].numpy().copy()
+        counts[0] += 1
+        counts[1] -= 1
+        write_vocabulary(dataset.location, "ad", counts)
+
+    with pytest.raises(DataError, match=r"vocabulary/ad\.parquet"):
+        read_counts(dataset)

@@ -262,11 +262,12 @@ def demo_dataset(run: Run, config: Compress) -> tuple[Stage, Manifest]:
     """A synthetic log in Criteo's raw format, and the dataset made of it."""
     from afm_dist.dataset.manifest import Manifest
     from data_prep.pipeline import Protocol, prepare
-    from data_prep.sources.synthetic import SyntheticSource, write_synthetic
+    from data_prep.sources.synthetic import write_synthetic
+    from data_prep.sources.synthetic_source import synthetic_source
 
     def work(folder: str) -> None:
         log = write_synthetic(f"{folder}/raw", config.demo_rows, config.seed)
-        prepare(SyntheticSource(log), f"{folder}/data", Protocol(seed=config.seed, rows_per_shard=20_000))
+        prepare(synthetic_source(log), f"{folder}/data", Protocol(seed=config.seed, rows_per_shard=20_000))
 
     stage = run.stage("prepare", work, config={"rows": config.demo_rows, "seed": config.seed})
     return stage, Manifest.load(stage.file("data"))

@@ -48,6 +48,9 @@ class Prepare:
     rows: int = 400_000
     """Synthetic: how many rows to write."""
 
+    shape: Literal["criteo", "avazu"] = "criteo"
+    """Synthetic: which raw format the log has."""
+
     seed: int = 0
     """Decides which row goes to which split (synthetic: and the log itself)."""
 
@@ -121,6 +124,8 @@ def check(config: Prepare) -> str:
         raise OptionError("--input: a synthetic log is written, not read; use --source criteo or tabular")
     if config.source != "synthetic" and not config.input:
         raise OptionError(f"--input: name the file that --source {config.source} reads")
+    if config.source != "synthetic" and config.shape != Prepare.shape:
+        console.warn(f"--shape is ignored: --source {config.source} reads a log, and writes none")
     if config.source != "tabular":
         for option in ("categorical", "numeric", "drop"):
             if getattr(config, option):
@@ -158,11 +163,12 @@ def _source(config: Prepare, output: str) -> Source:
 
         return CriteoSource(paths)
     from data_prep.plan import RAW, check_output
-    from data_prep.sources.synthetic import SyntheticSource, write_synthetic
+    from data_prep.sources.synthetic import write_synthetic
+    from data_prep.sources.synthetic_source import synthetic_source
 
     check_output(storage.absolute(output))
     raw = storage.join(storage.absolute(output), RAW)
-    return SyntheticSource(write_synthetic(raw, config.rows, config.seed))
+    return synthetic_source(write_synthetic(raw, config.rows, config.seed, config.shape))
 
 
 if __name__ == "__main__":

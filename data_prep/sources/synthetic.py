@@ -1,31 +1,30 @@
-"""A synthetic log in Criteo's raw format, with its true click probabilities beside it."""
+"""Synthetic click logs in the raw format of a well-known one, with the true probabilities beside them.
+
+A log is a folder of ``part-NNNNN`` files of 262,144 rows and one ``truth-NNNNN.parquet`` for each. A
+row depends on (shape, seed, row number) alone: a log is the beginning of any longer one of its seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, get_args
 
-import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
-from afm_dist import console, storage
+from afm_dist import cluster, console, storage
 from afm_dist.errors import OptionError
-from data_prep.sources.criteo import CriteoSource, hex_text
-from data_prep.sources.criteo_lines import INTEGERS
-from data_prep.sources.planted import CARDINALITIES, PlantedModel, PlantedRows
-from data_prep.sources.source import SplitOf
-from data_prep.split import SPLITS
+from data_prep.sources.planted import BLOCK_ROWS, PART_ROWS, PlantedModel
+from data_prep.sources.planted_shapes import SHAPES, ShapeName
+from data_prep.sources.planted_text import FORMATS, LineWriter
 
-GENERATOR_VERSION = 1
-BLOCK_ROWS = 1 << 16
-HISTOGRAM_BINS = 1 << 22
-BYTES_PER_ROW = 245
-LOG = "train.txt"
-TRUTH = "truth.parquet"
+GENERATOR_VERSION = 2
+BYTES_PER_ROW = SHAPES["criteo"].bytes_per_row
 RECORD = "log.json"
 
 _TRUTH_SCHEMA = pa.schema([("row", pa.int64()), ("label", pa.uint8()), ("probability", pa.float64())])
@@ -36,162 +35,152 @@ class SyntheticLog:
     """A written log.
 
     Attributes:
-        path: The log, in Criteo's raw format.
-        truth: Parquet file with row number, label and true probability of each row.
+        paths: Its files in order, in the raw format of the shape.
+        truths: For each a Parquet file with row number, label and true probability of each row.
         rows: Number of rows.
         seed: Seed of the planted model and of the rows.
+        shape: Which raw format it has.
     """
 
-    path: str
-    truth: str
+    paths: tuple[str, ...]
+    truths: tuple[str, ...]
     rows: int
     seed: int
+    shape: ShapeName
 
 
-def write_synthetic(output_dir: str, rows: int, seed: int) -> SyntheticLog:
-    """Write a planted log, block by block in bounded memory; nothing happens when it is there.
+def write_synthetic(folder: str, rows: int, seed: int, shape: ShapeName = "criteo") -> SyntheticLog:
+    """Write a planted log on Ray, file by file in bounded memory.
+
+    Files that are there are kept: a log that is complete is not written again, one that was
+    interrupted or is to be longer goes on. Another synthetic log is replaced.
 
     Args:
-        output_dir: Local folder for the log and the truth.
+        folder: Where to, shared by the nodes of the cluster if it has several.
         rows: Number of rows.
-        seed: Same seed and rows, same bytes.
+        seed: Any integer.
+        shape: The raw format, with its cardinalities and missing shares.
 
     Raises:
-        OptionError: no rows are asked for, or the folder is not local.
+        OptionError: no rows are asked for, there is no such shape, or the folder holds a log of
+            somebody else's.
     """
     if rows < 1:
         raise OptionError(f"--rows {rows}: a log needs at least one row")
-    if not storage.is_local(output_dir):
-        raise OptionError(
-            f"--output {output_dir}: a synthetic log is written to a local folder; give a local path"
-        )
-    folder = storage.local_path(storage.absolute(output_dir))
-    log = SyntheticLog(path=str(folder / LOG), truth=str(folder / TRUTH), rows=rows, seed=seed)
-    record = {"generator": GENERATOR_VERSION, "rows": rows, "seed": seed}
-    if _is_written(folder, record):
-        return log
-    folder.mkdir(parents=True, exist_ok=True)
-    model = PlantedModel(seed)
-    temporary = [folder / f".{name}{storage.TEMPORARY_SUFFIX}" for name in (LOG, TRUTH)]
-    with (
-        temporary[0].open("wb") as text,
-        pq.ParquetWriter(temporary[1], _TRUTH_SCHEMA) as truth,
-        console.progress("writing the synthetic log", rows) as advance,
-    ):
-        token_text = [hex_text(model.token_codes(field)) for field in range(len(CARDINALITIES))]
-        for block, first in enumerate(range(0, rows, BLOCK_ROWS)):
-            count = min(BLOCK_ROWS, rows - first)
-            planted = model.rows(block, count)
-            text.write(_to_text(planted, token_text))
-            numbers = np.arange(first, first + count)
-            truth.write_table(
-                pa.Table.from_arrays(
-                    [pa.array(numbers), pa.array(planted.label), pa.array(planted.probability)],
-                    schema=_TRUTH_SCHEMA,
-                )
-            )
-            advance(count)
-    # The log appears last: it is never there without its record.
-    temporary[1].replace(folder / TRUTH)
-    storage.write_json(str(folder / RECORD), record)
-    temporary[0].replace(folder / LOG)
+    if shape not in get_args(ShapeName):
+        raise OptionError(f"--shape {shape}: choose one of {', '.join(get_args(ShapeName))}")
+    folder = storage.absolute(folder)
+    parts = range(_parts(rows))
+    log = SyntheticLog(
+        paths=tuple(storage.join(folder, _part_name(index, shape)) for index in parts),
+        truths=tuple(storage.join(folder, _truth_name(index)) for index in parts),
+        rows=rows,
+        seed=seed,
+        shape=shape,
+    )
+    done = _claim(folder, {"generator": GENERATOR_VERSION, "shape": shape, "seed": seed, "rows": rows})
+    todo = [index for index in parts if not {_part_name(index, shape), _truth_name(index)} <= done]
+    if todo:
+        _write_parts(folder, log, todo)
     return log
 
 
-def _is_written(folder: Path, record: dict[str, int]) -> bool:
-    """Whether the very log is there; another synthetic log is removed, any other file is not.
+def _parts(rows: int) -> int:
+    return (rows + PART_ROWS - 1) // PART_ROWS
+
+
+def _part_name(index: int, shape: ShapeName) -> str:
+    return f"part-{index:05d}.{FORMATS[shape].suffix}"
+
+
+def _truth_name(index: int) -> str:
+    return f"truth-{index:05d}.parquet"
+
+
+def _rows_of_part(index: int, rows: int) -> int:
+    return min(PART_ROWS, rows - index * PART_ROWS)
+
+
+def _claim(folder: str, record: dict[str, Any]) -> set[str]:
+    """Make the folder this log's own: remove the files of another one; returns those that are there.
+
+    The record is written before the first file: a folder without one holds nothing of ours.
 
     Raises:
-        OptionError: a log of that name is there that was not written here.
+        OptionError: files of these names are there that were not written here.
     """
-    if (folder / LOG).exists():
-        if not (folder / RECORD).exists():
-            raise OptionError(
-                f"{folder / LOG}: not a synthetic log; move it away, or read it with --source criteo --input"
-            )
-        if (folder / TRUTH).exists() and storage.read_json(str(folder / RECORD)) == record:
-            return True
-    for name in (LOG, TRUTH, RECORD):
-        (folder / name).unlink(missing_ok=True)
-    return False
+    place = storage.join(folder, RECORD)
+    names = storage.list_names(folder)
+    before: dict[str, Any] = storage.read_json(place) if RECORD in names else {"generator": None}
+    own = _own_names(names, before["shape"]) if "shape" in before else {}
+    foreign = [name for name in _own_names(names, record["shape"]) if name not in own]
+    if "generator" not in before or foreign:
+        raise OptionError(
+            f"{storage.join(folder, foreign[0]) if foreign else place}: not of a synthetic log; move it "
+            "away, or read the log with --source and --input"
+        )
+    valid = _valid_parts(before, record)
+    kept = {name for name, (part, temporary) in own.items() if part < valid and not temporary}
+    for name in own.keys() - kept:
+        storage.remove(storage.join(folder, name))
+    if before != record:
+        storage.write_json(place, record)
+    return kept
 
 
-def _to_text(planted: PlantedRows, token_text: list[pl.Series]) -> bytes:
-    """Rows as Criteo's text."""
-    columns = {"label": pl.Series(planted.label)}
-    for n in range(INTEGERS):
-        values = pa.array(planted.integers[:, n], mask=planted.integer_missing[:, n])
-        columns[f"I{n + 1}"] = pl.Series(values)
-    for n, text in enumerate(token_text):
-        columns[f"C{n + 1}"] = text.extend_constant(None, 1).gather(planted.ids[:, n])
-    return pl.DataFrame(columns).write_csv(separator="\t", include_header=False).encode()
+def _own_names(names: list[str], shape: ShapeName) -> dict[str, tuple[int, bool]]:
+    """Names that files of a log can have: part, and whether an interrupted write left it."""
+    pattern = re.compile(
+        rf"\.?(?:part-(\d{{5,}})\.{FORMATS[shape].suffix}|truth-(\d{{5,}})\.parquet)(\.[0-9a-f]{{32}}\.tmp)?"
+    )
+    matches = {name: pattern.fullmatch(name) for name in names}
+    return {name: (int(m[1] or m[2]), m[3] is not None) for name, m in matches.items() if m}
 
 
-class SyntheticSource(CriteoSource):
-    """A planted log; reads like Criteo's and knows the best AUC any model can reach on it.
-
-    Args:
-        log: What ``write_synthetic`` returned.
-        block_bytes: As for ``CriteoSource``.
-    """
-
-    kind = "synthetic"
-
-    def __init__(self, log: SyntheticLog, *, block_bytes: int | None = None) -> None:
-        super().__init__([log.path], block_bytes=block_bytes)
-        self.log = log
-
-    def identity(self) -> dict[str, Any]:
-        """The log's seed and rows too."""
-        return {**super().identity(), "generator": GENERATOR_VERSION, "log": asdict(self.log)}
-
-    def facts(self, split_of: SplitOf) -> Mapping[str, Any]:
-        """AUC and log loss of the true probabilities on the test rows (on all rows without any)."""
-        test = SPLITS.index("test")
-        on_test, on_all = _Score(), _Score()
-        for labels, probabilities, splits in self._truth(split_of):
-            on_all.add(labels, probabilities)
-            on_test.add(labels[splits == test], probabilities[splits == test])
-        score, split = (on_test, "test") if on_test.rows else (on_all, "all")
-        return {
-            "bayes_auc": score.auc(),
-            "bayes_log_loss": score.log_loss(),
-            "bayes_split": split,
-            "synthetic": {"rows": self.log.rows, "seed": self.log.seed, "generator": GENERATOR_VERSION},
-        }
-
-    def _truth(self, split_of: SplitOf) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        with pq.ParquetFile(Path(self.log.truth)) as file:
-            for batch in file.iter_batches(batch_size=BLOCK_ROWS):
-                numbers, labels, probabilities = (column.to_numpy() for column in batch.columns)
-                yield labels, probabilities, split_of(0, numbers)
+def _valid_parts(before: dict[str, Any], record: dict[str, Any]) -> int:
+    """How many of the first files of the log that is there are files of the one that is wanted."""
+    if any(before.get(key) != record[key] for key in ("generator", "shape", "seed")):
+        return 0
+    if before["rows"] == record["rows"]:
+        return _parts(record["rows"])
+    # The last file of the shorter log is a piece of the longer's.
+    return int(min(before["rows"], record["rows"]) // PART_ROWS)
 
 
-class _Score:
-    """AUC and log loss in bounded memory: a fine histogram of the probabilities per label.
+def _write_parts(folder: str, log: SyntheticLog, todo: list[int]) -> None:
+    cluster.ensure_ray()
+    what = "writing the synthetic log"
+    if len(todo) < len(log.paths):
+        console.say(f"  {what}: {len(log.paths) - len(todo)} of {len(log.paths)} files are there")
 
-    Two rows whose probabilities differ by less than 2^-22 count as tied, which moves the AUC by
-    less than 1e-6.
-    """
+    def submit(index: int) -> Any:
+        count = _rows_of_part(index, log.rows)
+        return _write_part.options(name=what).remote(folder, log.shape, log.seed, index, count)
 
-    def __init__(self) -> None:
-        self.histogram = np.zeros((2, HISTOGRAM_BINS), dtype=np.int64)
-        self.loss = 0.0
-        self.rows = 0
+    with console.progress(what, sum(_rows_of_part(index, log.rows) for index in todo)) as advance:
+        cluster.run_tasks(submit, todo, finished=lambda index, _: advance(_rows_of_part(index, log.rows)))
 
-    def add(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
-        bins = np.minimum((probabilities * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
-        for label in (0, 1):
-            np.add.at(self.histogram[label], bins[labels == label], 1)
-        self.loss -= float(np.log(np.where(labels == 1, probabilities, 1 - probabilities)).sum())
-        self.rows += len(labels)
 
-    def auc(self) -> float | None:
-        negatives, positives = self.histogram
-        if not negatives.any() or not positives.any():
-            return None
-        below = np.cumsum(negatives) - negatives / 2
-        return round(float((positives * below).sum() / (float(positives.sum()) * float(negatives.sum()))), 6)
+@ray.remote
+def _write_part(folder: str, shape: ShapeName, seed: int, index: int, count: int) -> None:
+    """Write one file and its truth, the file last: where it is, both are, whole."""
+    # Polars sizes its thread pool when first used; Ray has given this task one core.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    model, writer = _model_and_writer(shape, seed)
+    text, truth = BytesIO(), BytesIO()
+    with pq.ParquetWriter(truth, _TRUTH_SCHEMA) as table:
+        for first in range(0, count, BLOCK_ROWS):
+            rows = model.block((index * PART_ROWS + first) // BLOCK_ROWS)
+            size = min(BLOCK_ROWS, count - first)
+            writer.write(rows, size, text, first=first == 0)
+            columns = (rows.number, rows.label, rows.probability)
+            table.write_table(pa.table([column[:size] for column in columns], schema=_TRUTH_SCHEMA))
+    storage.write_bytes(storage.join(folder, _truth_name(index)), truth.getvalue())
+    storage.write_bytes(storage.join(folder, _part_name(index, shape)), text.getvalue())
 
-    def log_loss(self) -> float:
-        return round(self.loss / self.rows, 6)
+
+@lru_cache(maxsize=1)
+def _model_and_writer(shape: ShapeName, seed: int) -> tuple[PlantedModel, LineWriter]:
+    """Kept by a worker for its next file: making them costs as much as writing 100,000 rows."""
+    model = PlantedModel(SHAPES[shape], seed)
+    return model, LineWriter(FORMATS[shape], model)

@@ -15,7 +15,8 @@ from afm_dist.cluster import ensure_ray
 from afm_dist.evaluation.timing import time_in_turn
 from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
-from data_prep.sources.synthetic import SyntheticSource, write_synthetic
+from data_prep.sources.synthetic import write_synthetic
+from data_prep.sources.synthetic_source import synthetic_source
 from jobs.benchmarks.result import Result, rates
 
 SUITE = "prepare"
@@ -32,12 +33,12 @@ def run(*, rows: int, rounds: int) -> list[Result]:
 
         def preparing() -> None:
             output = str(Path(folder, f"data-{next(numbers)}"))
-            prepare(SyntheticSource(log), output, Protocol())
+            prepare(synthetic_source(log), output, Protocol())
             storage.remove(output)
 
         seconds = time_in_turn(
             {
-                PARSING: lambda: pl.read_csv(log.path, separator="\t", has_header=False),
+                PARSING: lambda: [pl.read_csv(path, separator="\t", has_header=False) for path in log.paths],
                 PREPARING: preparing,
             },
             rounds,

@@ -26,12 +26,14 @@ class TextFormat:
         separator: Between two columns.
         header: Whether each file begins with the columns' names.
         leading: The columns before the categorical ones.
+        time: Which of them grows with time, if any.
     """
 
     suffix: str
     separator: str
     header: bool
     leading: Callable[[PlantedRows], dict[str, pl.Series]]
+    time: str | None = None
 
 
 def _criteo_columns(rows: PlantedRows) -> dict[str, pl.Series]:
@@ -52,12 +54,12 @@ def _avazu_columns(rows: PlantedRows) -> dict[str, pl.Series]:
 
 FORMATS: dict[ShapeName, TextFormat] = {
     "criteo": TextFormat(suffix="txt", separator="\t", header=False, leading=_criteo_columns),
-    "avazu": TextFormat(suffix="csv", separator=",", header=True, leading=_avazu_columns),
+    "avazu": TextFormat(suffix="csv", separator=",", header=True, leading=_avazu_columns, time="hour"),
 }
 
 
 class LineWriter:
-    """Writes rows of one model in the format of its shape.
+    """Spells rows of one model in the format of its shape.
 
     Args:
         format: The raw format.
@@ -71,14 +73,25 @@ class LineWriter:
             for index, field in enumerate(model.shape.tokens)
         }
 
-    def write(self, rows: PlantedRows, count: int, file: BinaryIO, *, first: bool) -> None:
-        """Append the first ``count`` rows of a block; ``first``: they begin the file."""
+    def frame(self, rows: PlantedRows) -> pl.DataFrame:
+        """Rows as the columns of the log."""
         columns = self.format.leading(rows)
         for index, (name, texts) in enumerate(self._tokens.items()):
             columns[name] = texts.gather(rows.ids[:, index])
-        pl.DataFrame(columns).head(count).write_csv(
-            file, separator=self.format.separator, include_header=self.format.header and first
-        )
+        return pl.DataFrame(columns)
+
+    def write(self, frame: pl.DataFrame, file: BinaryIO, *, first: bool) -> None:
+        """Append rows as lines; ``first``: they begin the file."""
+        header = self.format.header and first
+        frame.write_csv(file, separator=self.format.separator, include_header=header)
+
+    def truth(self, rows: PlantedRows) -> pl.DataFrame:
+        """What stays hidden from a model: row number, label, true probability; and the time, to split by."""
+        truth = pl.DataFrame({"row": rows.number, "label": rows.label, "probability": rows.probability})
+        if self.format.time is None:
+            return truth
+        times = self.format.leading(rows)[self.format.time]
+        return truth.with_columns(times.cast(pl.String).alias(self.format.time))
 
 
 def _token_texts(model: PlantedModel, index: int) -> list[str]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import Any, get_args
 
-import pyarrow as pa
+import polars as pl
 import pyarrow.parquet as pq
 import ray
 
@@ -27,8 +27,6 @@ GENERATOR_VERSION = 2
 BYTES_PER_ROW = SHAPES["criteo"].bytes_per_row
 RECORD = "log.json"
 
-_TRUTH_SCHEMA = pa.schema([("row", pa.int64()), ("label", pa.uint8()), ("probability", pa.float64())])
-
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticLog:
@@ -36,7 +34,8 @@ class SyntheticLog:
 
     Attributes:
         paths: Its files in order, in the raw format of the shape.
-        truths: For each a Parquet file with row number, label and true probability of each row.
+        truths: For each a Parquet file with ``row`` number, ``label`` and true ``probability`` of every
+            row, and its ``hour`` where the shape has one.
         rows: Number of rows.
         seed: Seed of the planted model and of the rows.
         shape: Which raw format it has.
@@ -168,13 +167,12 @@ def _write_part(folder: str, shape: ShapeName, seed: int, index: int, count: int
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     model, writer = _model_and_writer(shape, seed)
     text, truth = BytesIO(), BytesIO()
-    with pq.ParquetWriter(truth, _TRUTH_SCHEMA) as table:
-        for first in range(0, count, BLOCK_ROWS):
-            rows = model.block((index * PART_ROWS + first) // BLOCK_ROWS)
-            size = min(BLOCK_ROWS, count - first)
-            writer.write(rows, size, text, first=first == 0)
-            columns = (rows.number, rows.label, rows.probability)
-            table.write_table(pa.table([column[:size] for column in columns], schema=_TRUTH_SCHEMA))
+    truths = []
+    for first in range(0, count, BLOCK_ROWS):
+        rows = model.block((index * PART_ROWS + first) // BLOCK_ROWS)
+        writer.write(writer.frame(rows).head(count - first), text, first=first == 0)
+        truths.append(writer.truth(rows).head(count - first))
+    pq.write_table(pl.concat(truths).to_arrow(), truth)
     storage.write_bytes(storage.join(folder, _truth_name(index)), truth.getvalue())
     storage.write_bytes(storage.join(folder, _part_name(index, shape)), text.getvalue())
 

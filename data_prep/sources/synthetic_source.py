@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,10 +16,9 @@ from data_prep.sources.best_score import BestScore
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.planted import PART_ROWS
 from data_prep.sources.planted_shapes import ShapeName
-from data_prep.sources.source import SplitOf
 from data_prep.sources.synthetic import GENERATOR_VERSION, SyntheticLog
 from data_prep.sources.text_log import TextLog
-from data_prep.split import SPLITS
+from data_prep.split import SPLITS, SplitRule
 
 
 class SyntheticSource(TextLog):
@@ -39,7 +39,7 @@ class SyntheticSource(TextLog):
         """The log's shape, seed and rows too."""
         return {**super().identity(), "log": self._log_facts()}
 
-    def facts(self, split_of: SplitOf) -> Mapping[str, Any]:
+    def facts(self, split_of: SplitRule) -> Mapping[str, Any]:
         """AUC and log loss of the true probabilities on the test rows (on all rows without any)."""
         test = SPLITS.index("test")
         on_test, on_all = BestScore(), BestScore()
@@ -59,12 +59,17 @@ class SyntheticSource(TextLog):
         log = self.log
         return {"shape": log.shape, "rows": log.rows, "seed": log.seed, "generator": GENERATOR_VERSION}
 
-    def _truth(self, split_of: SplitOf) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _truth(self, split_of: SplitRule) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Labels, true probabilities and splits, file by file."""
-        for index, truth in enumerate(self.log.truths):
-            table = pq.read_table(pa.BufferReader(storage.read_bytes(truth)))
-            numbers, labels, probabilities = (column.to_numpy() for column in table.columns)
-            yield labels, probabilities, split_of(index, numbers - index * PART_ROWS)
+        for index, path in enumerate(self.log.truths):
+            truth = pl.DataFrame(pq.read_table(pa.BufferReader(storage.read_bytes(path))))
+            numbers = truth["row"].to_numpy() - index * PART_ROWS
+            if set(split_of.reads) <= set(truth.columns):
+                splits = split_of(index, numbers, {name: truth[name] for name in split_of.reads})
+            else:
+                # Split by a column that the truth does not have: no row is known to be a test row.
+                splits = np.zeros(len(numbers), dtype=np.uint8)
+            yield truth["label"].to_numpy(), truth["probability"].to_numpy(), splits
 
 
 class SyntheticCriteoSource(SyntheticSource, CriteoSource):

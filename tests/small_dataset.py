@@ -19,13 +19,16 @@ FIELDS = (
     Field(name="age", kind="numeric", mean=0.5, deviation=2.0),
 )
 SPLITS = {"train": (400, 37, 250, 113, 200), "validation": (300, 200), "test": (150,)}
+ROW_GROUP_ROWS = 96
 
 
-def write_shard(location: str, path: str, columns: Mapping[str, Any]) -> Shard:
+def write_shard(
+    location: str, path: str, columns: Mapping[str, Any], *, row_group_rows: int = ROW_GROUP_ROWS
+) -> Shard:
     """Write one Parquet file and describe it as a manifest does."""
     target = Path(location, path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), target)
+    pq.write_table(pa.table(columns), target, row_group_size=row_group_rows)
     content = target.read_bytes()
     rows = len(next(iter(columns.values())))
     return Shard(path=path, rows=rows, bytes=len(content), sha256=storage.sha256(content))

@@ -35,8 +35,10 @@ class Field:
         name: Column name in the shards.
         kind: ``categorical`` (ids) or ``numeric`` (float32).
         cardinality: Number of ids including 0 = unknown; 0 for a numeric field.
-        mean: Of ``sign(x)·ln(1+|x|)`` over the training split (numeric fields).
+        mean: Of the transformed values over the training split (numeric fields).
         deviation: Standard deviation of the same; the shards hold ``(… − mean) / deviation``.
+        column: The raw column it was made from.
+        transform: How (``data_prep.transforms``), so that a raw row can be encoded alike.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Field:
     cardinality: int = 0
     mean: float = 0.0
     deviation: float = 1.0
+    column: str = ""
+    transform: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in FIELD_KINDS:
@@ -127,6 +131,22 @@ class Manifest:
         n_groups = min(max_groups, len(shards))
         bounds = [i * len(shards) // n_groups for i in range(n_groups + 1)]
         return [shards[a:b] for a, b in pairwise(bounds)]
+
+    def read(self, file: Shard) -> bytes:
+        """The content of one of the files, its checksum verified.
+
+        Raises:
+            DataError: the file is missing, truncated or altered.
+        """
+        location = storage.join(self.location, file.path)
+        content = storage.read_bytes(location)
+        if len(content) != file.bytes or storage.sha256(content) != file.sha256:
+            state = f"{len(content)} bytes" if len(content) != file.bytes else "altered content"
+            raise DataError(
+                f"{location}: {state} where the manifest promises {file.bytes} bytes with another checksum; "
+                "the file is truncated or altered, prepare the data again"
+            )
+        return content
 
     def schema(self) -> list[dict[str, Any]]:
         """The fields as plain values: what a checkpoint must agree with."""

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from afm_dist.dataset.reader import Batch
+from afm_dist.dataset.batch import Batch
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 
 BATCH_SIZE = 10_000

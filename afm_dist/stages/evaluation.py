@@ -10,8 +10,9 @@ import torch
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
+from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.dataset.reader import Batch, read_shard
+from afm_dist.dataset.reader import read_shard
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
 from afm_dist.runs import Run, Stage

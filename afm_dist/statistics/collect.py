@@ -21,8 +21,9 @@ from torch import nn
 from afm_dist import __version__, console, storage
 from afm_dist.cluster import ensure_ray, run_tasks
 from afm_dist.compression.ranks import field_key
+from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
-from afm_dist.dataset.reader import read_batches, read_counts
+from afm_dist.dataset.reader import read_batches
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, model_digest, share

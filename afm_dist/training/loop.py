@@ -6,7 +6,7 @@ run that resumes at a step ends with the weights of one that was never interrupt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.dataset.reader import Batch, TrainingOrder, read_batches
+from afm_dist.dataset.order import TrainingOrder
+from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError
 from afm_dist.evaluation.score import BATCH_SIZE as SCORING_BATCH
 from afm_dist.evaluation.score import Quality, score_batches
@@ -158,30 +160,32 @@ def train(
     if step == 0 and evaluate_first and not history.curve:
         evaluate(None)
     losses: list[Tensor] = []
-    for epoch in range(step // order.steps, recipe.epochs):
-        for batch in order.batches(epoch, step - epoch * order.steps):
-            if history.stopped_early:
-                break
-            global_rows = min(
-                recipe.batch_size, manifest.rows("train") - step % order.steps * recipe.batch_size
-            )
-            torch.manual_seed(_step_seed(recipe.seed, step, worker.rank))
-            losses.append(train_step(model, optimizer, batch, global_rows, worker.world_size))
-            step += 1
-            progress(global_rows)
-            if step in evaluations:
-                train_loss = float(torch.stack(losses).mean())
-                losses.clear()
-                if not np.isfinite(train_loss):
-                    raise DataError(
-                        f"the training loss became {train_loss} before step {step}; lower the learning rate "
-                        f"({recipe.learning_rate})"
-                    )
-                evaluate(train_loss)
+    for batch in _batches_from(step, order, recipe.epochs):
+        if history.stopped_early:
+            break
+        global_rows = min(recipe.batch_size, manifest.rows("train") - step % order.steps * recipe.batch_size)
+        torch.manual_seed(_step_seed(recipe.seed, step, worker.rank))
+        losses.append(train_step(model, optimizer, batch, global_rows, worker.world_size))
+        step += 1
+        progress(global_rows)
+        if step in evaluations:
+            train_loss = float(torch.stack(losses).mean())
+            losses.clear()
+            if not np.isfinite(train_loss):
+                raise DataError(
+                    f"the training loss became {train_loss} before step {step}; lower the learning rate "
+                    f"({recipe.learning_rate})"
+                )
+            evaluate(train_loss)
     if not history.stopped_early and step != total_steps(recipe, manifest):
         raise RuntimeError(f"training ended after {step} of {total_steps(recipe, manifest)} steps")
     history.finished = True
     return history
+
+
+def _batches_from(step: int, order: TrainingOrder, epochs: int) -> Iterator[Batch]:
+    for epoch in range(step // order.steps, epochs):
+        yield from order.batches(epoch, max(0, step - epoch * order.steps))
 
 
 def train_step(

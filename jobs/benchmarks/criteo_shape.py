@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Field
-from afm_dist.dataset.reader import Batch
 from afm_dist.models.deepfm import DeepFM
 
 CATEGORICAL = 26

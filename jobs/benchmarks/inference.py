@@ -11,7 +11,7 @@ from torch import nn
 
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
-from afm_dist.dataset.reader import Batch
+from afm_dist.dataset.batch import Batch
 from afm_dist.evaluation.timing import time_in_turn
 from afm_dist.models.deepfm import DeepFM
 from jobs.benchmarks import criteo_shape

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from afm_dist.dataset.reader import Batch
+from afm_dist.dataset.batch import Batch
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 from afm_dist.models.layers import MLP
 from afm_dist.training.loop import train_step

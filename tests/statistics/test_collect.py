@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.dataset.reader import Batch, read_batches
+from afm_dist.dataset.reader import read_batches
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.models import build_model

@@ -10,9 +10,12 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from pyarrow import ArrowInvalid
@@ -21,6 +24,7 @@ from pyarrow import fs as pafs
 from afm_dist.errors import DataError, OptionError
 
 TEMPORARY_SUFFIX = ".tmp"
+COPY_BYTES = 1 << 22
 
 
 def is_uri(location: str) -> bool:
@@ -93,29 +97,48 @@ def read_bytes(location: str) -> bytes:
         raise DataError(f"{location}: no such file; check the path") from error
 
 
-def write_bytes(location: str, data: bytes) -> None:
+def write_bytes(location: str, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all.
 
     Locally: written beside its final name, flushed to disk, renamed. On an object store a
     single put is atomic by itself.
     """
     if is_local(location):
-        path = local_path(location)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with open_write(location) as file:
+            file.write(data)
         return
     filesystem, path_name = file_system(location)
     with filesystem.open_output_stream(path_name) as stream:
         stream.write(data)
+
+
+@contextmanager
+def open_write(location: str) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which appears whole or, after an error, not at all.
+
+    On an object store the pieces are collected in a local temporary file first: there an
+    interrupted upload could become a file.
+    """
+    if not is_local(location):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            filesystem, path_name = file_system(location)
+            with filesystem.open_output_stream(path_name) as stream:
+                shutil.copyfileobj(file, stream, COPY_BYTES)
+        return
+    path = local_path(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def append_line(location: str, line: str) -> None:
@@ -215,7 +238,7 @@ def remove_temporaries(location: str) -> None:
             remove(join(location, name))
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """Hexadecimal SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from afm_dist import console, storage
 from afm_dist.dataset.manifest import Field, Manifest
-from data_prep.groups import plan_groups
 from data_prep.protocol import Protocol
 from data_prep.sources import files
 from data_prep.sources.source import Source
@@ -78,7 +77,7 @@ def _print(table: Table) -> None:
 
 
 def _top_tokens(manifest: Manifest, field: Field) -> str:
-    data = storage.read_bytes(vocabulary_path(manifest.location, field.name))
+    data = storage.read_bytes(storage.join(manifest.location, vocabulary_path(field.name)))
     file = pq.ParquetFile(pa.BufferReader(data))
     frame = pl.DataFrame(file.read_row_group(0)).filter(pl.col("id") > 0).head(TOP_TOKENS)
     rows = max(1, manifest.rows("train"))
@@ -88,11 +87,10 @@ def _top_tokens(manifest: Manifest, field: Field) -> str:
 def show_plan(source: Source, protocol: Protocol) -> None:
     """What a preparation would read and write; starts nothing."""
     blocks = source.blocks()
-    groups = plan_groups(blocks, protocol.rows_per_shard)
     size = sum(files.describe(path).bytes for path in source.paths)
     rows = sum(block.expected_rows for block in blocks)
     console.say(f"reads {len(source.paths)} files, {size / 1e6:,.1f} MB, about {rows:,} rows")
-    console.say(f"  in {len(blocks)} blocks, {len(groups)} groups (one task each, in two passes)")
+    console.say(f"  in {len(blocks)} blocks, one task each")
     _say_writes(rows, len(source.fields), protocol)
 
 

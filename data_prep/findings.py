@@ -1,68 +1,137 @@
-"""What the passes found: facts for the manifest, and reasons to stop."""
+"""What the parsing found: facts for the manifest, and reasons to stop."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from afm_dist import console
+from afm_dist.dataset.manifest import Field
 from afm_dist.errors import DataError
-from data_prep import counting
-from data_prep.counting import GroupCounts
-from data_prep.encode import GroupShards
+from data_prep import parse
+from data_prep.parse import BlockReceipt
 from data_prep.protocol import Protocol
 from data_prep.sources.source import Source
 from data_prep.split import SPLITS, TRAIN
+from data_prep.spool import Part
+from data_prep.transforms import FieldRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All blocks together.
+
+    Attributes:
+        parts: The spooled parts, in order of the input.
+        rejected: Number of malformed rows.
+        offenders: The first of them, as ``file:line reason``.
+    """
+
+    parts: Sequence[Part]
+    rejected: int
+    offenders: Sequence[str]
+
+    @classmethod
+    def of(cls, receipts: Iterable[BlockReceipt]) -> Findings:
+        """From the receipts of the blocks, in order."""
+        known = list(receipts)
+        offenders = [offender for receipt in known for offender in receipt.offenders]
+        return cls(
+            parts=[part for receipt in known for part in receipt.parts],
+            rejected=sum(receipt.rejected for receipt in known),
+            offenders=offenders[: parse.REJECTED_SHOWN],
+        )
+
+    @property
+    def split_rows(self) -> list[int]:
+        """Good rows per split."""
+        return [sum(part.split_rows[split] for part in self.parts) for split in range(len(SPLITS))]
+
+    @property
+    def positives(self) -> list[int]:
+        """Rows with label 1 per split."""
+        return [sum(part.positives[split] for part in self.parts) for split in range(len(SPLITS))]
+
+    @property
+    def rows(self) -> int:
+        """Good rows."""
+        return sum(self.split_rows)
+
+    def distinct(self, column: str) -> int:
+        """Sum over the parts of a column's distinct values."""
+        return sum(part.distinct[column] for part in self.parts)
+
+    def missing(self, column: str) -> int:
+        """Rows without a value in a column."""
+        return sum(part.missing[column] for part in self.parts)
 
 
 def make_facts(
-    source: Source, protocol: Protocol, total: GroupCounts, encoded: list[GroupShards]
+    source: Source,
+    protocol: Protocol,
+    rules: Sequence[FieldRule],
+    found: Findings,
+    unknown: Mapping[str, Counter[str]],
 ) -> dict[str, Any]:
     """Row counts, label rates, missing and unknown shares."""
-    unknown: dict[str, dict[str, float]] = {}
-    for index, name in enumerate(SPLITS):
-        rows = total.split_rows[index]
-        if index == TRAIN or not rows:
-            continue
-        unknown[name] = {
-            field: round(sum(group.unknown[name][field] for group in encoded) / rows, 6)
-            for field in source.categorical
+    unknown_share = {
+        name: {
+            rule.name: round(unknown[name][rule.name] / found.split_rows[index], 6)
+            for rule in rules
+            if rule.kind == "categorical"
         }
+        for index, name in enumerate(SPLITS)
+        if index != TRAIN and found.split_rows[index]
+    }
     return {
         "source": source.kind,
         "threshold": protocol.threshold,
-        "rows_read": total.rows + total.rejected,
-        "rows_rejected": total.rejected,
+        "rows_read": found.rows + found.rejected,
+        "rows_rejected": found.rejected,
         "splits": {
-            name: {"rows": total.split_rows[i], "positives": total.positives[i]}
+            name: {"rows": found.split_rows[i], "positives": found.positives[i]}
             for i, name in enumerate(SPLITS)
         },
-        "missing_share": {f.name: round(total.missing[f.name] / total.rows, 6) for f in source.fields},
-        "unknown_share": unknown,
+        "missing_share": {rule.name: round(found.missing(rule.column) / found.rows, 6) for rule in rules},
+        "unknown_share": unknown_share,
     }
 
 
-def check_rejected(source: Source, total: GroupCounts, protocol: Protocol, rejected: str) -> None:
+def check_rejected(source: Source, found: Findings, protocol: Protocol, rejected: str) -> None:
     """Stop when too many rows are malformed, or none is left to train on.
 
     Raises:
         DataError: naming the first offenders.
     """
-    read = total.rows + total.rejected
-    if total.rows == 0:
-        if total.rejected == 0:
+    read = found.rows + found.rejected
+    if found.rows == 0:
+        if found.rejected == 0:
             raise DataError(f"{source.paths[0]}: there are no rows")
-        raise DataError(f"{counting.all_rejected(source.label, total)}; see {rejected}")
-    if total.rejected > protocol.max_bad_rows * read:
-        first = "; ".join(total.offenders)
         raise DataError(
-            f"{total.rejected:,} of {read:,} rows are malformed, more than --max-bad-rows "
+            f"{parse.all_rejected(source.label, found.rejected, found.offenders)}; see {rejected}"
+        )
+    if found.rejected > protocol.max_bad_rows * read:
+        first = "; ".join(found.offenders)
+        raise DataError(
+            f"{found.rejected:,} of {read:,} rows are malformed, more than --max-bad-rows "
             f"{protocol.max_bad_rows:g} allows; the first: {first}; all are in {rejected}"
         )
-    if total.rejected:
-        console.warn(f"{total.rejected:,} of {read:,} rows are malformed and left out; see {rejected}")
-    if total.split_rows[TRAIN] == 0:
-        raise DataError(f"none of the {total.rows} rows fell into the training split; there are too few")
-    for index, name in enumerate(SPLITS):
-        rows, positives = total.split_rows[index], total.positives[index]
+    if found.rejected:
+        console.warn(f"{found.rejected:,} of {read:,} rows are malformed and left out; see {rejected}")
+    if found.split_rows[TRAIN] == 0:
+        raise DataError(f"none of the {found.rows} rows fell into the training split; there are too few")
+    for name, rows, positives in zip(SPLITS, found.split_rows, found.positives, strict=True):
         if rows and positives in (0, rows):
             console.warn(f"split '{name}' has only labels {int(positives > 0)} ({rows:,} rows)")
+
+
+def check_vocabulary(fields: Sequence[Field], protocol: Protocol) -> None:
+    """Warn of fields that cannot teach a model anything."""
+    empty = [f.name for f in fields if f.kind == "categorical" and f.cardinality == 1]
+    if empty:
+        console.warn(
+            f"every token of {', '.join(empty)} occurs fewer than {protocol.threshold} times in the training "
+            "split and is unknown to the model; lower --threshold, or drop the column"
+        )

@@ -1,36 +1,45 @@
-"""Raw log to dataset directory: count, assign ids, encode; out of core, restartable, exact.
+"""Raw log to dataset directory: parse, assign ids, encode; out of core, restartable, exact.
 
 1. *scan*: lines per block (a row's number decides its split) and SHA-256 of the inputs;
-2. *count*: tokens and numeric sums of the training split, labels, malformed rows;
-3. *vocabulary*: one task per field merges the counts and assigns ids;
-4. *encode*: one task per group of blocks writes shards.
+2. *parse*: one task per block reads the text, once, and spools its columns and their counts;
+3. *vocabulary*: one task per field, or per range of its tokens, adds up the counts and assigns ids;
+4. *encode*: one task per shard turns spooled codes into ids.
 
-Groups, shards and ids are functions of the input, the options and the seed: the same bits for any
-number of workers, and after any interruption.
+Shards and ids are functions of the input, the options and the seed: the same bits for any number
+of workers and any size of blocks, and after any interruption.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Literal
 
 import ray
 
 from afm_dist import cluster, console, storage
-from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest
-from data_prep import counting, encode, vocabulary
-from data_prep.counting import GroupCounts
-from data_prep.encode import GroupShards, Schema
-from data_prep.findings import check_rejected, make_facts
-from data_prep.groups import Group, plan_groups, shard_sizes
+from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
+from data_prep import encode, parse, vocabulary
+from data_prep.fields import TokenBuilder, add_up, build, write_maps
+from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
+from data_prep.parse import BlockReceipt, Parsing
 from data_prep.plan import RECORD, REJECTED, check_output, make_plan, why_prepare
 from data_prep.protocol import Protocol
+from data_prep.shards import cut_into_shards
 from data_prep.sources import files
-from data_prep.sources.source import Block, Source
+from data_prep.sources.source import Block, RawField, Source
 from data_prep.split import SPLITS, TRAIN
+from data_prep.spool import open_values
+from data_prep.transforms import FieldRule
+from data_prep.vocabulary import TokenRange
 from data_prep.work import Task, WorkDirectory
 
 __all__ = ["Protocol", "prepare"]
+
+SAMPLED_PARTS = 32
+GROUP_TOKENS = 1_000_000
 
 
 def prepare(
@@ -46,7 +55,7 @@ def prepare(
 
     Raises:
         DataError: the log is not what its format says.
-        OptionError: ``output`` holds something else.
+        OptionError: ``output`` holds something else, or the protocol does not fit the log.
     """
     output = storage.absolute(output)
     check_output(output)
@@ -74,155 +83,261 @@ class _Preparation:
         self.protocol = protocol
         self.plan = plan
         self.work = work
-        self.shared_source = ray.put(source)
+        self.rules = protocol.rules(source.fields)
+        self.split = protocol.split(len(source.paths))
 
     def run(self) -> Manifest:
-        checksums, groups = self.scan()
-        counts = self.count(groups)
-        total = sum(counts, start=GroupCounts())
-        check_rejected(self.source, total, self.protocol, storage.join(self.output, REJECTED))
+        checksums, blocks = self.scan()
+        found = self.parse(blocks)
+        check_rejected(self.source, found, self.protocol, storage.join(self.output, REJECTED))
         self.work.once("clear", self.clear)
-        fields = self.fields(groups, counts, total)
-        encoded = self.encode(groups, counts, fields)
-        return self.finish(checksums, total, fields, encoded)
+        fields, vocabularies, maps = self.fields(found)
+        check_vocabulary(fields, self.protocol)
+        shards, unknown = self.encode(found, maps)
+        return self.finish(checksums, found, fields, vocabularies, shards, unknown)
 
-    def scan(self) -> tuple[list[str], list[Group]]:
-        """SHA-256 of each input, and the groups with the first row number of each block."""
+    @cached_property
+    def shared_source(self) -> Any:
+        return ray.put(self.source)
+
+    def scan(self) -> tuple[list[str], list[tuple[Block, int]]]:
+        """SHA-256 of each input, and the blocks with the number of the first row of each."""
         blocks = self.source.blocks()
-        grouped = plan_groups(blocks, self.protocol.rows_per_shard)
         per_file = Counter(block.file for block in blocks)
         tasks = [
             Task(key=f"file-{index:05d}", function=files.sha256, arguments=(path,), weight=0)
             for index, path in enumerate(self.source.paths)
         ]
-        for index, members in enumerate(grouped):
-            # The rows of the only block of a file start at 0, however many there are.
-            several = [blocks[i] for i in members if per_file[blocks[i].file] > 1]
-            tasks.append(
-                Task(
-                    key=f"group-{index:05d}",
-                    function=_count_rows,
-                    arguments=(self.shared_source, several),
-                    weight=sum(block.expected_rows for block in several),
-                )
+        # The only block of a file begins at row 0, however many rows it has.
+        several = [index for index, block in enumerate(blocks) if per_file[block.file] > 1]
+        tasks.extend(
+            Task(
+                key=f"block-{index:05d}",
+                function=_count_rows,
+                arguments=(self.shared_source, blocks[index]),
+                weight=blocks[index].expected_rows,
             )
+            for index in several
+        )
         results = self.work.run("scan", "scanning", tasks)
         checksums = results[: len(self.source.paths)]
-        row_counts = [iter(rows) for rows in results[len(self.source.paths) :]]
-        groups = []
+        rows = dict(zip(several, results[len(self.source.paths) :], strict=True))
+        whole = {blocks[index].file for index, counted in rows.items() if counted is None}
+        numbered: list[tuple[Block, int]] = []
         next_row: Counter[int] = Counter()
-        for index, members in enumerate(grouped):
-            first_rows = []
-            for block in (blocks[i] for i in members):
-                first_rows.append(next_row[block.file])
-                if per_file[block.file] > 1:
-                    next_row[block.file] += next(row_counts[index])
-            groups.append(
-                Group(index=index, blocks=tuple(blocks[i] for i in members), first_rows=tuple(first_rows))
-            )
-        return checksums, groups
+        for index, block in enumerate(blocks):
+            if block.file not in whole:
+                numbered.append((block, next_row[block.file]))
+                next_row[block.file] += rows.get(index, 0)
+            elif block.file not in next_row:
+                next_row[block.file] = 0
+                numbered.append((_joined([other for other in blocks if other.file == block.file]), 0))
+        return checksums, numbered
 
-    def count(self, groups: list[Group]) -> list[GroupCounts]:
-        """The first pass."""
+    def parse(self, blocks: Sequence[tuple[Block, int]]) -> Findings:
+        """Read the text, once."""
         rejected = storage.join(self.output, REJECTED)
         self.work.once("clear-rejected", lambda: storage.remove(rejected))
+        parsing = ray.put(
+            Parsing(
+                source=self.source,
+                split=self.split,
+                rules=self.rules,
+                spool=self.work.folder("spool"),
+                rejected=rejected,
+            )
+        )
         tasks = [
             Task(
-                key=f"group-{group.index:05d}",
-                function=_count_group,
-                arguments=(
-                    self.shared_source,
-                    group,
-                    self.protocol.split,
-                    self.work.folder("tokens"),
-                    rejected,
-                ),
-                weight=group.expected_rows,
+                key=f"block-{index:05d}",
+                function=_parse_block,
+                arguments=(parsing, index, block, first_row),
+                weight=block.expected_rows,
             )
-            for group in groups
+            for index, (block, first_row) in enumerate(blocks)
         ]
-        return [GroupCounts.from_json(result) for result in self.work.run("count", "counting", tasks)]
+        return Findings.of(
+            [BlockReceipt.from_json(result) for result in self.work.run("parse", "parsing", tasks)]
+        )
 
     def clear(self) -> None:
         """Remove the dataset that is being replaced, manifest first."""
         for name in (FILE_NAME, RECORD, "vocabulary", *SPLITS):
             storage.remove(storage.join(self.output, name))
 
-    def fields(self, groups: list[Group], counts: list[GroupCounts], total: GroupCounts) -> tuple[Field, ...]:
-        """Vocabularies of the categorical fields, means and deviations of the numeric ones."""
-        parts = [
-            counting.part_path(self.work.folder("tokens"), group.index, part)
-            for group, found in zip(groups, counts, strict=True)
-            for part in range(found.parts)
-        ]
-        names = self.source.categorical
+    def fields(self, found: Findings) -> tuple[tuple[Field, ...], dict[str, Shard], list[list[str]]]:
+        """Fields with cardinalities, means and deviations; vocabularies; and maps from values to ids."""
+        parts = [part.path for part in found.parts]
+        training_rows = found.split_rows[TRAIN]
+        shared_parts = ray.put(parts)
+        cut = self._cut_fields(found, parts)
+        groups = group_fields(
+            {i: found.distinct(rule.column) for i, rule in enumerate(self.rules) if i not in cut}
+        )
         tasks = [
             Task(
-                key=f"field-{index:05d}",
-                function=_build_vocabulary,
+                key=f"group-{number:05d}",
+                function=_build_fields,
                 arguments=(
-                    self.shared_source,
-                    name,
-                    parts,
+                    self.source,
+                    [self.rules[index] for index in group],
+                    self.columns,
+                    shared_parts,
+                    [self._map_path(index, 0) for index in group],
                     self.protocol.threshold,
-                    total.split_rows[TRAIN],
                     self.output,
-                    self._encoder_path(name),
+                    training_rows,
                 ),
+                weight=len(group),
             )
-            for index, name in enumerate(names)
+            for number, group in enumerate(groups)
         ]
-        cardinality = dict(
-            zip(names, self.work.run("vocabulary", "assigning ids", tasks, unit="fields"), strict=True)
-        )
-        return tuple(
-            Field(name=f.name, kind="categorical", cardinality=cardinality[f.name])
-            if f.kind == "categorical"
-            else Field(
-                name=f.name,
-                kind="numeric",
-                mean=total.sums[f.name].mean(),
-                deviation=total.sums[f.name].deviation(),
+        results = self._fields_in_ranges(cut, shared_parts, training_rows)
+        for group, made in zip(
+            groups, self.work.run("vocabulary", "assigning ids", tasks, unit="fields"), strict=True
+        ):
+            results.update(zip(group, made, strict=True))
+
+        fields, vocabularies, maps = [], {}, []
+        for index, rule in enumerate(self.rules):
+            measured = results[index]
+            if rule.kind == "categorical":
+                vocabularies[rule.name] = Shard(**measured)
+                measured = {"cardinality": measured["rows"]}
+            fields.append(
+                Field(name=rule.name, kind=rule.kind, column=rule.column, transform=rule.spelled, **measured)
             )
-            for f in self.source.fields
-        )
+            maps.append([self._map_path(index, number) for number in range(len(cut.get(index, [None])))])
+        return tuple(fields), vocabularies, maps
 
-    def _encoder_path(self, name: str) -> str:
-        return self.work.folder("encoders", f"{name}.arrow")
+    @cached_property
+    def columns(self) -> list[RawField]:
+        """The raw columns that are spooled."""
+        wanted = {rule.column for rule in self.rules}
+        return [column for column in self.source.fields if column.name in wanted]
 
-    def encode(
-        self, groups: list[Group], counts: list[GroupCounts], fields: tuple[Field, ...]
-    ) -> list[GroupShards]:
-        """The second pass."""
-        schema = Schema(label=self.source.label, fields=fields)
-        encoders = {name: self._encoder_path(name) for name in self.source.categorical}
-        tasks = []
-        first_shards = [0] * len(SPLITS)
-        for group, found in zip(groups, counts, strict=True):
-            tasks.append(
+    def _cut_fields(self, found: Findings, parts: list[str]) -> dict[int, list[TokenRange]]:
+        """The fields whose tokens have to be cut into ranges, by index."""
+        cut = {}
+        for index, rule in enumerate(self.rules):
+            distinct = found.distinct(rule.column)
+            # Tokens that were made of raw values are few, and not in their order.
+            if rule.keeps_tokens and distinct > vocabulary.RANGE_TOKENS:
+                sampled = []
+                for part in parts[:: -(-len(parts) // SAMPLED_PARTS)]:
+                    with open_values(part, self.columns) as values:
+                        sampled.append(values[rule.column]["value"])
+                cut[index] = vocabulary.cut_into_ranges(distinct, sampled)
+        return cut
+
+    def _fields_in_ranges(
+        self, cut: dict[int, list[TokenRange]], parts: Any, training_rows: int
+    ) -> dict[int, dict[str, Any]]:
+        """Vocabularies of the fields that are too large for one task: count, assign, join."""
+        pieces = [(index, number) for index, ranges in cut.items() for number in range(len(ranges))]
+        if not pieces:
+            return {}
+        builders = {
+            (index, number): TokenBuilder(
+                self.source, self.rules[index], self.protocol.threshold, cut[index][number]
+            )
+            for index, number in pieces
+        }
+        keys = {piece: f"field-{piece[0]:05d}-{piece[1]:05d}" for piece in pieces}
+        counts = {piece: self.work.folder("ranges", f"{key}-counts.arrow") for piece, key in keys.items()}
+        ids = {piece: self.work.folder("ranges", f"{key}-ids.arrow") for piece, key in keys.items()}
+        counting = [
+            Task(
+                key=keys[piece],
+                function=_count_range,
+                arguments=(builders[piece], parts, self.columns, counts[piece]),
+            )
+            for piece in pieces
+        ]
+        counted = self.work.run("count-ranges", "counting tokens", counting, unit="ranges")
+        histograms = dict(zip(pieces, counted, strict=True))
+        assigning: list[Task] = []
+        for index, ranges in cut.items():
+            firsts = vocabulary.first_ids([histograms[index, number] for number in range(len(ranges))])
+            assigning.extend(
                 Task(
-                    key=f"group-{group.index:05d}",
-                    function=_encode_group,
+                    key=keys[index, number],
+                    function=_assign_range,
                     arguments=(
-                        self.shared_source,
-                        group,
-                        self.protocol.split,
-                        schema,
-                        self.output,
-                        encoders,
-                        self.protocol.rows_per_shard,
-                        found.split_rows,
-                        tuple(first_shards),
+                        builders[index, number],
+                        parts,
+                        self.columns,
+                        list(first_id.items()),
+                        counts[index, number],
+                        ids[index, number],
+                        self._map_path(index, number),
                     ),
-                    weight=found.rows,
+                )
+                for number, first_id in enumerate(firsts)
+            )
+        self.work.run("assign-ranges", "assigning ids", assigning, unit="ranges")
+        joining: list[Task] = []
+        for index, ranges in cut.items():
+            known = [entry for number in range(len(ranges)) for entry in histograms[index, number]]
+            joining.append(
+                Task(
+                    key=f"field-{index:05d}",
+                    function=_join_ranges,
+                    arguments=(
+                        builders[index, 0],
+                        [ids[index, number] for number in range(len(ranges))],
+                        self.output,
+                        training_rows - sum(count * tokens for count, tokens in known),
+                    ),
                 )
             )
-            for index, rows in enumerate(found.split_rows):
-                first_shards[index] += len(shard_sizes(rows, self.protocol.rows_per_shard))
-        return [GroupShards.from_json(result) for result in self.work.run("encode", "encoding", tasks)]
+        joined = self.work.run("join-ranges", "writing vocabularies", joining, unit="fields")
+        return dict(zip(cut, joined, strict=True))
+
+    def _map_path(self, field: int, number: int) -> str:
+        return self.work.folder("maps", f"field-{field:05d}-{number:05d}.arrow")
+
+    def encode(
+        self, found: Findings, maps: list[list[str]]
+    ) -> tuple[dict[str, list[Shard]], dict[str, Counter[str]]]:
+        """Write the shards; returns them per split, and how many rows of each field have id 0."""
+        encoding = ray.put(
+            encode.Encoding(
+                label=self.source.label,
+                rules=self.rules,
+                parts=[part.path for part in found.parts],
+                maps=maps,
+                dataset=self.output,
+            )
+        )
+        tasks, names = [], []
+        for split, name in enumerate(SPLITS):
+            part_rows = [part.split_rows[split] for part in found.parts]
+            for index, pieces in enumerate(cut_into_shards(part_rows, self.protocol.rows_per_shard)):
+                names.append(name)
+                tasks.append(
+                    Task(
+                        key=f"{name}-{index:05d}",
+                        function=_encode_shard,
+                        arguments=(encoding, split, index, pieces),
+                        weight=sum(piece.stop - piece.start for piece in pieces),
+                    )
+                )
+        shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
+        unknown: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
+        for name, (shard, missed) in zip(names, self.work.run("encode", "encoding", tasks), strict=True):
+            shards[name].append(Shard(**shard))
+            unknown[name].update(missed)
+        return shards, unknown
 
     def finish(
-        self, checksums: list[str], total: GroupCounts, fields: tuple[Field, ...], encoded: list[GroupShards]
+        self,
+        checksums: list[str],
+        found: Findings,
+        fields: tuple[Field, ...],
+        vocabularies: dict[str, Shard],
+        shards: dict[str, list[Shard]],
+        unknown: dict[str, Counter[str]],
     ) -> Manifest:
         """Write the manifest, last of all, and remove what is no longer needed."""
         inputs = [files.describe(path) for path in self.source.paths]
@@ -230,9 +345,8 @@ class _Preparation:
             location=self.output,
             label=self.source.label,
             fields=fields,
-            splits={
-                name: tuple(shard for group in encoded for shard in group.shards[name]) for name in SPLITS
-            },
+            splits={name: tuple(of_split) for name, of_split in shards.items()},
+            vocabulary=vocabularies,
             preset=self.protocol.preset,
             seed=self.protocol.seed,
             sources=tuple(
@@ -240,8 +354,8 @@ class _Preparation:
                 for file, checksum in zip(inputs, checksums, strict=True)
             ),
             facts={
-                **make_facts(self.source, self.protocol, total, encoded),
-                **self.source.facts(self.protocol.split),
+                **make_facts(self.source, self.protocol, self.rules, found, unknown),
+                **self.source.facts(self.split),
             },
         )
         storage.write_json(storage.join(self.output, RECORD), self.plan)
@@ -252,33 +366,91 @@ class _Preparation:
         return manifest
 
 
-def _count_rows(source: Source, blocks: list[Block]) -> list[int]:
-    return [source.count_rows(block) for block in blocks]
-
-
-def _count_group(*arguments: Any) -> dict[str, Any]:
-    return counting.count_group(*arguments).to_json()
-
-
-def _build_vocabulary(
-    source: Source,
-    name: str,
-    parts: list[str],
-    threshold: int,
-    training_rows: int,
-    dataset: str,
-    encoder_path: str,
-) -> int:
-    return vocabulary.build(
-        source,
-        name,
-        parts,
-        threshold=threshold,
-        training_rows=training_rows,
-        dataset=dataset,
-        encoder_path=encoder_path,
+def _joined(blocks: Sequence[Block]) -> Block:
+    """All blocks of a file as one."""
+    return Block(
+        file=blocks[0].file,
+        start=blocks[0].start,
+        end=blocks[-1].end,
+        expected_rows=sum(block.expected_rows for block in blocks),
     )
 
 
-def _encode_group(*arguments: Any) -> dict[str, Any]:
-    return encode.encode_group(*arguments).to_json()
+def _count_rows(source: Source, block: Block) -> int | None:
+    return source.count_rows(block)
+
+
+def _parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> dict[str, Any]:
+    return parse.parse_block(parsing, index, block, first_row).to_json()
+
+
+def group_fields(distinct: Mapping[int, int]) -> list[list[int]]:
+    """Fields that are built by one task, because they have few values together.
+
+    Args:
+        distinct: By index of a field, the sum over the parts of its distinct values.
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for index in sorted(distinct, key=lambda i: (-distinct[i], i)):
+        if not groups or room < distinct[index]:
+            groups.append([])
+            room = GROUP_TOKENS
+        groups[-1].append(index)
+        room -= distinct[index]
+    return groups
+
+
+def _build_fields(
+    source: Source,
+    rules: list[FieldRule],
+    columns: list[RawField],
+    parts: list[str],
+    paths: list[str],
+    threshold: int,
+    dataset: str,
+    training_rows: int,
+) -> list[dict[str, Any]]:
+    return build(
+        source,
+        rules,
+        columns,
+        parts,
+        paths,
+        threshold=threshold,
+        dataset=dataset,
+        training_rows=training_rows,
+    )
+
+
+def _count_range(
+    builder: TokenBuilder, parts: list[str], columns: list[RawField], path: str
+) -> list[list[int]]:
+    add_up([builder], parts, columns)
+    counted = builder.counted()
+    vocabulary.write_counts(counted, path)
+    return vocabulary.count_histogram(counted)
+
+
+def _assign_range(
+    builder: TokenBuilder,
+    parts: list[str],
+    columns: list[RawField],
+    first_id: list[tuple[int, int]],
+    counts_path: str,
+    ids_path: str,
+    map_path: str,
+) -> None:
+    builder.assign(vocabulary.assign_ids(vocabulary.read_counts(counts_path), dict(first_id)))
+    write_maps([builder], parts, columns, [map_path])
+    vocabulary.write_ids(builder.ids, ids_path)
+
+
+def _join_ranges(builder: TokenBuilder, paths: list[str], dataset: str, unknown_rows: int) -> dict[str, Any]:
+    chunks = vocabulary.merge_ids(paths)
+    return asdict(vocabulary.write_vocabulary(builder.rule.name, dataset, chunks, builder.text, unknown_rows))
+
+
+def _encode_shard(*arguments: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    shard, unknown = encode.encode_shard(*arguments)
+    return asdict(shard), unknown

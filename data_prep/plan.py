@@ -25,7 +25,7 @@ def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
     return {
         "version": __version__,
         **source.identity(),
-        **asdict(protocol),
+        **storage.plain(asdict(protocol)),
         "inputs": [asdict(files.describe(path)) for path in source.paths],
     }
 

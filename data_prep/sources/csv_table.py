@@ -1,9 +1,10 @@
-"""A CSV file with a header: comma or tab separated, plain or gzip, quotes as in RFC 4180."""
+"""A CSV file with a header: comma or tab separated, quotes as in RFC 4180; plain, gzip or zstd."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.csv as pa_csv
 
 from afm_dist.errors import DataError
 from data_prep.sources import files
+from data_prep.sources.files import Lines
 from data_prep.sources.source import RawField, RawRows, Rejected, check_field_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import MISSING_NUMBERS, rows_of, text_of
@@ -20,8 +22,8 @@ from data_prep.sources.tabular_rows import MISSING_NUMBERS, rows_of, text_of
 SAMPLE_BYTES = 1 << 18
 SAMPLE_ROWS = 20_000
 BATCH_BYTES = 8 << 20
-GZIP_RATIO = 4
-FIRST_LINE = 2
+COMPRESSION_RATIO = 4
+QUOTE = b'"'
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 INTEGER = r"^\s*[+-]?\d+\s*$"
 LONG_INTEGER = r"^\s*[+-]?\d{16,}\s*$"
@@ -32,20 +34,25 @@ InvalidRow = Any
 class CsvTable:
     """One CSV file, read as bytes so that no value is interpreted before we look at it.
 
+    Lines count as if none were inside quotes; row 0 stands on line 2.
+
     Args:
-        path: The file.
+        path: The file, which has at least one row.
 
     Attributes:
         names: Columns, in order.
+        contents: What each seems to hold.
 
     Raises:
-        DataError: it is not a table, or holds a header only.
+        DataError: it is not a table.
     """
+
+    first_line = 2
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.bytes = files.describe(path).bytes
-        self.gzip = files.is_gzip(path)
+        self.compression = files.compression_of(path)
         sample = files.head(path, SAMPLE_BYTES)
         self.row_bytes = len(sample) / max(1, sample.count(b"\n"))
         header = sample.partition(b"\n")[0]
@@ -53,86 +60,156 @@ class CsvTable:
         self.names: list[str] = []
         with self._reader(lambda row: "skip") as reader:
             self.names = list(reader.schema.names)
-        check_field_names(self.names, path)
-        malformed = 0
-
-        def count(row: InvalidRow) -> str:
-            nonlocal malformed
-            malformed += 1
-            return "skip"
-
-        with self._reader(count) as reader:
             first = next((batch for batch in reader if batch.num_rows), None)
-        if first is None and not malformed:
-            raise DataError(f"{path}: the file has a header and no rows")
+        check_field_names(self.names, path)
         sample_rows = pl.DataFrame(first.slice(0, SAMPLE_ROWS)) if first else pl.DataFrame()
         self.contents: dict[str, Content] = {
             name: content_of(text_of(sample_rows[name])) if first else "empty" for name in self.names
         }
 
-    def ranges(self) -> list[tuple[int, int, int]]:
-        """One block, because a line end inside quotes cannot be told from one outside."""
-        rows = self.bytes * (GZIP_RATIO if self.gzip else 1) / self.row_bytes
-        return [(0, self.bytes, max(1, round(rows)))]
+    def ranges(self, block_bytes: int) -> list[tuple[int, int, int]]:
+        """Byte ranges of a plain file; a whole compressed one."""
+        if self.compression is not None:
+            return [(0, self.bytes, max(1, round(self.bytes * COMPRESSION_RATIO / self.row_bytes)))]
+        return [
+            (start, min(self.bytes, start + block_bytes), max(1, round(block_bytes / self.row_bytes)))
+            for start in range(0, self.bytes, block_bytes)
+        ]
+
+    def count_rows(self, start: int, end: int) -> int | None:
+        """Lines of a byte range; None where there are quotes: a line may end inside of them."""
+        rows = 0
+        for lines in files.lines_of_range(self.path, start, end):
+            if QUOTE in lines.text:
+                return None
+            rows += lines.count
+        return rows - (start == 0)
 
     def read(
         self, start: int, end: int, first_row: int, label: str, fields: tuple[RawField, ...]
     ) -> Iterator[RawRows]:
-        """All rows of the file; row 0 stands on line 2 (lines count as if none were inside quotes)."""
+        """The rows of a block."""
+        whole = (start, end) == (0, self.bytes)
+        pieces = self._batches() if whole else self._parsed_lines(start, end, first_row + self.first_line)
+        for frame, lines, malformed in pieces:
+            blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+            frame, lines = frame.filter(~blank), lines[~blank.to_numpy()]
+            rows = rows_of(frame, label, fields, lines - self.first_line, self.first_line)
+            yield rows.with_rejected(malformed)
+
+    def _batches(self) -> Iterator[tuple[pl.DataFrame, np.ndarray, list[Rejected]]]:
+        """The whole file, with the line of each row and the lines that are no rows."""
         malformed: dict[int, Rejected] = {}
 
-        def keep(row: InvalidRow) -> str:
-            reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
-            malformed[row.number] = Rejected(line=row.number, reason=reason, text=row.text)
-            return "skip"
+        def taken(before: float) -> list[Rejected]:
+            return [malformed.pop(line) for line in sorted(malformed) if line < before]
 
-        def malformed_before(line: float) -> list[Rejected]:
-            return [malformed.pop(number) for number in sorted(malformed) if number < line]
-
-        line = FIRST_LINE
-        rows = None
-        with self._reader(keep) as reader:
+        line = self.first_line
+        with self._reader(partial(self._keep, malformed, 0)) as reader:
             for batch in reader:
                 frame = pl.DataFrame(batch)
-                lines = np.arange(line, line + frame.height + len(malformed))
-                lines = lines[~np.isin(lines, list(malformed))][: frame.height]
+                lines = _lines_of_rows(line, frame.height, malformed)
                 line = int(lines[-1]) + 1 if frame.height else line
-                blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-                frame, lines = frame.filter(~blank), lines[~blank.to_numpy()]
-                rows = rows_of(frame, label, fields, lines - FIRST_LINE, lambda number: number + FIRST_LINE)
-                yield rows.with_rejected(malformed_before(line))
+                yield frame, lines, taken(line)
         if malformed:
             empty = pl.DataFrame(schema=dict.fromkeys(self.names, pl.Binary))
-            rows = rows_of(empty, label, fields, np.zeros(0, dtype=np.int64), int)
-            yield rows.with_rejected(malformed_before(np.inf))
+            yield empty, np.zeros(0, dtype=np.int64), taken(np.inf)
+
+    def _parsed_lines(
+        self, start: int, end: int, line: int
+    ) -> Iterator[tuple[pl.DataFrame, np.ndarray, list[Rejected]]]:
+        """The lines of a byte range of a file without quotes; ``line`` is the number of the first."""
+        for lines in _joined(files.lines_of_range(self.path, start, end)):
+            if start == 0:
+                lines = lines.without_first(lines.text.find(b"\n") + 1)
+                start = 1
+            malformed: dict[int, Rejected] = {}
+            text = _without_overlong(lines, line, malformed)
+            table = pa.table({name: pa.array([], pa.binary()) for name in self.names})
+            if text:
+                options = self._options(partial(self._keep, malformed, line - 1))
+                options["read_options"].column_names = self.names
+                options["read_options"].block_size = len(text) + 1
+                try:
+                    table = pa_csv.read_csv(pa.BufferReader(text), **options)
+                except pa.ArrowInvalid as error:
+                    raise self._unreadable(error) from error
+            frame = pl.DataFrame(table)
+            numbers = _lines_of_rows(line, frame.height, malformed)
+            yield frame, numbers, [malformed[number] for number in sorted(malformed)]
+            line += lines.count
+
+    def _keep(self, malformed: dict[int, Rejected], offset: int, row: InvalidRow) -> str:
+        number = row.number + offset
+        reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
+        malformed[number] = Rejected(line=number, reason=reason, text=row.text)
+        return "skip"
+
+    def _options(self, malformed: Callable[[InvalidRow], str]) -> dict[str, Any]:
+        return {
+            "read_options": pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
+            "parse_options": pa_csv.ParseOptions(
+                delimiter=self.delimiter,
+                newlines_in_values=True,
+                ignore_empty_lines=False,
+                invalid_row_handler=malformed,
+            ),
+            "convert_options": pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(self.names, pa.binary()),
+                strings_can_be_null=True,
+                null_values=[""],
+            ),
+        }
 
     @contextmanager
     def _reader(self, malformed: Callable[[InvalidRow], str]) -> Iterator[Any]:
         try:
             with (
-                files.open_stream(self.path, gzip=self.gzip) as stream,
-                pa_csv.open_csv(
-                    stream,
-                    read_options=pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES),
-                    parse_options=pa_csv.ParseOptions(
-                        delimiter=self.delimiter,
-                        newlines_in_values=True,
-                        ignore_empty_lines=False,
-                        invalid_row_handler=malformed,
-                    ),
-                    convert_options=pa_csv.ConvertOptions(
-                        column_types=dict.fromkeys(self.names, pa.binary()),
-                        strings_can_be_null=True,
-                        null_values=[""],
-                    ),
-                ) as reader,
+                files.open_stream(self.path, compression=self.compression) as stream,
+                pa_csv.open_csv(stream, **self._options(malformed)) as reader,
             ):
                 yield reader
         except (pa.ArrowInvalid, OSError) as error:
-            message = str(error).splitlines()[0]
-            if self.gzip and "runcated" in message:
-                raise DataError(f"{self.path}: the gzip file is truncated; fetch it again") from error
-            raise DataError(f"{self.path}: cannot be read as CSV ({message})") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        message = str(error).splitlines()[0]
+        if self.compression is not None and "runcated" in message:
+            return DataError(f"{self.path}: the {self.compression} file is truncated; fetch it again")
+        return DataError(f"{self.path}: cannot be read as CSV ({message})")
+
+
+def _lines_of_rows(first: int, rows: int, malformed: dict[int, Rejected]) -> np.ndarray:
+    """(rows) line numbers from ``first`` on that are not malformed."""
+    lines = np.arange(first, first + rows + len(malformed))
+    return lines[~np.isin(lines, list(malformed))][:rows]
+
+
+def _joined(pieces: Iterable[Lines]) -> Iterator[Lines]:
+    """Larger pieces: parsing has a price per piece."""
+    waiting: list[Lines] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(len(each.text) for each in waiting) >= BATCH_BYTES:
+            yield Lines.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield Lines.concatenate(waiting)
+
+
+def _without_overlong(lines: Lines, first_line: int, malformed: dict[int, Rejected]) -> bytes:
+    """The text with overlong lines emptied, which are malformed; an empty line is no row."""
+    if not lines.overlong:
+        return lines.text
+    kept = lines.text.split(b"\n")
+    for index in lines.overlong:
+        malformed[first_line + index] = Rejected(
+            line=first_line + index,
+            reason=f"the line is longer than {files.MAX_LINE_BYTES} bytes",
+            text=kept[index][: files.MAX_REJECTED_BYTES].decode("utf-8", errors="backslashreplace"),
+        )
+        kept[index] = b""
+    return b"\n".join(kept)
 
 
 def content_of(text: pl.Series) -> Content:

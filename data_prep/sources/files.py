@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
 from afm_dist import storage
 from afm_dist.errors import DataError
 
-CHUNK_BYTES = 8 << 20
-GZIP_MAGIC = b"\x1f\x8b"
+CHUNK_BYTES = 1 << 20
+READ_BYTES = 1 << 18
+MAX_LINE_BYTES = 1 << 20
+MAX_REJECTED_BYTES = 2_000
+MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Compression = Literal["gzip", "zstd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,39 @@ class InputFile:
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some whole lines of a file; only the last line of the file may lack its line end.
+
+    Attributes:
+        text: The lines.
+        overlong: Indices of lines of more than ``MAX_LINE_BYTES``, of which ``text`` holds only
+            the beginning.
+    """
+
+    text: bytes
+    overlong: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of lines."""
+        return self.text.count(b"\n") + (bool(self.text) and not self.text.endswith(b"\n"))
+
+    @classmethod
+    def concatenate(cls, pieces: Sequence[Lines]) -> Lines:
+        """The lines of several pieces, all but the last of which end in a line end."""
+        overlong: list[int] = []
+        before = 0
+        for piece in pieces:
+            overlong.extend(before + index for index in piece.overlong)
+            before += piece.count
+        return cls(b"".join(piece.text for piece in pieces), tuple(overlong))
+
+    def without_first(self, size: int) -> Lines:
+        """Without the first bytes: a byte-order mark."""
+        return replace(self, text=self.text[size:])
 
 
 def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -54,6 +95,53 @@ def describe(path: str) -> InputFile:
     return InputFile(path=path, bytes=int(info.size), modified_ns=int(info.mtime_ns or 0))
 
 
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The files that files, folders and patterns name, numbers in names counted as numbers.
+
+    A folder stands for the files in it, a pattern (``*``, ``?``, ``[…]`` in the last part of the
+    path) for those it matches; names that begin with ``.`` or ``_`` are passed over.
+
+    Raises:
+        DataError: nothing is there, or nothing matches.
+    """
+    found: list[str] = []
+    for given in patterns:
+        folder, _, last = given.rpartition("/")
+        if any(mark in last for mark in "*?["):
+            names = [name for name in _files_in(folder or ".") if Path(name).match(last)]
+            matching = [storage.join(folder, name) if folder else name for name in names]
+            if not matching:
+                raise DataError(f"{given}: no file matches; check --input")
+        elif _is_folder(given):
+            matching = [storage.join(given, name) for name in _files_in(given)]
+            if not matching:
+                raise DataError(f"{given}: the folder holds no files; check --input")
+        else:
+            matching = [given]
+        found.extend(sorted(matching, key=_natural))
+    return found
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sort key under which ``day_9`` comes before ``day_10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def _is_folder(path: str) -> bool:
+    filesystem, inner = _filesystem(path)
+    return bool(filesystem.get_file_info(inner).type == pafs.FileType.Directory)
+
+
+def _files_in(folder: str) -> list[str]:
+    filesystem, inner = _filesystem(folder)
+    infos = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
+    return [
+        info.base_name
+        for info in infos
+        if info.type == pafs.FileType.File and not info.base_name.startswith((".", "_"))
+    ]
+
+
 def open_input(path: str) -> Any:
     """A seekable binary file object (local file or object store)."""
     if storage.is_local(path):
@@ -62,10 +150,10 @@ def open_input(path: str) -> Any:
     return filesystem.open_input_file(inner)
 
 
-def open_stream(path: str, *, gzip: bool) -> Any:
-    """An Arrow input stream, decompressed on the way when it is gzip."""
+def open_stream(path: str, *, compression: Compression | None) -> Any:
+    """An Arrow input stream, decompressed on the way."""
     filesystem, inner = _filesystem(path)
-    return filesystem.open_input_stream(inner, compression="gzip" if gzip else None)
+    return filesystem.open_input_stream(inner, compression=compression)
 
 
 def sha256(path: str) -> str:
@@ -77,28 +165,40 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def compression_of(path: str) -> Compression | None:
+    """How the content is compressed, whatever the name says."""
+    with open_input(path) as file:
+        start = bytes(file.read(4))
+    if start.startswith(MAGIC["gzip"]):
+        return "gzip"
+    return "zstd" if start.startswith(MAGIC["zstd"]) else None
+
+
 def head(path: str, size: int) -> bytes:
-    """The first bytes of a file, decompressed when it is gzip."""
+    """The first bytes of a file, decompressed, without a byte-order mark."""
+    compression = compression_of(path)
+    if compression is None:
+        with open_input(path) as file:
+            start = bytes(file.read(size))
+    else:
+        start = next(_decompressed(path, compression, size), b"")
+    return start.removeprefix(BYTE_ORDER_MARK)
+
+
+def lines_of_range(path: str, start: int, end: int) -> Iterator[Lines]:
+    """The lines whose first byte lies in ``[start, end)`` of a plain file.
+
+    A byte-order mark at the beginning of the file is passed over.
+    """
     with open_input(path) as file:
-        raw = bytes(file.read(size))
-    if not raw.startswith(GZIP_MAGIC):
-        return raw
-    try:
-        return zlib.decompressobj(wbits=31).decompress(raw, size)
-    except zlib.error as error:
-        raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+        yield from _without_mark(_whole_lines(_range_chunks(file, start, end)), at_start=start == 0)
 
 
-def is_gzip(path: str) -> bool:
-    """Whether the content is gzip, whatever the name says."""
-    with open_input(path) as file:
-        return bool(file.read(2) == GZIP_MAGIC)
-
-
-def lines_of_range(path: str, start: int, end: int) -> Iterator[bytes]:
-    """The lines whose first byte lies in ``[start, end)``, in pieces of whole lines."""
-    with open_input(path) as file:
-        yield from _whole_lines(_range_chunks(file, start, end))
+def _without_mark(pieces: Iterator[Lines], *, at_start: bool) -> Iterator[Lines]:
+    for piece in pieces:
+        marked = at_start and piece.text.startswith(BYTE_ORDER_MARK)
+        yield piece.without_first(len(BYTE_ORDER_MARK)) if marked else piece
+        at_start = False
 
 
 def _range_chunks(file: Any, start: int, end: int) -> Iterator[bytes]:
@@ -129,30 +229,107 @@ def _range_chunks(file: Any, start: int, end: int) -> Iterator[bytes]:
             return
 
 
-def lines_of_gzip(path: str) -> Iterator[bytes]:
-    """The lines of a whole gzip file, in pieces of whole lines.
+def lines_of_compressed(path: str, compression: Compression) -> Iterator[Lines]:
+    """The lines of a whole compressed file.
 
     Raises:
-        DataError: the file is truncated or damaged.
+        DataError: the file is truncated or damaged; the message says how far it could be read.
     """
+    chunks = _decompressed(path, compression, CHUNK_BYTES)
+    return _without_mark(_whole_lines(chunks), at_start=True)
+
+
+def _decompressed(path: str, compression: Compression, size: int) -> Iterator[bytes]:
+    """The content in chunks of at most ``size`` bytes."""
+    done = 0
+
+    def stopped(what: str) -> DataError:
+        return DataError(
+            f"{path}: the {compression} file is {what} after {done:,} decompressed bytes; fetch it again"
+        )
+
     try:
-        with open_input(path) as raw, gzip.GzipFile(fileobj=raw) as file:
-            yield from _whole_lines(iter(lambda: file.read(CHUNK_BYTES), b""))
+        with open_input(path) as raw, _decompressor(raw, compression) as file:
+            waiting: list[bytes] = []
+            # Small reads: what a read has decompressed is lost when it fails.
+            while piece := bytes(file.read(min(READ_BYTES, size))):
+                waiting.append(piece)
+                done += len(piece)
+                if sum(map(len, waiting)) >= size:
+                    yield b"".join(waiting)
+                    waiting = []
+            if waiting:
+                yield b"".join(waiting)
     except EOFError as error:
-        raise DataError(f"{path}: the gzip file is truncated; fetch it again") from error
+        raise stopped("truncated") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+        raise stopped(f"damaged ({error})") from error
+    except OSError as error:
+        if compression != "zstd":
+            raise
+        raise stopped("truncated" if "runcated" in str(error) else f"damaged ({error})") from error
 
 
-def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes cut at line ends; only the very last piece may lack one."""
+def _decompressor(raw: Any, compression: Compression) -> Any:
+    if compression == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+
+
+def _whole_lines(chunks: Iterator[bytes]) -> Iterator[Lines]:
+    """The same bytes cut at line ends, overlong lines shortened."""
     waiting: list[bytes] = []
+    size = 0
+    dropping = False
     for chunk in chunks:
+        if dropping:
+            # The rest of a line whose beginning is in ``waiting``.
+            end = chunk.find(b"\n")
+            if end < 0:
+                continue
+            chunk = chunk[end:]
+            dropping = False
         cut = chunk.rfind(b"\n") + 1
-        if not cut:
-            waiting.append(chunk)
+        if cut:
+            yield _checked(b"".join([*waiting, chunk[:cut]]))
+            waiting, size = [], 0
+        rest = chunk[cut:]
+        if rest:
+            waiting.append(rest)
+            size += len(rest)
+        if size > 2 * MAX_LINE_BYTES and size > CHUNK_BYTES:
+            # Still longer than the limit, so that ``_checked`` finds it.
+            waiting = [b"".join(waiting)[: MAX_LINE_BYTES + 1]]
+            size = len(waiting[0])
+            dropping = True
+    if waiting:
+        yield _checked(b"".join(waiting))
+
+
+def _checked(text: bytes) -> Lines:
+    """Whole lines with the overlong ones among them cut off at the limit."""
+    if len(text) <= MAX_LINE_BYTES:
+        return Lines(text)
+    start = index = 0
+    overlong: list[int] = []
+    kept: list[bytes] = []
+    copied = 0
+    while start < len(text):
+        # Only a gap of the limit's size without a line end can hide an overlong line.
+        end = text.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
+        if end >= 0:
+            index += text.count(b"\n", start, end + 1)
+            start = end + 1
             continue
-        yield b"".join([*waiting, chunk[:cut]])
-        waiting = [chunk[cut:]] if cut < len(chunk) else []
-    if any(waiting):
-        yield b"".join(waiting)
+        if len(text) - start <= MAX_LINE_BYTES:
+            break
+        line_end = text.find(b"\n", start)
+        line_end = len(text) if line_end < 0 else line_end
+        overlong.append(index)
+        kept.append(text[copied : start + MAX_LINE_BYTES])
+        copied = line_end
+        index += 1
+        start = line_end + 1
+    if not overlong:
+        return Lines(text)
+    return Lines(b"".join([*kept, text[copied:]]), tuple(overlong))

@@ -31,8 +31,10 @@ class ParquetTable:
         contents: What each holds.
 
     Raises:
-        DataError: it is damaged, or has no rows.
+        DataError: it is damaged.
     """
+
+    first_line = 1
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -42,10 +44,8 @@ class ParquetTable:
             self.contents: dict[str, Content] = {f.name: content_of(f.type) for f in file.schema_arrow}
             metadata = file.metadata
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        if not sum(self.row_groups):
-            raise DataError(f"{path}: the file has no rows")
 
-    def ranges(self) -> list[tuple[int, int, int]]:
+    def ranges(self, block_bytes: int) -> list[tuple[int, int, int]]:
         """Runs of row groups, small ones together: first, last (exclusive), rows."""
         result = []
         start = rows = 0
@@ -56,6 +56,10 @@ class ParquetTable:
                 start, rows = index + 1, 0
         return result
 
+    def count_rows(self, start: int, end: int) -> int:
+        """Rows of some row groups."""
+        return sum(self.row_groups[start:end])
+
     def read(
         self, start: int, end: int, first_row: int, label: str, fields: tuple[RawField, ...]
     ) -> Iterator[RawRows]:
@@ -64,7 +68,7 @@ class ParquetTable:
         with self._file() as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=list(range(start, end)), columns=wanted):
                 numbers = np.arange(first_row, first_row + batch.num_rows)
-                yield rows_of(pl.DataFrame(batch), label, fields, numbers, lambda number: number + 1)
+                yield rows_of(pl.DataFrame(batch), label, fields, numbers, self.first_line)
                 first_row += batch.num_rows
 
     @contextmanager

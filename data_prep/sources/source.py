@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from afm_dist import console
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError
+from data_prep.columns import Column
 from data_prep.sources import files
-
-SplitOf = Callable[[int, np.ndarray], np.ndarray]
-"""(file index, row numbers (B)) -> split index per row (B), see ``data_prep.split``."""
+from data_prep.split import SplitRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +57,26 @@ class RawRows:
     """Consecutive rows of one block.
 
     Attributes:
-        frame: The source's label column (UInt8), one column of tokens per categorical field
-            (``token_type`` of the source, null = missing), one Float64 column per numeric field
-            (null = missing).
+        labels: (B) uint8, 0 or 1.
+        columns: For every field of the source, in order: tokens (``token_type`` of the source) or
+            Float64 numbers, null where missing.
         numbers: (B) row number of each row within its file, from 0; rejected rows count too.
         rejected: The malformed rows among them.
     """
 
-    frame: pl.DataFrame
+    labels: np.ndarray
+    columns: Mapping[str, Column]
     numbers: np.ndarray
     rejected: Sequence[Rejected] = ()
+
+    def filter(self, wanted: np.ndarray) -> RawRows:
+        """The rows where ``wanted`` (B) is true."""
+        return replace(
+            self,
+            labels=self.labels[wanted],
+            columns={name: column.filter(wanted) for name, column in self.columns.items()},
+            numbers=self.numbers[wanted],
+        )
 
     def with_rejected(self, more: Sequence[Rejected]) -> RawRows:
         """The same with more rejected rows, in order of line."""
@@ -82,6 +92,7 @@ class Source(ABC):
         fields: Input columns, in model order.
         paths: The input files, in order.
         token_type: Polars type of the categorical columns that ``read`` yields.
+        first_line: Line in the file of row 0.
     """
 
     kind: str
@@ -89,6 +100,7 @@ class Source(ABC):
     fields: tuple[RawField, ...]
     paths: tuple[str, ...]
     token_type: pl.DataType
+    first_line: int = 1
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -105,12 +117,19 @@ class Source(ABC):
         """The pieces of the input, in order of file and position."""
 
     @abstractmethod
-    def count_rows(self, block: Block) -> int:
-        """Rows of a block, good or bad: what the next block of the same file starts at."""
+    def count_rows(self, block: Block) -> int | None:
+        """Rows of a block, good or bad: what the next block of the same file starts at.
+
+        None: the file cannot be cut into blocks there, and has to be read as a whole.
+        """
 
     @abstractmethod
     def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
         """The rows of a block in pieces of bounded size; ``first_row`` is its first row's number."""
+
+    def line_of(self, number: int) -> int:
+        """Line in its file of a row, from 1."""
+        return number + self.first_line
 
     def token_text(self, tokens: pl.Series) -> pl.Series:
         """Tokens as the text that stands in the raw log; missing becomes the empty text."""
@@ -120,7 +139,7 @@ class Source(ABC):
         """One line per column, saying what it is taken for."""
         return []
 
-    def facts(self, split_of: SplitOf) -> Mapping[str, Any]:
+    def facts(self, split_of: SplitRule) -> Mapping[str, Any]:
         """What the source itself knows about the data, for the manifest."""
         return {}
 
@@ -133,15 +152,29 @@ class Source(ABC):
         }
 
 
-def check_inputs(paths: Sequence[str]) -> None:
-    """Refuse inputs that are absent or empty.
+def open_inputs(paths: Sequence[str], data_start: Callable[[str], int | None]) -> tuple[str, ...]:
+    """The inputs that hold rows; among several, those without any are passed over.
+
+    Args:
+        paths: The files, in order.
+        data_start: Bytes before the first row of a file; None: it has no rows.
 
     Raises:
-        DataError: naming the file.
+        DataError: a file is absent, or none holds a row.
     """
+    kept = []
     for path in paths:
-        if files.describe(path).bytes == 0:
-            raise DataError(f"{path}: the file is empty; check how it was downloaded or exported")
+        size = files.describe(path).bytes
+        if size and data_start(path) is not None:
+            kept.append(path)
+            continue
+        what = "the file has a header and no rows" if size else "the file is empty"
+        if len(paths) == 1:
+            raise DataError(f"{path}: {what}; check how it was downloaded or exported")
+        console.warn(f"{path}: {what}; passed over")
+    if not kept:
+        raise DataError(f"none of the {len(paths)} input files holds a row; the first is {paths[0]}")
+    return tuple(kept)
 
 
 def check_field_names(names: Sequence[str], where: str) -> None:

@@ -10,18 +10,21 @@ from afm_dist.errors import DataError
 from data_prep.sources import files
 from data_prep.sources.csv_table import CsvTable
 from data_prep.sources.parquet_table import ParquetTable
-from data_prep.sources.source import Block, RawField, RawRows, Source, check_inputs
+from data_prep.sources.source import Block, RawField, RawRows, Source, open_inputs
 from data_prep.sources.tabular_columns import ColumnOptions, choose_columns
 
 PARQUET_MAGIC = b"PAR1"
+BLOCK_BYTES = 32 << 20
+CHECKED_BYTES = 1 << 16
 
 
 class TabularSource(Source):
-    """CSV (plain or gzip, comma or tab separated) or Parquet files with equal columns.
+    """CSV (plain, gzip or zstd; comma or tab separated) or Parquet files with equal columns.
 
     Args:
         paths: The files, in order, all of one format.
         columns: Label, and what the user says about the other columns.
+        block_bytes: Bytes per block of a plain CSV file.
 
     Raises:
         DataError: a file is absent, empty, holds a header only, or is not a table.
@@ -31,11 +34,14 @@ class TabularSource(Source):
     kind = "tabular"
     token_type: pl.DataType = pl.String()
 
-    def __init__(self, paths: Sequence[str], columns: ColumnOptions) -> None:
-        self.paths = tuple(paths)
+    def __init__(
+        self, paths: Sequence[str], columns: ColumnOptions, *, block_bytes: int = BLOCK_BYTES
+    ) -> None:
         self.label = columns.label
-        check_inputs(self.paths)
+        self.paths = open_inputs(paths, _data_start)
+        self.block_bytes = block_bytes
         self._tables = [_open(path) for path in self.paths]
+        self.first_line = self._tables[0].first_line
         first = self._tables[0]
         for other in self._tables[1:]:
             if other.names != first.names:
@@ -47,16 +53,16 @@ class TabularSource(Source):
         self.fields = tuple(RawField(name=c.name, kind=c.kind) for c in self.columns if c.kind is not None)
 
     def blocks(self) -> list[Block]:
-        """Row groups of Parquet files; whole CSV files."""
+        """Row groups of Parquet files, byte ranges of plain CSV files, whole compressed ones."""
         return [
             Block(file=index, start=start, end=end, expected_rows=rows)
             for index, table in enumerate(self._tables)
-            for start, end, rows in table.ranges()
+            for start, end, rows in table.ranges(self.block_bytes)
         ]
 
-    def count_rows(self, block: Block) -> int:
-        """Rows of the row groups; a CSV file is one block, whose rows nobody needs to know."""
-        return block.expected_rows
+    def count_rows(self, block: Block) -> int | None:
+        """Rows of the block; None for a CSV file with quotes, which is read as a whole."""
+        return self._tables[block.file].count_rows(block.start, block.end)
 
     def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
         """Convert a block batch by batch."""
@@ -67,6 +73,18 @@ class TabularSource(Source):
         return [str(column) for column in self.columns]
 
 
-def _open(path: str) -> CsvTable | ParquetTable:
+def _is_parquet(path: str) -> bool:
     with files.open_input(path) as file:
-        return ParquetTable(path) if file.read(4) == PARQUET_MAGIC else CsvTable(path)
+        return bool(file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC)
+
+
+def _open(path: str) -> CsvTable | ParquetTable:
+    return ParquetTable(path) if _is_parquet(path) else CsvTable(path)
+
+
+def _data_start(path: str) -> int | None:
+    """Bytes before the first row; None: there is none."""
+    if _is_parquet(path):
+        return 0 if sum(ParquetTable(path).row_groups) else None
+    header, newline, rest = files.head(path, CHECKED_BYTES).partition(b"\n")
+    return len(header) + len(newline) if rest else None

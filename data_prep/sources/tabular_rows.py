@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import polars as pl
 
+from data_prep.columns import Column
+from data_prep.sources.files import MAX_REJECTED_BYTES
 from data_prep.sources.source import RawField, RawRows, Rejected
 
 MISSING_NUMBERS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N")
-MAX_TEXT = 2_000
 
 
 def text_of(column: pl.Series) -> pl.Series:
@@ -37,63 +36,80 @@ def _decode(value: bytes | None) -> str | None:
 
 
 def rows_of(
-    columns: pl.DataFrame,
-    label: str,
-    fields: tuple[RawField, ...],
-    numbers: np.ndarray,
-    line_of: Callable[[int], int],
+    frame: pl.DataFrame, label: str, fields: tuple[RawField, ...], numbers: np.ndarray, first_line: int
 ) -> RawRows:
     """Convert columns and set aside the rows that do not convert.
 
     Args:
-        columns: At least the label and the fields; B rows.
+        frame: At least the label and the fields; B rows.
         label: Name of the label column.
         fields: The fields to keep.
         numbers: (B) row numbers within the file.
-        line_of: Line in the file of a row number, for messages.
+        first_line: Line in the file of row 0, for messages.
     """
-    reasons: dict[int, str] = {}
-
-    def reject(where: pl.Series, why: Callable[[int], str]) -> None:
-        for row in np.flatnonzero(where.to_numpy()):
-            reasons.setdefault(int(row), why(int(row)))
-
-    labels = _numbers(columns[label])
+    raw = {name: Column.of(frame[name]) for name in (label, *(field.name for field in fields))}
+    labels = _numbers(raw[label].values)
     is_label = labels.is_in([0.0, 1.0]).fill_null(False)
-    reject(~is_label, lambda row: f"label {_show(columns[label][row])} is not 0 or 1")
-    converted = {label: pl.select(pl.when(is_label).then(labels)).to_series().cast(pl.UInt8)}
+    faults = [(label, ~is_label, "is not 0 or 1")]
+    columns = {}
     for field in fields:
-        raw = columns[field.name]
-        if field.kind == "categorical":
-            tokens = text_of(raw)
-            if raw.dtype == pl.Binary:
-                undecoded = tokens.is_null() & raw.is_not_null() & (raw.bin.size() > 0)
-                reject(undecoded, lambda row, f=field, r=raw: f"{f.name} {_show(r[row])} is not UTF-8")  # type: ignore[misc]
-            converted[field.name] = tokens
-        else:
-            values = _numbers(raw)
-            given = raw.is_not_null()
-            if raw.dtype in (pl.Binary, pl.String):
-                given &= ~text_of(raw).is_in(MISSING_NUMBERS).fill_null(raw.dtype == pl.String)
-            elif raw.dtype.is_float():
-                given &= raw.is_not_nan()
-            wrong = given & ~values.is_finite().fill_null(False)
-            reject(wrong, lambda row, f=field, r=raw: f"{f.name} {_show(r[row])} is not a finite number")  # type: ignore[misc]
-            converted[field.name] = pl.select(pl.when(values.is_finite()).then(values)).to_series()
-    frame = pl.DataFrame({name: column.rename(name) for name, column in converted.items()})
+        values, wrong, what = _READERS[field.kind](raw[field.name].values)
+        columns[field.name] = Column(values, raw[field.name].codes)
+        faults.append((field.name, wrong, what))
+
+    reasons: dict[int, str] = {}
+    for name, is_fault, what in faults:
+        if is_fault.any():
+            codes = raw[name].codes
+            for row in np.flatnonzero(is_fault.to_numpy()[codes]):
+                shown = _show(raw[name].values[int(codes[row])])
+                subject = "label" if name == label else name
+                reasons.setdefault(int(row), f"{subject} {shown} {what}")
+    rows = RawRows(
+        labels=labels.fill_null(0.0).cast(pl.UInt8, strict=False).fill_null(0).to_numpy()[raw[label].codes],
+        columns=columns,
+        numbers=numbers,
+    )
     if not reasons:
-        return RawRows(frame=frame, numbers=numbers)
+        return rows
     good = np.ones(len(numbers), dtype=bool)
     good[list(reasons)] = False
     rejected = [
         Rejected(
-            line=line_of(int(numbers[row])),
+            line=int(numbers[row]) + first_line,
             reason=reason,
-            text=", ".join(f"{column.name}={_plain(column[row])}" for column in columns)[:MAX_TEXT],
+            text=", ".join(f"{column.name}={_plain(column[row])}" for column in frame)[:MAX_REJECTED_BYTES],
         )
         for row, reason in sorted(reasons.items())
     ]
-    return RawRows(frame=frame.filter(pl.Series(good)), numbers=numbers[good], rejected=rejected)
+    return rows.filter(good).with_rejected(rejected)
+
+
+def _tokens(raw: pl.Series) -> tuple[pl.Series, pl.Series, str]:
+    """Distinct raw values as tokens, which of them are none, and why."""
+    tokens = text_of(raw)
+    if raw.dtype not in (pl.Binary, pl.String):
+        return tokens, pl.repeat(False, len(raw), eager=True), ""
+    lengths = raw.bin.size() if raw.dtype == pl.Binary else raw.str.len_bytes()
+    undecoded = tokens.is_null() & (lengths > 0).fill_null(False)
+    with_nul = tokens.str.contains("\0", literal=True).fill_null(False)
+    return tokens, undecoded | with_nul, "is not UTF-8 text without NUL bytes"
+
+
+def _finite_numbers(raw: pl.Series) -> tuple[pl.Series, pl.Series, str]:
+    """Distinct raw values as finite numbers, which of them are none, and why."""
+    values = _numbers(raw)
+    given = raw.is_not_null()
+    if raw.dtype in (pl.Binary, pl.String):
+        given &= ~text_of(raw).is_in(MISSING_NUMBERS).fill_null(raw.dtype == pl.String)
+    elif raw.dtype.is_float():
+        given &= raw.is_not_nan()
+    is_finite = values.is_finite().fill_null(False)
+    finite = pl.select(pl.when(is_finite).then(values)).to_series()
+    return finite, given & ~is_finite, "is not a finite number"
+
+
+_READERS = {"categorical": _tokens, "numeric": _finite_numbers}
 
 
 def _numbers(column: pl.Series) -> pl.Series:

@@ -1,0 +1,183 @@
+"""The one read of the raw text: a block of it becomes spooled parts and rejected rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from afm_dist import storage
+from afm_dist.errors import DataError
+from data_prep.sources.source import Block, RawRows, Rejected, Source
+from data_prep.split import SplitRule
+from data_prep.spool import Part, write_part
+from data_prep.transforms import TRANSFORMS, FieldRule
+
+REJECTED_SHOWN = 10
+REJECTED_PER_FILE = 10_000
+HOPELESS_ROWS = 100_000
+
+
+@dataclass(kw_only=True)
+class BlockReceipt:
+    """What a block held.
+
+    Attributes:
+        parts: The good rows, spooled.
+        rejected: Number of malformed rows.
+        offenders: The first of them, as ``file:line reason``.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    rejected: int = 0
+    offenders: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> BlockReceipt:
+        """The inverse of ``to_json``."""
+        return cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsing:
+    """What the parsing of every block has in common.
+
+    Attributes:
+        source: The raw log.
+        split: Assigns rows to splits.
+        rules: How fields are made of columns.
+        spool: Folder of the parts.
+        rejected: Folder of the malformed rows.
+    """
+
+    source: Source
+    split: SplitRule
+    rules: tuple[FieldRule, ...]
+    spool: str
+    rejected: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that become fields, in order of the source."""
+        wanted = {rule.column for rule in self.rules}
+        return tuple(f.name for f in self.source.fields if f.name in wanted)
+
+
+def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> BlockReceipt:
+    """Parse one block in bounded memory.
+
+    Args:
+        parsing: What to do.
+        index: Of the block, for the names of its parts.
+        block: The piece of the input.
+        first_row: Number of its first row within its file.
+
+    Raises:
+        DataError: the first 100,000 rows are malformed without exception.
+    """
+    source = parsing.source
+    path = source.paths[block.file]
+    kinds = {f.name: f.kind for f in source.fields}
+    receipt = BlockReceipt()
+    rejects = _RejectedRows(parsing.rejected, index)
+    for raw in source.read(block, first_row):
+        rows = _checked(raw, parsing)
+        for bad in rows.rejected:
+            receipt.rejected += 1
+            if len(receipt.offenders) < REJECTED_SHOWN:
+                receipt.offenders.append(f"{path}:{bad.line} {bad.reason}")
+            rejects.add(path, bad)
+        if not len(rows.labels):
+            if not receipt.parts and receipt.rejected >= HOPELESS_ROWS:
+                raise DataError(all_rejected(source.label, receipt.rejected, receipt.offenders))
+            continue
+        reads = {name: rows.columns[name].rows() for name in parsing.split.reads}
+        receipt.parts.append(
+            write_part(
+                storage.join(parsing.spool, f"block-{index:05d}-{len(receipt.parts):04d}"),
+                rows.labels,
+                {name: rows.columns[name] for name in parsing.columns},
+                kinds,
+                parsing.split(block.file, rows.numbers, reads),
+            )
+        )
+    rejects.flush()
+    return receipt
+
+
+def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
+    """Without the rows whose time cannot be read, or which no split can take."""
+    faults = [
+        (rule.column, _unread(rows, rule), f"is not a time as {rule.time_format} describes")
+        for rule in parsing.rules
+        if TRANSFORMS[rule.transform].timed
+    ]
+    for name in parsing.split.reads:
+        faults.append((name, rows.columns[name].values.is_null(), "is missing, and decides the split"))
+    for name, wrong, what in faults:
+        if not wrong.any():
+            continue
+        column = rows.columns[name]
+        good = ~wrong.to_numpy()[column.codes]
+        rejected = [
+            Rejected(
+                line=parsing.source.line_of(int(rows.numbers[row])),
+                reason=f"{name} {_show(column.values[int(column.codes[row])], parsing.source)} {what}",
+                text="",
+            )
+            for row in np.flatnonzero(~good)
+        ]
+        rows = rows.filter(good).with_rejected(rejected)
+    return rows
+
+
+def _unread(rows: RawRows, rule: FieldRule) -> pl.Series:
+    values = rows.columns[rule.column].values
+    return values.is_not_null() & rule.apply(values).is_null()
+
+
+def _show(value: object, source: Source) -> str:
+    return "" if value is None else repr(source.token_text(pl.Series([value], dtype=source.token_type))[0])
+
+
+def all_rejected(label: str, rejected: int, offenders: Sequence[str]) -> str:
+    """What to say when not one row is good."""
+    first = "; ".join(offenders)
+    rows = f"{rejected:,} rows"
+    labels = [offender.partition(" label ")[2] for offender in offenders]
+    if all(labels):
+        shown = ", ".join(sorted({text.removesuffix(" is not 0 or 1") for text in labels}))
+        return (
+            f"not one of {rows} has a label of 0 or 1: column '{label}' holds {shown}; "
+            f"write 1 for a click and 0 for none, or name another column with --label ({first})"
+        )
+    return f"every one of {rows} is malformed; the first: {first}"
+
+
+class _RejectedRows:
+    """Malformed rows as lines of JSON, in files of bounded size."""
+
+    def __init__(self, folder: str, block: int) -> None:
+        self.folder = folder
+        self.block = block
+        self.files = 0
+        self._lines: list[str] = []
+
+    def add(self, path: str, bad: Rejected) -> None:
+        self._lines.append(storage.json_line({"file": path, **asdict(bad)}) + "\n")
+        if len(self._lines) >= REJECTED_PER_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._lines:
+            name = f"part-{self.block:05d}-{self.files:03d}.jsonl"
+            storage.write_bytes(storage.join(self.folder, name), "".join(self._lines).encode())
+            self.files += 1
+            self._lines = []

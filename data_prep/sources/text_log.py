@@ -1,0 +1,288 @@
+"""Logs of delimited text with a fixed layout: Criteo's and Avazu's."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data_prep.columns import Column
+from data_prep.sources import files
+from data_prep.sources.delimited import WORD, Cut, Texts, column
+from data_prep.sources.files import Lines
+from data_prep.sources.source import Block, RawField, RawRows, Rejected, Source, open_inputs
+
+MIN_BLOCK_BYTES = 4 << 20
+MAX_BLOCK_BYTES = 32 << 20
+PART_BYTES = 32 << 20
+BLOCKS = 16
+COMPRESSION_RATIO = 3
+SAMPLE_BYTES = 1 << 18
+LONG_INTEGER = re.compile(rb"-?[0-9]{1,300}")
+
+
+def every_byte(value: int) -> np.uint64:
+    """A word of eight equal bytes."""
+    return np.uint64(int.from_bytes(bytes([value]) * WORD, "little"))
+
+
+_BYTE = np.uint64(8)
+_LAST_BYTE = np.uint64(0xFF)
+_LOW_NIBBLE = every_byte(0x0F)
+_HIGH_NIBBLE = every_byte(0xF0)
+_SIXES = every_byte(6)
+_ZERO_CHARS = every_byte(ord("0"))
+_PAIRS = np.uint64(0x00FF00FF00FF00FF)
+_QUADS = np.uint64(0x0000FFFF0000FFFF)
+_OCTET = np.uint64(0x00000000FFFFFFFF)
+
+Values = tuple[pl.Series, np.ndarray]
+"""(V) values, null where missing, and (V) booleans: whether each is what the format says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextField:
+    """A field of the text.
+
+    Attributes:
+        position: Among the fields of a line, from 0.
+        field: What becomes of it.
+        parse: From distinct texts to distinct values.
+        fault: What to say of a value that is not as it should be, after "is".
+    """
+
+    position: int
+    field: RawField
+    parse: Callable[[Texts], Values]
+    fault: str
+
+
+class TextLog(Source):
+    """A log whose every line has the same fields.
+
+    Args:
+        paths: The files, in order.
+        block_bytes: Bytes per block of a plain file; by default 1/16 of the input, at least 4 MB,
+            at most 32 MB. A compressed file is one block.
+
+    Attributes:
+        delimiter: Between fields.
+        n_fields: Of a line.
+        header: The first line of every file; None: there is none.
+        label_position: Which field is the label.
+        layout: The other fields, in model order; what is not listed is not read.
+
+    Raises:
+        DataError: a file is absent, empty, or of another format.
+    """
+
+    delimiter: str
+    n_fields: int
+    header: bytes | None = None
+    label_position: int
+    layout: Sequence[TextField]
+
+    def __init__(self, paths: Sequence[str], *, block_bytes: int | None = None) -> None:
+        self.fields = tuple(text_field.field for text_field in self.layout)
+        self.paths = open_inputs(paths, self.data_start)
+        self._compression = tuple(files.compression_of(path) for path in self.paths)
+        self._sizes = [files.describe(path).bytes for path in self.paths]
+        size = sum(self._sizes)
+        self.block_bytes = block_bytes or min(max(size // BLOCKS, MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
+
+    @abstractmethod
+    def check_first_line(self, path: str, line: bytes) -> None:
+        """Refuse at once a file of another format.
+
+        Raises:
+            DataError: naming the file.
+        """
+
+    def data_start(self, path: str) -> int | None:
+        """Bytes before the first row of a file; None: it has no rows."""
+        sample = files.head(path, SAMPLE_BYTES)
+        line, newline, rest = sample.partition(b"\n")
+        if sample:
+            self.check_first_line(path, line.removesuffix(b"\r"))
+        if self.header is None:
+            return 0 if sample else None
+        return len(line) + len(newline) if rest else None
+
+    def blocks(self) -> list[Block]:
+        """Byte ranges of plain files; whole compressed files."""
+        result = []
+        for index, (path, size) in enumerate(zip(self.paths, self._sizes, strict=True)):
+            sample = files.head(path, SAMPLE_BYTES)
+            row_bytes = len(sample) / max(1, sample.count(b"\n"))
+            step = self.block_bytes
+            if self._compression[index]:
+                step, row_bytes = size, row_bytes / COMPRESSION_RATIO
+            for start in range(0, size, step):
+                end = min(size, start + step)
+                rows = max(1, round((end - start) / row_bytes))
+                result.append(Block(file=index, start=start, end=end, expected_rows=rows))
+        return result
+
+    def count_rows(self, block: Block) -> int:
+        """Number of lines after the header."""
+        return sum(lines.count for lines in self._lines(block))
+
+    def _lines(self, block: Block) -> Iterator[Lines]:
+        path, compression = self.paths[block.file], self._compression[block.file]
+        if compression:
+            pieces = files.lines_of_compressed(path, compression)
+        else:
+            pieces = files.lines_of_range(path, block.start, block.end)
+        first = True
+        for lines in pieces:
+            if first and block.start == 0 and self.header is not None:
+                lines = lines.without_first(lines.text.find(b"\n") + 1)
+            first = False
+            if lines.text:
+                yield lines
+
+    def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
+        """Parse the lines of a block."""
+        cuts: list[Cut] = []
+        size = 0
+        for lines in self._lines(block):
+            cuts.append(Cut(lines, self.delimiter, self.n_fields))
+            size += len(lines.text)
+            if size >= PART_BYTES:
+                yield self._rows(cuts, first_row)
+                first_row += sum(cut.lines for cut in cuts)
+                cuts, size = [], 0
+        if cuts:
+            yield self._rows(cuts, first_row)
+
+    def _rows(self, cuts: Sequence[Cut], first_row: int) -> RawRows:
+        """The good rows of some pieces, and the bad ones."""
+        first_lines = np.cumsum([0, *(cut.lines for cut in cuts)])
+        numbers = np.concatenate([first + cut.good for first, cut in zip(first_lines, cuts, strict=False)])
+        labels, is_label = _labels(column(cuts, self.label_position))
+        columns: dict[str, Column] = {}
+        good = is_label
+        for text_field in self.layout:
+            texts, codes = column(cuts, text_field.position)
+            values, valid = text_field.parse(texts)
+            if not valid.all():
+                good = good & valid[codes]
+            columns[text_field.field.name] = Column(values, codes)
+        rows = RawRows(labels=labels, columns=columns, numbers=first_row + numbers)
+        if not good.all():
+            rows = rows.filter(good)
+        is_bad = np.ones(first_lines[-1], dtype=bool)
+        is_bad[numbers[good]] = False
+        return rows.with_rejected(
+            [self._rejected(cuts, first_lines, int(number), first_row) for number in np.flatnonzero(is_bad)]
+        )
+
+    def _rejected(
+        self, cuts: Sequence[Cut], first_lines: np.ndarray, number: int, first_row: int
+    ) -> Rejected:
+        piece = int(np.searchsorted(first_lines, number, side="right")) - 1
+        line = cuts[piece].line(number - int(first_lines[piece]))
+        return Rejected(
+            line=self.line_of(first_row + number),
+            reason=self.reason(line),
+            text=line[: files.MAX_REJECTED_BYTES].decode("utf-8", errors="backslashreplace"),
+        )
+
+    def reason(self, line: bytes) -> str:
+        """Why a line is not a row of this log."""
+        if len(line) >= files.MAX_LINE_BYTES:
+            return f"the line is longer than {files.MAX_LINE_BYTES} bytes"
+        if b"\0" in line:
+            return f"a NUL byte at character {line.index(0) + 1}"
+        fields = line.split(self.delimiter.encode())
+        if len(fields) != self.n_fields:
+            return f"{len(fields)} fields instead of {self.n_fields}"
+        if fields[self.label_position] not in (b"0", b"1"):
+            return f"label {_show(fields[self.label_position])} is not 0 or 1"
+        for text_field in self.layout:
+            text = fields[text_field.position]
+            word = np.frombuffer(text.ljust(8, b"\0")[:8], dtype="<u8")
+            texts = Texts(word) if len(text) <= 8 else Texts(word[:0], (text,))
+            if not text_field.parse(texts)[1].all():
+                return f"{text_field.field.name} {_show(text)} is {text_field.fault}"
+        raise AssertionError(f"a well-formed line was rejected: {line!r}")
+
+
+def _labels(read: tuple[Texts, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(B) labels as uint8, and (B) whether they are labels."""
+    texts, codes = read
+    labels = np.full(len(texts), 2, dtype=np.uint8)
+    for value in (0, 1):
+        labels[: len(texts.words)][texts.words == ord(str(value))] = value
+    of_rows = labels[codes]
+    return of_rows, of_rows < 2
+
+
+def integers(texts: Texts) -> Values:
+    """Integers of any length as Float64; those of up to eight characters all at once."""
+    words = texts.words
+    lengths = np.count_nonzero(np.ascontiguousarray(words).view(np.uint8).reshape(-1, WORD), axis=1)
+    negative = (words & _LAST_BYTE) == ord("-")
+    digits = np.where(negative, words >> _BYTE, words)
+    n_digits = (lengths - negative).astype(np.uint64)
+    # The digits move to the end of the word; what precedes them becomes zeros.
+    unused = (np.uint64(WORD) - n_digits) * _BYTE
+    keep = np.where(n_digits > 0, ~np.uint64(0) << np.minimum(unused, np.uint64(63)), np.uint64(0))
+    digits = ((digits << np.minimum(unused, np.uint64(63))) & keep) | (_ZERO_CHARS & ~keep)
+    is_digits = ((digits & _HIGH_NIBBLE) == _ZERO_CHARS) & (((digits + _SIXES) & _HIGH_NIBBLE) == _ZERO_CHARS)
+    value = digits & _LOW_NIBBLE
+    value = (value * np.uint64(10) + (value >> np.uint64(8))) & _PAIRS
+    value = (value * np.uint64(100) + (value >> np.uint64(16))) & _QUADS
+    value = (value * np.uint64(10_000) + (value >> np.uint64(32))) & _OCTET
+    missing = lengths == 0
+    longer = [_long_integer(text) for text in texts.longer]
+    values = np.concatenate(
+        [np.where(negative, -1.0, 1.0) * value.astype(np.float64), [n or 0.0 for n in longer]]
+    )
+    valid = np.concatenate([missing | ((n_digits > 0) & is_digits), [n is not None for n in longer]])
+    return pl.Series(pa.array(values, mask=np.pad(missing, (0, len(longer))))), valid.astype(bool)
+
+
+def _long_integer(text: bytes) -> float | None:
+    """An integer of more than eight characters; None where it is none, or too large for a float64."""
+    return float(text) if LONG_INTEGER.fullmatch(text) else None
+
+
+def short_tokens(texts: Texts) -> Values:
+    """Tokens of up to eight characters as UInt64, in the order of their texts."""
+    packed = pl.Series(np.concatenate([texts.words.byteswap(), np.zeros(len(texts.longer), np.uint64)]))
+    valid = _utf8(texts).is_not_null().to_numpy().copy()
+    valid[len(texts.words) :] = False
+    return pl.select(pl.when(packed != 0).then(packed)).to_series(), valid
+
+
+def short_token_text(tokens: pl.Series) -> pl.Series:
+    """The inverse of ``short_tokens``; missing becomes the empty text."""
+    words = tokens.fill_null(0).to_numpy().byteswap()
+    text = pl.Series(Texts(words).to_arrow()).cast(pl.String)
+    return text.rename(tokens.name)
+
+
+def _utf8(texts: Texts) -> pl.Series:
+    """(V) texts, null where they are not UTF-8."""
+    raw = pl.Series(texts.to_arrow())
+    try:
+        return raw.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return pl.Series([_decode(text) for text in raw], dtype=pl.String)
+
+
+def _decode(text: bytes) -> str | None:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _show(value: bytes) -> str:
+    return repr(value[:40].decode("utf-8", errors="backslashreplace"))

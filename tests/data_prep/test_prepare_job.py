@@ -77,6 +77,21 @@ def test_a_synthetic_log_becomes_a_dataset_that_knows_its_best_auc(
     assert "up to date" in capsys.readouterr().out
 
 
+@pytest.mark.ray
+def test_a_synthetic_log_can_have_the_shape_of_avazu(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "data")
+
+    assert _run(monkeypatch, "--shape", "avazu", "--rows", "5000", "--output", output) == 0
+
+    manifest = Manifest.load(output)
+    assert manifest.label == "click"
+    assert {"hour", "site_id", "C21"} <= {f.name for f in manifest.fields}
+    assert manifest.facts["synthetic"]["shape"] == "avazu"
+    assert 0.65 < manifest.facts["bayes_auc"] < 0.9
+
+
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     no_ray: None,
     table: Path,

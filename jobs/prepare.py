@@ -1,7 +1,7 @@
 """Make a dataset directory from a raw click log.
 
 python jobs/prepare.py --source synthetic --rows 400000 --output data/synthetic
-python jobs/prepare.py --source criteo --input train.txt --threshold 10 --output data/criteo
+python jobs/prepare.py --preset criteo-x4 --input train.txt --output data/criteo
 python jobs/prepare.py --source tabular --input clicks.csv --label click --output data/clicks
 python jobs/prepare.py --describe data/clicks
 """
@@ -9,6 +9,7 @@ python jobs/prepare.py --describe data/clicks
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,19 +17,26 @@ from afm_dist import console
 from afm_dist.errors import OptionError
 
 if TYPE_CHECKING:
+    from data_prep.presets import Preset
     from data_prep.protocol import Protocol
     from data_prep.sources.source import Source
+
+SourceName = Literal["synthetic", "criteo", "avazu", "tabular"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
     """Options of the job."""
 
-    source: Literal["synthetic", "criteo", "tabular"] = "synthetic"
-    """What the raw log is: a planted one that is written first, Criteo's text, or a CSV or Parquet table."""
+    preset: str = "default"
+    """afm-criteo, afm-avazu, criteo-x4, criteo-x1, avazu-x4, criteo-1tb, default, or a .toml file of yours."""
+
+    source: SourceName | None = None
+    """What the raw log is: a planted one that is written first, Criteo's or Avazu's text, or a CSV or
+    Parquet table. By default what the preset is for, else synthetic."""
 
     input: tuple[str, ...] = ()
-    """The files to read, in order (criteo: plain or gzip; tabular: CSV or Parquet)."""
+    """Files, folders, patterns such as 'day_*.gz', or URIs, in order (text: plain, gzip or zstd)."""
 
     output: str | None = None
     """The dataset directory to make."""
@@ -54,20 +62,32 @@ class Prepare:
     seed: int = 0
     """Decides which row goes to which split (synthetic: and the log itself)."""
 
-    threshold: int = 2
-    """Tokens counted fewer times than this in the training split become id 0, unknown."""
+    threshold: int | None = None
+    """Tokens counted fewer times than this in the training split become id 0, unknown. [preset: 2]"""
 
-    validation_share: float = 0.1
-    """Share of the rows in the validation split."""
+    split_by: Literal["row", "last-file", "column"] | None = None
+    """row: at random; last-file: hold out the last file; column: hold out later values. [preset: row]"""
 
-    test_share: float = 0.1
-    """Share of the rows in the test split; the rest is for training."""
+    validation_share: float | None = None
+    """Share of the rows (of the last file, with last-file) in the validation split. [preset: 0.1]"""
 
-    rows_per_shard: int = 100_000
-    """Largest number of rows of one Parquet file."""
+    test_share: float | None = None
+    """Share of the rows (of the last file, with last-file) in the test split. [preset: 0.1]"""
 
-    max_bad_rows: float = 0.001
-    """Largest tolerated share of malformed rows; they are kept in OUTPUT/rejected."""
+    split_column: str | None = None
+    """Split by column: one that grows with time."""
+
+    validation_from: str | None = None
+    """Split by column: its first value in the validation split."""
+
+    test_from: str | None = None
+    """Split by column: its first value in the test split."""
+
+    rows_per_shard: int | None = None
+    """Largest number of rows of one Parquet file. [preset: 100000]"""
+
+    max_bad_rows: float | None = None
+    """Largest tolerated share of malformed rows; they are kept in OUTPUT/rejected. [preset: 0.001]"""
 
     resume: Literal["auto", "never"] = "auto"
     """auto: skip what is up to date and go on where a run was interrupted; never: start anew."""
@@ -82,10 +102,10 @@ class Prepare:
 def main(config: Prepare) -> None:
     """Run the job."""
     started = time.monotonic()
-    console.say(f"afm-dist prepare: {config.describe or f'{config.source} log'}")
+    console.say(f"afm-dist prepare: {config.describe or config.output or 'a raw log'}")
     # Imported here, so that the line above appears at once.
     from afm_dist import cluster
-    from data_prep import describe, pipeline
+    from data_prep import describe, pipeline, presets
 
     for path in (config.describe, config.output):
         cluster.check_paths(output=path)
@@ -94,12 +114,14 @@ def main(config: Prepare) -> None:
     if config.describe is not None:
         describe.show(config.describe)
         return
-    output = check(config)
-    protocol = _protocol(config)
-    if config.dry_run and config.source == "synthetic":
+    preset = presets.load(config.preset)
+    name = source_name(config, preset)
+    output = check(config, name)
+    protocol = protocol_of(config, preset)
+    if config.dry_run and name == "synthetic":
         describe.show_synthetic_plan(config.rows, protocol)
         return
-    source = _source(config, output)
+    source = SOURCES[name](config, output)
     for line in source.describe():
         console.say(line)
     if config.dry_run:
@@ -112,7 +134,20 @@ def main(config: Prepare) -> None:
     )
 
 
-def check(config: Prepare) -> str:
+def source_name(config: Prepare, preset: Preset) -> SourceName:
+    """The raw format: named, or what the preset is for.
+
+    Raises:
+        OptionError: the preset is for a format that is unknown.
+    """
+    name = config.source or preset.source or "synthetic"
+    for known in SOURCES:
+        if known == name:
+            return known
+    raise OptionError(f"preset {preset.name}: source = {name!r}; choose from {', '.join(SOURCES)}")
+
+
+def check(config: Prepare, source: SourceName) -> str:
     """Refuse options that do not go together; returns the output directory.
 
     Raises:
@@ -120,48 +155,71 @@ def check(config: Prepare) -> str:
     """
     if config.output is None:
         raise OptionError("--output: name the dataset directory to make")
-    if config.source == "synthetic" and config.input:
-        raise OptionError("--input: a synthetic log is written, not read; use --source criteo or tabular")
-    if config.source != "synthetic" and not config.input:
-        raise OptionError(f"--input: name the file that --source {config.source} reads")
-    if config.source != "synthetic" and config.shape != Prepare.shape:
-        console.warn(f"--shape is ignored: --source {config.source} reads a log, and writes none")
-    if config.source != "tabular":
+    if source == "synthetic" and config.input:
+        raise OptionError(
+            "--input: a synthetic log is written, not read; use --source criteo, avazu or tabular"
+        )
+    if source != "synthetic" and not config.input:
+        raise OptionError(f"--input: name the files that --source {source} reads")
+    if source != "synthetic" and config.shape != Prepare.shape:
+        console.warn(f"--shape is ignored: --source {source} reads a log, and writes none")
+    if source != "tabular":
         for option in ("categorical", "numeric", "drop"):
             if getattr(config, option):
-                console.warn(f"--{option} is ignored: the columns of --source {config.source} are fixed")
+                console.warn(f"--{option} is ignored: the columns of --source {source} are fixed")
     return config.output
 
 
-def _protocol(config: Prepare) -> Protocol:
+def protocol_of(config: Prepare, preset: Preset) -> Protocol:
+    """What the preset says, overruled by what the options say."""
     from data_prep.protocol import Protocol
 
-    return Protocol(
-        seed=config.seed,
-        threshold=config.threshold,
-        validation_share=config.validation_share,
-        test_share=config.test_share,
-        rows_per_shard=config.rows_per_shard,
-        max_bad_rows=config.max_bad_rows,
+    named = (
+        "threshold",
+        "split_by",
+        "validation_share",
+        "test_share",
+        "split_column",
+        "validation_from",
+        "test_from",
+        "rows_per_shard",
+        "max_bad_rows",
     )
+    given = {name: getattr(config, name) for name in named if getattr(config, name) is not None}
+    return Protocol(**{**preset.options, **given, "seed": config.seed})
 
 
-def _source(config: Prepare, output: str) -> Source:
+def _input_files(config: Prepare) -> list[str]:
     from afm_dist import storage
+    from data_prep.sources import files
 
-    paths = [storage.absolute(path) for path in config.input]
-    if config.source == "tabular":
-        from data_prep.sources.tabular import TabularSource
-        from data_prep.sources.tabular_columns import ColumnOptions
+    return files.expand([storage.absolute(path) for path in config.input])
 
-        columns = ColumnOptions(
-            label=config.label, categorical=config.categorical, numeric=config.numeric, drop=config.drop
-        )
-        return TabularSource(paths, columns)
-    if config.source == "criteo":
-        from data_prep.sources.criteo import CriteoSource
 
-        return CriteoSource(paths)
+def _criteo(config: Prepare, output: str) -> Source:
+    from data_prep.sources.criteo import CriteoSource
+
+    return CriteoSource(_input_files(config))
+
+
+def _avazu(config: Prepare, output: str) -> Source:
+    from data_prep.sources.avazu import AvazuSource
+
+    return AvazuSource(_input_files(config))
+
+
+def _tabular(config: Prepare, output: str) -> Source:
+    from data_prep.sources.tabular import TabularSource
+    from data_prep.sources.tabular_columns import ColumnOptions
+
+    columns = ColumnOptions(
+        label=config.label, categorical=config.categorical, numeric=config.numeric, drop=config.drop
+    )
+    return TabularSource(_input_files(config), columns)
+
+
+def _synthetic(config: Prepare, output: str) -> Source:
+    from afm_dist import storage
     from data_prep.plan import RAW, check_output
     from data_prep.sources.synthetic import write_synthetic
     from data_prep.sources.synthetic_source import synthetic_source
@@ -169,6 +227,14 @@ def _source(config: Prepare, output: str) -> Source:
     check_output(storage.absolute(output))
     raw = storage.join(storage.absolute(output), RAW)
     return synthetic_source(write_synthetic(raw, config.rows, config.seed, config.shape))
+
+
+SOURCES: Mapping[SourceName, Callable[[Prepare, str], Source]] = {
+    "synthetic": _synthetic,
+    "criteo": _criteo,
+    "avazu": _avazu,
+    "tabular": _tabular,
+}
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import sqrt
+from math import isfinite, isqrt
 
 import numpy as np
 
 RESOLUTION = 1 << 12
-SMALL_VALUE = 1 << 31
+SMALL_VALUE = 1 << 19
 FEW_ROWS = 1 << 22
 LOW_HALF = 1 << 22
+ROOT_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,13 @@ class ExactSums:
     @classmethod
     def of(cls, values: np.ndarray, counts: np.ndarray) -> ExactSums:
         """Sums over (V) finite values that occur ``counts`` (V) times each."""
-        fixed = np.rint(values * RESOLUTION)
-        if np.abs(fixed).max(initial=0) < SMALL_VALUE and counts.sum() < FEW_ROWS:
-            small, times = fixed.astype(np.int64), counts.astype(np.int64)
+        if np.abs(values).max(initial=0) <= SMALL_VALUE and counts.sum() < FEW_ROWS:
+            small, times = np.rint(values * RESOLUTION).astype(np.int64), counts.astype(np.int64)
             # A square has 62 bits; in halves of 40 and 22 bits, 2^22 of them can be added.
             high, low = np.divmod(small * small, LOW_HALF)
             squares = int((high * times).sum()) * LOW_HALF + int((low * times).sum())
             return cls(int(times.sum()), int((small * times).sum()), squares)
-        pairs = [(int(value), int(count)) for value, count in zip(fixed, counts, strict=True)]
+        pairs = [(_fixed(v), n) for v, n in zip(values.tolist(), counts.tolist(), strict=True)]
         return cls(sum(n for _, n in pairs), sum(v * n for v, n in pairs), sum(v * v * n for v, n in pairs))
 
     def __add__(self, other: ExactSums) -> ExactSums:
@@ -52,4 +52,12 @@ class ExactSums:
         if not self.count:
             return 1.0
         scaled = self.count * self.squares - self.total**2
-        return sqrt(Fraction(scaled, (self.count * RESOLUTION) ** 2)) or 1.0
+        # The square may be beyond the largest float; the root is not.
+        root = isqrt(scaled << 2 * ROOT_BITS)
+        return root / (self.count * RESOLUTION << ROOT_BITS) or 1.0
+
+
+def _fixed(value: float) -> int:
+    """The nearest multiple of the resolution; a product that overflows is of an integer."""
+    scaled = value * RESOLUTION
+    return round(scaled) if isfinite(scaled) else int(value) * RESOLUTION

@@ -72,8 +72,8 @@ def _of_times(part: Callable[[pl.Expr], pl.Expr]) -> Callable[[pl.Series, str], 
     def apply(values: pl.Series, time_format: str) -> pl.Series:
         texts, spelled = pl.lit(values.cast(pl.String)), time_format
         if "%H" in spelled and "%M" not in spelled:
-            # An hour alone is no time of day to the parser.
-            texts, spelled = texts + "00", spelled + "%M"
+            # An hour alone is no time of day to the parser; the space ends an hour of one digit.
+            texts, spelled = texts + " 00", spelled + " %M"
         times = texts.str.strptime(pl.Datetime, spelled, strict=False)
         return pl.select(part(times)).to_series().cast(pl.Int64)
 

@@ -60,14 +60,11 @@ def test_the_truth_has_the_labels_of_the_log(logs: dict[ShapeName, SyntheticLog]
         assert pq.read_table(truth)["label"].to_pylist() == labels
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_one_worker_writes_the_same_bytes_as_two(
-    logs: dict[ShapeName, SyntheticLog], shape: ShapeName, tmp_path: Path
-) -> None:
+def test_one_worker_writes_the_same_bytes_as_two(logs: dict[ShapeName, SyntheticLog], tmp_path: Path) -> None:
     program = (
         "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
-        "from data_prep.sources.synthetic import write_synthetic\n"
-        f"write_synthetic({str(tmp_path)!r}, {TWO_FILES}, 7, {shape!r})\n"
+        "from data_prep.sources.synthetic import SHAPES, write_synthetic\n"
+        f"for shape in SHAPES: write_synthetic({str(tmp_path)!r} + '/' + shape, {TWO_FILES}, 7, shape)\n"
         "print('workers', int(ray.cluster_resources()['CPU']))"
     )
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -78,7 +75,8 @@ def test_one_worker_writes_the_same_bytes_as_two(
     )
 
     assert result.stdout.splitlines()[-1] == "workers 1"
-    assert _content(tmp_path) == _content(Path(logs[shape].paths[0]).parent)
+    for shape in SHAPES:
+        assert _content(tmp_path / shape) == _content(Path(logs[shape].paths[0]).parent)
 
 
 def test_an_interrupted_log_goes_on_where_it_was(logs: dict[ShapeName, SyntheticLog], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,10 +16,10 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 AVAZU_HOUR = "%y%m%d%H"
 
 
-def _apply(transform: str, values: list[float | str | None], time_format: str = "") -> list[float | int | None]:
+def _apply(transform: str, values: list[Any], time_format: str = "") -> list[Any]:
     series = pl.Series(values, dtype=pl.Float64 if TRANSFORMS[transform].reads == "numeric" else pl.String)
     rule = FieldRule(name="x", column="x", transform=transform, time_format=time_format)
-    made: list[float | int | None] = rule.apply(series).to_list()
+    made: list[Any] = rule.apply(series).to_list()
     return made
 
 

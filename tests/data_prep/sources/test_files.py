@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afm_dist.errors import DataError
 from data_prep.sources import files
+from data_prep.sources.files import Lines
+
+COMPRESS = {"gzip": gzip.compress, "zstd": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
 
 
 @settings(max_examples=100, deadline=None)
@@ -32,35 +38,105 @@ def test_ranges_of_any_size_share_out_every_line_once(
             for start in range(0, len(text), size)
         ]
 
-    pieces = [piece for pieces in ranges for piece in pieces]
+    pieces = [piece.text for pieces in ranges for piece in pieces]
     assert b"".join(pieces) == text
     assert all(piece.endswith(b"\n") for piece in pieces[:-1])
-    for start, pieces in zip(range(0, len(text), size), ranges, strict=True):
+    for start, of_range in zip(range(0, len(text), size), ranges, strict=True):
         starts = [i for i in range(start, min(len(text), start + size)) if i == 0 or text[i - 1 : i] == b"\n"]
-        assert len(b"".join(pieces).splitlines()) == len(starts)
+        assert sum(piece.count for piece in of_range) == len(starts)
 
 
-def test_gzip_yields_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@settings(max_examples=200, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from([0, 1, 9, 10, 11, 19, 20, 21, 22, 35, 90]), min_size=1, max_size=8),
+    newline=st.booleans(),
+    chunk=st.integers(1, 40),
+    size=st.sampled_from([7, 30, 10_000]),
+)
+def test_overlong_lines_are_shortened_and_named_wherever_the_chunks_end(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[int], newline: bool, chunk: int, size: int
+) -> None:
+    written = [bytes([97 + index]) * length for index, length in enumerate(lines)]
+    text = b"\n".join(written) + (b"\n" if newline else b"")
+    path = tmp_path_factory.mktemp("log") / "log.txt"
+    path.write_bytes(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "CHUNK_BYTES", chunk)
+        patch.setattr(files, "MAX_LINE_BYTES", 10)
+        got = Lines.concatenate(
+            [
+                piece
+                for start in range(0, len(text), size)
+                for piece in files.lines_of_range(str(path), start, min(len(text), start + size))
+            ]
+        )
+
+    if not newline and not written[-1]:
+        written.pop()
+    assert got.text.removesuffix(b"\n") == b"\n".join(line[:10] for line in written)
+    assert got.overlong == tuple(index for index, line in enumerate(written) if len(line) > 10)
+    assert got.count == len(written)
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_a_compressed_file_yields_the_same_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: files.Compression
+) -> None:
     monkeypatch.setattr(files, "CHUNK_BYTES", 10)
     text = b"".join(b"line %d\n" % i for i in range(100)) + b"last"
+    path = tmp_path / "whatever.txt"
+    path.write_bytes(COMPRESS[compression](text))
+
+    assert files.compression_of(str(path)) == compression
+    pieces = list(files.lines_of_compressed(str(path), compression))
+
+    assert b"".join(piece.text for piece in pieces) == text
+    assert len(pieces) > 30
+    assert all(piece.text.endswith(b"\n") for piece in pieces[:-1])
+
+
+def test_gzip_members_one_after_the_other_are_one_file(tmp_path: Path) -> None:
     path = tmp_path / "log.gz"
-    path.write_bytes(gzip.compress(text))
+    path.write_bytes(gzip.compress(b"a\nb") + gzip.compress(b"c\nd\n"))
 
-    pieces = list(files.lines_of_gzip(str(path)))
-
-    assert b"".join(pieces) == text
-    assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+    assert b"".join(piece.text for piece in files.lines_of_compressed(str(path), "gzip")) == b"a\nbc\nd\n"
 
 
+@pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize(
-    ("damage", "word"), [(lambda d: d[:-20], "truncated"), (lambda d: d[:30] + b"xx" + d[32:], "gzip")]
+    ("damage", "word"),
+    [(lambda data: data[:-20], "truncated"), (lambda data: data[:6] + b"\xff" * 8 + data[14:], "damaged")],
 )
-def test_a_damaged_gzip_file_is_refused_by_name(tmp_path: Path, damage, word: str) -> None:
-    path = tmp_path / "log.gz"
-    path.write_bytes(damage(gzip.compress(bytes(range(256)) * 50)))
+def test_a_damaged_compressed_file_is_refused_by_name_and_by_how_far_it_could_be_read(
+    tmp_path: Path, damage: Callable[[bytes], bytes], word: str, compression: files.Compression
+) -> None:
+    path = tmp_path / "log.z"
+    text = pl.Series(range(300_000)).hash().cast(pl.String).str.join("\n").item().encode()
+    compressed = COMPRESS[compression](text)
+    path.write_bytes(damage(compressed))
 
-    with pytest.raises(DataError, match=rf"log\.gz: .*{word}"):
-        list(files.lines_of_gzip(str(path)))
+    read: list[Lines] = []
+    with pytest.raises(DataError, match=rf"log\.z: the {compression} file is {word}") as caught:
+        read.extend(files.lines_of_compressed(str(path), compression))
+
+    done = int(str(caught.value).partition(" after ")[2].partition(" decompressed")[0].replace(",", ""))
+    assert done < len(text)
+    assert word == "damaged" or done > 0.9 * len(text)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    text = files.BYTE_ORDER_MARK + b"a\nb\n"
+    plain, packed = tmp_path / "log.txt", tmp_path / "log.gz"
+    plain.write_bytes(text)
+    packed.write_bytes(gzip.compress(text))
+
+    ranges = [files.lines_of_range(str(plain), start, start + 1) for start in range(len(text))]
+
+    assert b"".join(piece.text for lines in ranges for piece in lines) == b"a\nb\n"
+    assert b"".join(piece.text for piece in files.lines_of_compressed(str(packed), "gzip")) == b"a\nb\n"
+    assert files.head(str(plain), 2 + 3) == b"a\n"
+    assert files.head(str(packed), 2 + 3) == b"a\n"
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
@@ -68,3 +144,40 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None
         files.describe(str(tmp_path / "absent"))
     with pytest.raises(DataError, match="not a file"):
         files.describe(str(tmp_path))
+
+
+def test_files_folders_and_patterns_become_files_in_natural_order(tmp_path: Path) -> None:
+    for name in ["day_10.gz", "day_2.gz", "day_1", "DAY_3", "_SUCCESS", ".hidden", "readme.txt"]:
+        (tmp_path / name).touch()
+    (tmp_path / "day_0").mkdir()
+
+    def names(*patterns: str) -> list[str]:
+        given = [f"{tmp_path}/{pattern}" for pattern in patterns]
+        return [path.removeprefix(f"{tmp_path}/") for path in files.expand(given)]
+
+    assert names("") == ["DAY_3", "day_1", "day_2.gz", "day_10.gz", "readme.txt"]
+    assert names("day_*") == ["day_1", "day_2.gz", "day_10.gz"]
+    assert names("day_?.gz") == ["day_2.gz"]
+    assert names("[dD][aA]*_[13]") == ["DAY_3", "day_1"]
+    assert names("*") == names("")
+    assert names("readme.txt", "day_1*", "day_1") == ["readme.txt", "day_1", "day_10.gz", "day_1"]
+
+
+def test_patterns_are_understood_in_uris_and_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b.csv").touch()
+    (tmp_path / "a.csv").touch()
+    uri = f"file://{tmp_path}"
+    monkeypatch.chdir(tmp_path)
+
+    assert files.expand([uri]) == files.expand([f"{uri}/*.csv"]) == [f"{uri}/a.csv", f"{uri}/b.csv"]
+    assert files.expand(["*.csv"]) == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(("given", "what"), [("*.csv", "no file matches"), ("", "the folder holds no files")])
+def test_a_pattern_or_folder_without_files_is_refused_by_name(tmp_path: Path, given: str, what: str) -> None:
+    (tmp_path / "_SUCCESS").touch()
+
+    with pytest.raises(DataError, match=f"{tmp_path}/.*: {what}"):
+        files.expand([f"{tmp_path}/{given}"])

@@ -9,7 +9,6 @@ Shape legend: B rows, V distinct values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,12 +44,31 @@ class Column:
 
     def sorted(self) -> Column:
         """The same rows, with strictly ascending values (the missing one first) and small codes."""
-        order, is_new = (
-            _order_of_numbers(self.values) if self.values.dtype.is_numeric() else _order(self.values)
-        )
+        if self.values.dtype.is_numeric():
+            order, is_new = _order_of_numbers(*numbers_of(self.values))
+        else:
+            order, is_new = _order(self.values)
         places = np.empty(len(order), dtype=_code_type(len(order)))
         places[order] = np.cumsum(is_new) - 1
-        return Column(self.values.gather(order[is_new]), places[self.codes])
+        values = self.values.to_arrow(compat_level=pl.CompatLevel.oldest()).take(pa.array(order[is_new]))
+        return Column(pl.Series(values), places[self.codes])
+
+
+def numbers_of(values: pl.Series) -> tuple[np.ndarray, np.ndarray | None]:
+    """Numbers (V), arbitrary where missing, and (V) which are missing; None: none is.
+
+    Past Polars' query engine, whose price per call is that of thousands of values.
+    """
+    array = values.to_arrow()
+    start = array.offset
+    numbers = np.frombuffer(array.buffers()[1], dtype=array.type.to_pandas_dtype())
+    missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+    return numbers[start : start + len(array)], missing
+
+
+def series_of(numbers: np.ndarray, missing: np.ndarray | None) -> pl.Series:
+    """The inverse of ``numbers_of``."""
+    return pl.Series(pa.array(numbers, mask=missing))
 
 
 def _order(values: pl.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -62,19 +80,19 @@ def _order(values: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     return order.to_numpy(), is_new
 
 
-def _order_of_numbers(values: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+def _order_of_numbers(numbers: np.ndarray, missing: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The same for numbers, which NumPy sorts faster."""
-    missing = values.is_null().to_numpy() if values.null_count() else np.zeros(len(values), dtype=bool)
-    numbers = values.fill_null(0).to_numpy()
-    present = np.flatnonzero(~missing)
-    present = present[np.argsort(numbers[present])]
-    order = np.concatenate([np.flatnonzero(missing), present])
+    absent = np.zeros(0, dtype=np.int64) if missing is None else np.flatnonzero(missing)
+    if missing is None:
+        order = np.argsort(numbers)
+    else:
+        present = np.flatnonzero(~missing)
+        order = np.concatenate([absent, present[np.argsort(numbers[present])]])
     ascending = numbers[order]
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = ascending[1:] != ascending[:-1]
-    n_missing = len(order) - len(present)
-    is_new[1:n_missing] = False
-    is_new[n_missing : n_missing + 1] = True
+    is_new[1 : len(absent)] = False
+    is_new[len(absent) : len(absent) + 1] = True
     return order, is_new
 
 
@@ -82,13 +100,3 @@ def _code_type(n_values: int) -> type[np.unsignedinteger]:
     if n_values <= 1 << 8:
         return np.uint8
     return np.uint16 if n_values <= 1 << 16 else np.uint32
-
-
-def to_frame(columns: Mapping[str, Column]) -> pl.DataFrame:
-    """Columns of equal length with one value per row."""
-    return pl.DataFrame({name: column.rows().rename(name) for name, column in columns.items()})
-
-
-def codes_table(columns: Mapping[str, Column]) -> pa.Table:
-    """The codes of columns of equal length."""
-    return pa.table({name: pa.array(column.codes) for name, column in columns.items()})

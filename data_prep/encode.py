@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import Shard
+from data_prep.columns import numbers_of
 from data_prep.shards import Piece
 from data_prep.split import SPLITS
 from data_prep.spool import LABEL_COLUMN, open_codes, read_map
@@ -19,6 +21,7 @@ from data_prep.transforms import FieldRule
 from data_prep.vocabulary import UNKNOWN
 
 ROW_GROUP_ROWS = 1 << 16
+FEW_VALUES = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Encoding:
         label: Name of the label column.
         rules: How fields are made of columns.
         parts: The spooled parts, in order.
+        small: Fields of few distinct values.
         maps: For each rule, the files that say what each distinct value of a part becomes.
         dataset: The dataset directory.
     """
@@ -36,6 +40,7 @@ class Encoding:
     label: str
     rules: Sequence[FieldRule]
     parts: Sequence[str]
+    small: Sequence[str]
     maps: Sequence[Sequence[str]]
     dataset: str
 
@@ -81,7 +86,7 @@ def encode_shard(
             else:
                 columns.append(_numbers(made, codes))
     table = pa.Table.from_arrays(columns, schema=encoding.schema())
-    data = shard_bytes(table)
+    data = shard_bytes(table, [encoding.label, *encoding.small])
     path = f"{SPLITS[split]}/part-{index:05d}.parquet"
     storage.write_bytes(storage.join(encoding.dataset, path), data)
     return Shard(path=path, rows=table.num_rows, bytes=len(data), sha256=storage.sha256(data)), unknown
@@ -90,21 +95,27 @@ def encode_shard(
 def _numbers(made: Sequence[pa.Array], codes: Sequence[np.ndarray]) -> pa.Array:
     """(B) float32, null where missing."""
     pieces = list(zip(made, codes, strict=True))
-    values = np.concatenate([each.fill_null(0.0).to_numpy()[code] for each, code in pieces])
+    values = np.concatenate([numbers_of(pl.Series(each))[0][code] for each, code in pieces])
     if not any(each.null_count for each in made):
         return pa.array(values)
     missing = [each.is_null().to_numpy(zero_copy_only=False)[code] for each, code in pieces]
     return pa.array(values, mask=np.concatenate(missing))
 
 
-def shard_bytes(table: pa.Table) -> memoryview:
-    """A shard's content."""
+def shard_bytes(table: pa.Table, small: Sequence[str]) -> memoryview:
+    """A shard's content.
+
+    Args:
+        table: The rows.
+        small: Columns of few distinct values, for which a dictionary pays: it makes them smaller
+            and faster to read. Compression on top costs more time than the bytes are worth.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
-        compression="lz4",
-        use_dictionary=False,
+        compression="none",
+        use_dictionary=list(small),
         write_statistics=False,
         row_group_size=ROW_GROUP_ROWS,
     )

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from afm_dist import storage
 from data_prep import vocabulary
+from data_prep.columns import numbers_of
 from data_prep.exact_sums import ExactSums
 from data_prep.sources.source import RawField, Source
 from data_prep.spool import PartValues, open_values
@@ -64,11 +65,9 @@ class NumberBuilder(FieldBuilder):
     def add(self, values: PartValues) -> None:
         """Add up what is present."""
         found = values[self.rule.column]
-        numbers = self.rule.apply(found["value"])
-        counts = found["count"].to_numpy()
-        if numbers.null_count():
-            counts = counts[numbers.is_not_null().to_numpy()]
-        self._sums += ExactSums.of(numbers.drop_nulls().to_numpy(), counts)
+        numbers, missing = numbers_of(self.rule.apply(found["value"]))
+        present = slice(None) if missing is None else ~missing
+        self._sums += ExactSums.of(numbers[present], found["count"].to_numpy()[present])
 
     def close(self) -> None:
         """Mean and deviation."""
@@ -77,9 +76,9 @@ class NumberBuilder(FieldBuilder):
 
     def mapped(self, values: PartValues) -> pa.Array:
         """(V) float32, null where missing."""
-        numbers = self.rule.apply(values[self.rule.column]["value"])
-        scaled = (numbers.fill_null(0.0).to_numpy() - self.mean) / self.deviation
-        return pa.array(scaled.astype(np.float32), mask=numbers.is_null().to_numpy())
+        numbers, missing = numbers_of(self.rule.apply(values[self.rule.column]["value"]))
+        scaled = (numbers - self.mean) / self.deviation
+        return pa.array(scaled.astype(np.float32), mask=missing)
 
 
 class TokenBuilder(FieldBuilder):

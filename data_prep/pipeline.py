@@ -93,7 +93,7 @@ class _Preparation:
         self.work.once("clear", self.clear)
         fields, vocabularies, maps = self.fields(found)
         check_vocabulary(fields, self.protocol)
-        shards, unknown = self.encode(found, maps)
+        shards, unknown = self.encode(found, fields, maps)
         return self.finish(checksums, found, fields, vocabularies, shards, unknown)
 
     @cached_property
@@ -298,7 +298,7 @@ class _Preparation:
         return self.work.folder("maps", f"field-{field:05d}-{number:05d}.arrow")
 
     def encode(
-        self, found: Findings, maps: list[list[str]]
+        self, found: Findings, fields: tuple[Field, ...], maps: list[list[str]]
     ) -> tuple[dict[str, list[Shard]], dict[str, Counter[str]]]:
         """Write the shards; returns them per split, and how many rows of each field have id 0."""
         encoding = ray.put(
@@ -306,6 +306,7 @@ class _Preparation:
                 label=self.source.label,
                 rules=self.rules,
                 parts=[part.path for part in found.parts],
+                small=[f.name for f in fields if f.cardinality <= encode.FEW_VALUES],
                 maps=maps,
                 dataset=self.output,
             )

@@ -88,7 +88,7 @@ def write_part(
             )
         )
         part.distinct[name] = n_values
-        has_missing = n_values > 0 and ascending.values[0] is None
+        has_missing = ascending.values.null_count() > 0
         part.missing[name] = int((codes[name] == 0).sum()) if has_missing else 0
     table = pa.record_batch({name: pa.array(values) for name, values in codes.items()})
     _write(f"{path}-{CODES}", [table.slice(a, b - a) for a, b in pairwise(bounds)])

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from afm_dist.dataset.manifest import FieldKind
+from data_prep.columns import numbers_of, series_of
 
 SATURDAY = 6
 
@@ -53,9 +54,8 @@ def log_square_bucket(values: np.ndarray) -> np.ndarray:
 
 def _of_numbers(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[pl.Series, str], pl.Series]:
     def apply(values: pl.Series, time_format: str) -> pl.Series:
-        present = values.is_not_null()
-        result = pl.Series(function(values.fill_null(0.0).to_numpy()))
-        return pl.select(pl.when(present).then(result)).to_series()
+        numbers, missing = numbers_of(values)
+        return series_of(function(numbers if missing is None else np.where(missing, 0.0, numbers)), missing)
 
     return apply
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import Shard
+from data_prep.columns import numbers_of
 from data_prep.spool import open_arrow
 
 UNKNOWN = 0
@@ -166,7 +167,7 @@ class Encoder:
         """Ids (B) int32 of tokens (B); what is not in the vocabulary becomes 0."""
         ids = np.full(len(tokens), UNKNOWN, dtype=np.int32)
         if len(self.tokens) and self.tokens.dtype.is_numeric():
-            known, wanted = self.tokens.to_numpy(), tokens.fill_null(0).to_numpy()
+            known, wanted = self.tokens.to_numpy(), numbers_of(tokens)[0]
             place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
             ids = np.where(known[place] == wanted, self.ids[place], ids)
         elif len(self.tokens):

@@ -29,7 +29,7 @@ class Prepare:
     """Options of the job."""
 
     preset: str = "default"
-    """afm-criteo, afm-avazu, criteo-x4, criteo-x1, avazu-x4, criteo-1tb, default, or a .toml file of yours."""
+    """afm-criteo, afm-avazu, criteo-x4, criteo-x1, avazu-x4, criteo-1tb, default, or a .toml file."""
 
     source: SourceName | None = None
     """What the raw log is: a planted one that is written first, Criteo's or Avazu's text, or a CSV or

@@ -63,7 +63,7 @@ class Cut:
 
     Attributes:
         good: (B) indices of the lines with ``n_fields`` fields, without a NUL, and of sane length.
-        words: (B, n_fields) uint64 as in ``Texts``; of a longer text the first eight characters.
+        words: (n_fields, B) uint64 as in ``Texts``; of a longer text the first eight characters.
     """
 
     def __init__(self, lines: Lines, delimiter: str, n_fields: int) -> None:
@@ -98,8 +98,9 @@ class Cut:
             shape=(len(self._buffer) - WORD + 1,), dtype="<u8", buffer=self._buffer.data, strides=(1,)
         )
         words = at_every_byte[starts]
-        words &= _FIRST_CHARACTERS[np.minimum(lengths, WORD)]
-        self.words = words.reshape(-1, n_fields)
+        words &= _FIRST_CHARACTERS.take(lengths, mode="clip")
+        # Columns are put together while the piece is in the cache.
+        self.words = np.ascontiguousarray(words.reshape(-1, n_fields).T)
         self._starts = starts.reshape(-1, n_fields)
         self._lengths = lengths.reshape(-1, n_fields)
         self._all_fit = not len(lengths) or bool(lengths.max() <= WORD)
@@ -134,8 +135,8 @@ def column(cuts: Sequence[Cut], field: int) -> tuple[Texts, np.ndarray]:
     first = 0
     for cut in cuts:
         longer.update({first + row: text for row, text in cut.longer(field).items()})
-        first += len(cut.words)
-    words = np.concatenate([cut.words[:, field] for cut in cuts])
+        first += len(cut.good)
+    words = np.concatenate([cut.words[field] for cut in cuts])
     return distinct(words, longer)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
@@ -57,7 +58,9 @@ class Lines:
     @property
     def count(self) -> int:
         """Number of lines."""
-        return self.text.count(b"\n") + (bool(self.text) and not self.text.endswith(b"\n"))
+        # Several times faster than ``bytes.count`` where matches are this frequent.
+        ends = int(np.count_nonzero(np.frombuffer(self.text, dtype=np.uint8) == ord("\n")))
+        return ends + (bool(self.text) and not self.text.endswith(b"\n"))
 
     @classmethod
     def concatenate(cls, pieces: Sequence[Lines]) -> Lines:
@@ -308,28 +311,31 @@ def _whole_lines(chunks: Iterator[bytes]) -> Iterator[Lines]:
 
 def _checked(text: bytes) -> Lines:
     """Whole lines with the overlong ones among them cut off at the limit."""
-    if len(text) <= MAX_LINE_BYTES:
+    starts = _overlong_starts(text)
+    if not starts:
         return Lines(text)
-    start = index = 0
-    overlong: list[int] = []
     kept: list[bytes] = []
+    overlong = []
     copied = 0
-    while start < len(text):
-        # Only a gap of the limit's size without a line end can hide an overlong line.
-        end = text.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
-        if end >= 0:
-            index += text.count(b"\n", start, end + 1)
-            start = end + 1
-            continue
-        if len(text) - start <= MAX_LINE_BYTES:
-            break
-        line_end = text.find(b"\n", start)
-        line_end = len(text) if line_end < 0 else line_end
-        overlong.append(index)
+    for start in starts:
+        overlong.append(text.count(b"\n", 0, start))
         kept.append(text[copied : start + MAX_LINE_BYTES])
-        copied = line_end
-        index += 1
-        start = line_end + 1
-    if not overlong:
-        return Lines(text)
+        end = text.find(b"\n", start)
+        copied = len(text) if end < 0 else end
     return Lines(b"".join([*kept, text[copied:]]), tuple(overlong))
+
+
+def _overlong_starts(text: bytes) -> list[int]:
+    """Where the lines begin that are longer than the limit."""
+    starts = []
+    start = 0
+    while len(text) - start > MAX_LINE_BYTES:
+        # Jumps to the last line end within the limit; there is none only in an overlong line.
+        end = text.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
+        if end < 0:
+            starts.append(start)
+            end = text.find(b"\n", start)
+            if end < 0:
+                break
+        start = end + 1
+    return starts

@@ -77,7 +77,8 @@ class NumberBuilder(FieldBuilder):
     def mapped(self, values: PartValues) -> pa.Array:
         """(V) float32, null where missing."""
         numbers, missing = numbers_of(self.rule.apply(values[self.rule.column]["value"]))
-        scaled = (numbers - self.mean) / self.deviation
+        # Of -0.0 and 0.0, which are equal, a part keeps either: adding 0.0 makes them one.
+        scaled = (numbers - self.mean) / self.deviation + 0.0
         return pa.array(scaled.astype(np.float32), mask=missing)
 
 
@@ -105,7 +106,8 @@ class TokenBuilder(FieldBuilder):
     def _tokens(self, values: pl.Series) -> tuple[slice, pl.Series]:
         """Where the range lies among a part's values, and the tokens these become."""
         place = self.range.of(values)
-        return place, self.rule.apply(values[place])
+        raw = values[place]
+        return place, self.rule.apply(self.source.token_text(raw) if self.rule.timed else raw)
 
     def add(self, values: PartValues) -> None:
         """Add up the counts."""

@@ -11,10 +11,11 @@ import polars as pl
 
 from afm_dist import storage
 from afm_dist.errors import DataError
+from data_prep.columns import Column
 from data_prep.sources.source import Block, RawRows, Rejected, Source
 from data_prep.split import SplitRule
 from data_prep.spool import Part, write_part
-from data_prep.transforms import TRANSFORMS, FieldRule
+from data_prep.transforms import FieldRule
 
 REJECTED_SHOWN = 10
 REJECTED_PER_FILE = 10_000
@@ -98,7 +99,7 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
             if not receipt.parts and receipt.rejected >= HOPELESS_ROWS:
                 raise DataError(all_rejected(source.label, receipt.rejected, receipt.offenders))
             continue
-        reads = {name: rows.columns[name].rows() for name in parsing.split.reads}
+        reads = {name: _readable(rows.columns[name], source) for name in parsing.split.reads}
         receipt.parts.append(
             write_part(
                 storage.join(parsing.spool, f"block-{index:05d}-{len(receipt.parts):04d}"),
@@ -115,9 +116,9 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
 def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
     """Without the rows whose time cannot be read, or which no split can take."""
     faults = [
-        (rule.column, _unread(rows, rule), f"is not a time as {rule.time_format} describes")
+        (rule.column, _unread(rows, rule, parsing.source), f"is not a time as {rule.time_format} describes")
         for rule in parsing.rules
-        if TRANSFORMS[rule.transform].timed
+        if rule.timed
     ]
     for name in parsing.split.reads:
         faults.append((name, rows.columns[name].values.is_null(), "is missing, and decides the split"))
@@ -138,9 +139,17 @@ def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
     return rows
 
 
-def _unread(rows: RawRows, rule: FieldRule) -> pl.Series:
+def _unread(rows: RawRows, rule: FieldRule, source: Source) -> pl.Series:
     values = rows.columns[rule.column].values
-    return values.is_not_null() & rule.apply(values).is_null()
+    return values.is_not_null() & rule.apply(source.token_text(values)).is_null()
+
+
+def _readable(column: Column, source: Source) -> pl.Series:
+    """(B) tokens as texts, numbers as they are."""
+    values = column.values
+    if values.dtype == source.token_type:
+        values = source.token_text(values)
+    return Column(values, column.codes).rows()
 
 
 def _show(value: object, source: Source) -> str:

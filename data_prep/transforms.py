@@ -29,7 +29,7 @@ class Transform:
             missing values stay missing.
         standardised: Numbers only: whether the training split's mean is subtracted and its
             deviation divided out.
-        timed: Whether the raw value is a point in time, whose format has to be known.
+        timed: Whether the raw value is the text of a point in time, whose format has to be known.
     """
 
     reads: FieldKind
@@ -141,8 +141,13 @@ class FieldRule:
         """Transform and format as the manifest holds them."""
         return f"{self.transform}({self.time_format})" if self.time_format else self.transform
 
+    @property
+    def timed(self) -> bool:
+        """Whether ``apply`` takes texts, of points in time."""
+        return TRANSFORMS[self.transform].timed
+
     def apply(self, values: pl.Series) -> pl.Series:
-        """(V) distinct raw values to (V) tokens or numbers."""
+        """(V) distinct raw values, or their texts where ``timed``, to (V) tokens or numbers."""
         return TRANSFORMS[self.transform].apply(values, self.time_format)
 
 

@@ -66,6 +66,16 @@ def definitions(pairs: Sequence[tuple[str, Html]]) -> Html:
     return Html(f'<dl class="facts">\n{body}\n</dl>') if pairs else EMPTY
 
 
+def figures(blocks: Sequence[tuple[str, str, str]]) -> Html:
+    """What a page says first: name, value and origin of a few numbers, in large type."""
+    body = "\n".join(
+        f'<div><dt>{plain(name)}</dt><dd class="value">{plain(value)}</dd>'
+        f'<dd class="from">{plain(origin)}</dd></div>'
+        for name, value, origin in blocks
+    )
+    return Html(f'<dl class="figures">\n{body}\n</dl>')
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One row of a table.

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from string import Template
-
 from afm_dist.report import summary, text
-from afm_dist.report.elements import EMPTY, Html, code, join, paragraph, plain, section
+from afm_dist.report.document import document
+from afm_dist.report.elements import EMPTY, Html, code, figures, paragraph, plain
 from afm_dist.report.model_sections import finetuning, relu_modes, results, training
 from afm_dist.report.run_sections import data, notes, run
 from afm_dist.report.schema import Report
 from afm_dist.report.size_sections import embeddings, linear_layers
-from afm_dist.report.style import CSS
-
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$css</style>
-</head>
-<body>
-<main>
-$header
-$sections
-</main>
-</body>
-</html>
-""")
 
 SECTIONS = (
     ("results", "Results", results),
@@ -44,51 +25,39 @@ SECTIONS = (
 
 def page(report: Report) -> str:
     """The whole of ``report.html``."""
-    sections = {anchor: (heading, build(report)) for anchor, heading, build in SECTIONS}
-    shown = {anchor: (heading, body) for anchor, (heading, body) in sections.items() if body}
-    links = join(
-        (Html(f'<a href="#{anchor}">{heading}</a>') for anchor, (heading, _) in shown.items()), between=" "
-    )
-    bodies = join(section(anchor, heading, body) for anchor, (heading, body) in shown.items())
-    return PAGE.substitute(
-        title=plain(report["title"]),
-        css=CSS,
-        header=_header(report, Html(f'<nav aria-label="Sections">{links}</nav>')),
-        sections=bodies,
-    )
+    sections = [(anchor, heading, build(report)) for anchor, heading, build in SECTIONS]
+    return document(report["title"], _header(report), sections)
 
 
-def _header(report: Report, navigation: Html) -> Html:
-    figures = summary.headline(report)
+def _header(report: Report) -> Html:
+    headline = summary.headline(report)
     created = f", {text.moment(report['created'])}" if report.get("created") else ""
     return Html(
-        "<header>\n"
         f"<h1>{plain(report['title'])}</h1>\n"
         f'<p class="origin">afm-dist compression report{plain(created)}</p>\n'
-        f'<p class="lead">{plain(summary.sentence(figures))}</p>\n'
-        f"{_figures(figures)}\n{_ships(report)}\n{paragraph(plain(summary.attribution(figures)))}\n"
-        f"{navigation}\n</header>"
+        f'<p class="lead">{plain(summary.sentence(headline))}</p>\n'
+        f"{_figures(headline)}\n{_ships(report)}\n{paragraph(plain(summary.attribution(headline)))}"
     )
 
 
-def _figures(figures: summary.Headline) -> Html:
-    shipped, baseline, control = figures.shipped, figures.baseline, figures.control
+def _figures(headline: summary.Headline) -> Html:
+    shipped, baseline, control = headline.shipped, headline.baseline, headline.control
     blocks = [
         (
             "Size",
-            summary.size(figures),
+            summary.size(headline),
             f"{text.shrinkage(baseline['bytes'], shipped['bytes'])}; "
             f"{text.millions(baseline['parameters'])} → {text.millions(shipped['parameters'])} parameters",
         ),
         (
             "Throughput",
-            summary.speed(figures),
+            summary.speed(headline),
             f"{_measured(shipped.get('throughput_ratio_min'), shipped.get('throughput_ratio_max'))}"
             f"{text.count(baseline['rows_per_second'])} → {text.count(shipped['rows_per_second'])} rows/s",
         ),
         (
             "AUC against the baseline",
-            text.signed(figures.to_baseline),
+            text.signed(headline.to_baseline),
             f"{text.score(baseline['auc'])} → {text.score(shipped['auc'])}",
         ),
     ]
@@ -96,26 +65,21 @@ def _figures(figures: summary.Headline) -> Html:
         blocks.append(
             (
                 "AUC against the control",
-                text.signed(figures.to_control),
+                text.signed(headline.to_control),
                 f"{text.score(control['auc'])} → {text.score(shipped['auc'])}; "
                 "the uncompressed model with the same fine-tuning",
             )
         )
-    if figures.to_bayes is not None:
+    if headline.to_bayes is not None:
         blocks.append(
             (
                 "Below the best possible",
-                text.score(figures.to_bayes),
-                f"Bayes {text.score(shipped['auc'] + figures.to_bayes)}; the baseline is "
-                f"{text.score(shipped['auc'] + figures.to_bayes - baseline['auc'])} below",
+                text.score(headline.to_bayes),
+                f"Bayes {text.score(shipped['auc'] + headline.to_bayes)}; the baseline is "
+                f"{text.score(shipped['auc'] + headline.to_bayes - baseline['auc'])} below",
             )
         )
-    body = "\n".join(
-        f'<div><dt>{plain(name)}</dt><dd class="value">{plain(value)}</dd>'
-        f'<dd class="from">{plain(origin)}</dd></div>'
-        for name, value, origin in blocks
-    )
-    return Html(f'<dl class="figures">\n{body}\n</dl>')
+    return figures(blocks)
 
 
 def _measured(low: float | None, high: float | None) -> str:

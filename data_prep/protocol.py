@@ -136,8 +136,7 @@ class Protocol:
             OptionError: a rule does not fit the columns there are, or nothing is left.
         """
         names = [column.name for column in raw]
-        if self.split_column is not None and self.split_column not in names:
-            raise OptionError(f"--split-column {self.split_column}: the log has: {', '.join(names)}")
+        self._check_split_column(raw)
         for rule in self.columns:
             if not any(fnmatchcase(name, rule.column) for name in names):
                 raise OptionError(
@@ -168,3 +167,25 @@ class Protocol:
         if not made:
             raise OptionError(f"preset {self.preset}: no field is left; check what it drops")
         return tuple(made)
+
+    def _check_split_column(self, raw: Sequence[RawField]) -> None:
+        if self.split_column is None:
+            return
+        kinds = {column.name: column.kind for column in raw}
+        if self.split_column not in kinds:
+            raise OptionError(f"--split-column {self.split_column}: the log has: {', '.join(kinds)}")
+        bounds = [bound for bound in (self.validation_from, self.test_from) if bound is not None]
+        in_order = bounds == sorted(set(bounds))
+        if kinds[self.split_column] == "numeric":
+            try:
+                numbers = [float(bound) for bound in bounds]
+            except ValueError as error:
+                raise OptionError(
+                    f"--validation-from, --test-from: column {self.split_column!r} holds numbers; {error}"
+                ) from error
+            in_order = numbers == sorted(set(numbers))
+        if not in_order:
+            raise OptionError(
+                f"--validation-from {self.validation_from} and --test-from {self.test_from} leave nothing to "
+                "validate on; validation comes before test"
+            )

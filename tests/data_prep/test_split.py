@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
-from data_prep.split import SPLITS, SplitRule, splitmix64, uniform
+from data_prep.split import SPLITS, ColumnSplit, LastFileSplit, RandomSplit, splitmix64, uniform
 
 
 def test_splitmix64_agrees_with_the_published_sequence() -> None:
@@ -29,7 +30,7 @@ def test_uniform_numbers_of_consecutive_integers_are_even_and_below_one() -> Non
 
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.1), (0.0, 0.1), (0.3, 0.0), (0.0, 0.0)])
 def test_shares_are_those_asked_for(validation: float, test: float) -> None:
-    rule = SplitRule(seed=3, validation_share=validation, test_share=test)
+    rule = RandomSplit(seed=3, validation_share=validation, test_share=test)
 
     shares = np.bincount(rule(0, np.arange(200_000)), minlength=len(SPLITS)) / 200_000
 
@@ -38,7 +39,7 @@ def test_shares_are_those_asked_for(validation: float, test: float) -> None:
 
 
 def test_a_row_keeps_its_split_whatever_is_asked_with_it() -> None:
-    rule = SplitRule(seed=3, validation_share=0.2, test_share=0.2)
+    rule = RandomSplit(seed=3, validation_share=0.2, test_share=0.2)
 
     together = rule(1, np.arange(1000))
 
@@ -47,23 +48,57 @@ def test_a_row_keeps_its_split_whatever_is_asked_with_it() -> None:
 
 def test_seed_and_file_change_the_split_independently() -> None:
     rows = np.arange(20_000)
-    base = SplitRule(seed=0, validation_share=0.0, test_share=0.5)(0, rows) > 0
+    base = RandomSplit(seed=0, validation_share=0.0, test_share=0.5)(0, rows) > 0
     for other in (
-        SplitRule(seed=1, validation_share=0.0, test_share=0.5)(0, rows),
-        SplitRule(seed=0, validation_share=0.0, test_share=0.5)(1, rows),
+        RandomSplit(seed=1, validation_share=0.0, test_share=0.5)(0, rows),
+        RandomSplit(seed=0, validation_share=0.0, test_share=0.5)(1, rows),
     ):
         assert abs(np.corrcoef(base, other > 0)[0, 1]) < 0.03
 
 
 def test_a_larger_validation_share_leaves_the_test_rows_alone() -> None:
     rows = np.arange(10_000)
-    small = SplitRule(seed=0, validation_share=0.1, test_share=0.1)(0, rows)
-    large = SplitRule(seed=0, validation_share=0.4, test_share=0.1)(0, rows)
+    small = RandomSplit(seed=0, validation_share=0.1, test_share=0.1)(0, rows)
+    large = RandomSplit(seed=0, validation_share=0.4, test_share=0.1)(0, rows)
 
     assert ((small == 2) == (large == 2)).all()
 
 
 def test_negative_seeds_work() -> None:
-    rule = SplitRule(seed=-1, validation_share=0.1, test_share=0.1)
+    rule = RandomSplit(seed=-1, validation_share=0.1, test_share=0.1)
 
     assert set(rule(0, np.arange(1000)).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.0, 1.0), (1.0, 0.0), (0.3, 0.7)])
+def test_only_the_last_file_is_held_out(validation: float, test: float) -> None:
+    held_out = RandomSplit(seed=7, validation_share=validation, test_share=test)
+    rule = LastFileSplit(last_file=2, held_out=held_out)
+    rows = np.arange(100_000)
+
+    assert rule.reads == ()
+    assert [set(rule(file, rows).tolist()) for file in (0, 1)] == [{0}, {0}]
+    shares = np.bincount(rule(2, rows), minlength=len(SPLITS)) / len(rows)
+    assert shares == pytest.approx([0, validation, test], abs=0.01)
+    assert shares[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "validation_from", "test_from", "wanted"),
+    [
+        ([1.0, 9.0, 10.0, 11.0, 100.0], "10", "100", [0, 0, 1, 1, 2]),
+        ([1.0, 9.0, 10.0], None, "9.5", [0, 0, 2]),
+        (["14102100", "14102923", "14103000", "14103100"], "14103000", None, [0, 0, 1, 1]),
+        (["2014-10-29", "2014-10-30", "2014-10-31"], "2014-10-30", "2014-10-31", [0, 1, 2]),
+    ],
+)
+def test_rows_from_a_value_on_are_held_out(
+    values: list[float | str], validation_from: str | None, test_from: str | None, wanted: list[int]
+) -> None:
+    rule = ColumnSplit(column="when", validation_from=validation_from, test_from=test_from)
+
+    chosen = rule(0, np.arange(len(values)), {"when": pl.Series(values)})
+
+    assert rule.reads == ("when",)
+    assert chosen.dtype == np.uint8
+    assert chosen.tolist() == wanted

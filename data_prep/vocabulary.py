@@ -86,10 +86,10 @@ def cut_into_ranges(distinct: int, sampled: Sequence[pl.Series]) -> list[TokenRa
         sampled: Ascending tokens of some parts.
     """
     n_ranges = -(-distinct // RANGE_TOKENS)
-    if n_ranges <= 1:
-        return [TokenRange()]
     few = [tokens.gather_every(max(1, len(tokens) // SAMPLED_TOKENS)) for tokens in sampled]
     tokens = pl.concat(few).drop_nulls().sort()
+    if n_ranges <= 1 or tokens.is_empty():
+        return [TokenRange()]
     quantiles = [len(tokens) * i // n_ranges for i in range(1, n_ranges)]
     bounds = tokens.gather(quantiles).unique().sort().to_list()
     return [
@@ -259,14 +259,15 @@ def write_vocabulary(
         storage.open_write(location) as sink,
         pq.ParquetWriter(sink, schema, compression="zstd") as writer,
     ):
-        for chunk in chain(chunks, [None]):
-            if chunk is not None:
-                before = pl.concat([before, chunk.with_columns(text_of(chunk["token"]).alias("token"))])
+        # Row groups of the same rows, whether the ids come at once or merged from ranges.
+        pieces = (piece for chunk in chunks for piece in chunk.iter_slices(CHUNK_IDS))
+        for piece in chain(pieces, [None]):
+            if piece is not None:
+                before = pl.concat([before, piece.with_columns(text_of(piece["token"]).alias("token"))])
             # The unknown shares the first row group.
             if before.height:
-                writer.write_table(
-                    before.to_arrow(compat_level=pl.CompatLevel.oldest()), row_group_size=2 * CHUNK_IDS
-                )
+                table = before.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+                writer.write_table(table, row_group_size=2 * CHUNK_IDS)
             rows += before.height
             before = before.clear()
     return Shard(path=path, rows=rows, bytes=storage.size(location), sha256=storage.file_sha256(location))

@@ -25,7 +25,8 @@ from data_prep.split import SPLITS, TRAIN
 
 CODES = "codes"
 FILE_OF: dict[FieldKind, str] = {"categorical": "tokens", "numeric": "numbers"}
-LABEL_COLUMN = "label"
+# No field can have this name.
+LABEL_COLUMN = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import gzip
 import math
+import os
+import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from afm_dist import cluster, storage
+from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
-from data_prep import pipeline
-from data_prep.pipeline import prepare
-from data_prep.plan import make_plan, why_prepare
+from data_prep import pipeline, vocabulary
+from data_prep.pipeline import group_fields, prepare
 from data_prep.protocol import Protocol
 from data_prep.sources.criteo import CriteoSource
-from data_prep.split import SPLITS
-from data_prep.vocabulary import vocabulary_path
-from tests.data_prep.raw_logs import criteo_text, read_criteo_line
+from data_prep.sources.source import Block, RawRows
+from data_prep.sources.tabular import TabularSource
+from data_prep.sources.tabular_columns import ColumnOptions
+from data_prep.split import SPLITS, RandomSplit
+from tests.data_prep.prepared import decoded, read_split, read_vocabulary
+from tests.data_prep.raw_logs import Row, criteo_text, read_criteo_line
 
-pytestmark = pytest.mark.ray
-
-ROWS = 3_000
-PROTOCOL = Protocol(seed=5, threshold=3, rows_per_shard=500, max_bad_rows=0.05)
+ROWS = 1_500
+BLOCK_BYTES = 50_000
+PROTOCOL = Protocol(seed=5, threshold=3, rows_per_shard=250, max_bad_rows=0.05)
 INTEGERS = [f"I{n}" for n in range(1, 14)]
 TOKENS = [f"C{n}" for n in range(1, 27)]
 
@@ -47,30 +47,21 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dataset(local_ray: None, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     output = tmp_path_factory.mktemp("dataset")
-    return prepare(CriteoSource([str(log)], block_bytes=50_000), str(output), PROTOCOL)
+    return prepare(CriteoSource([str(log)], block_bytes=BLOCK_BYTES), str(output), PROTOCOL)
 
 
-def _rows_by_split(log: Path) -> dict[str, list[list[Any]]]:
+def _rows_by_split(log: Path) -> dict[str, list[Row]]:
     """Well-formed rows per split, in order of the log."""
     lines = log.read_text().splitlines()
-    splits = PROTOCOL.split(0, np.arange(len(lines)))
-    rows: dict[str, list[list[Any]]] = {name: [] for name in SPLITS}
-    for line, split in zip(lines, splits, strict=True):
+    rule = RandomSplit(seed=PROTOCOL.seed, validation_share=0.1, test_share=0.1)
+    rows: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    for line, split in zip(lines, rule(0, np.arange(len(lines))), strict=True):
         if (row := read_criteo_line(line)) is not None:
             rows[SPLITS[split]].append(row)
     return rows
 
 
-def _read_split(manifest: Manifest, split: str) -> dict[str, list[Any]]:
-    tables = [pq.read_table(storage.join(manifest.location, s.path)) for s in manifest.shards(split)]
-    return pa.concat_tables(tables).to_pydict()
-
-
-def _vocabulary(manifest: Manifest, field: str) -> list[tuple[int, str | None, int]]:
-    table = pq.read_table(vocabulary_path(manifest.location, field))
-    return list(zip(*(table[name].to_pylist() for name in ("id", "token", "count")), strict=True))
-
-
+@pytest.mark.ray
 def test_vocabularies_hold_the_training_tokens_by_descending_count(dataset: Manifest, log: Path) -> None:
     train = _rows_by_split(log)["train"]
     for position, field in enumerate(TOKENS):
@@ -82,35 +73,37 @@ def test_vocabularies_hold_the_training_tokens_by_descending_count(dataset: Mani
         unknown = len(train) - sum(n for _, n in kept)
         wanted = [(0, None, unknown), *((i, token, n) for i, (token, n) in enumerate(kept, start=1))]
 
-        assert _vocabulary(dataset, field) == wanted
+        assert read_vocabulary(dataset, field) == wanted
         assert next(f.cardinality for f in dataset.fields if f.name == field) == len(wanted)
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("split", SPLITS)
 def test_shards_hold_every_row_of_the_split_in_order(dataset: Manifest, log: Path, split: str) -> None:
     rows = _rows_by_split(log)[split]
-    columns = _read_split(dataset, split)
+    columns = read_split(dataset, split)
 
     assert list(columns) == [dataset.label, *INTEGERS, *TOKENS]
     assert columns[dataset.label] == [row[0] for row in rows]
     for position, field in enumerate(TOKENS):
-        ids = {token: i for i, token, _ in _vocabulary(dataset, field) if i}
+        ids = {token: i for i, token, _ in read_vocabulary(dataset, field) if i}
         assert columns[field] == [ids.get(row[14 + position] or "", 0) for row in rows]
 
 
+@pytest.mark.ray
 def test_decoding_gives_back_every_token_above_the_threshold(dataset: Manifest, log: Path) -> None:
-    rows = _rows_by_split(log)["train"]
-    columns = _read_split(dataset, "train")
-    for position, field in enumerate(TOKENS):
-        raw = [row[14 + position] or "" for row in rows]
-        counts = Counter(raw)
-        tokens = [token for _, token, _ in _vocabulary(dataset, field)]
+    raw = [[row[0], *(token or "" for token in row[14:])] for row in _rows_by_split(log)["train"]]
+    counts = [Counter(column) for column in zip(*raw, strict=True)]
 
-        decoded = [tokens[i] for i in columns[field]]
+    rows = [[row[0], *row[14:]] for row in decoded(dataset, "train")]
 
-        assert decoded == [token if counts[token] >= PROTOCOL.threshold else None for token in raw]
+    assert rows == [
+        [row[0], *(t if counts[i][t] >= PROTOCOL.threshold else None for i, t in enumerate(row) if i)]
+        for row in raw
+    ]
 
 
+@pytest.mark.ray
 def test_numbers_are_standardised_by_the_training_split(dataset: Manifest, log: Path) -> None:
     rows = _rows_by_split(log)
     for position, field in enumerate(dataset.numeric):
@@ -120,7 +113,7 @@ def test_numbers_are_standardised_by_the_training_split(dataset: Manifest, log: 
         assert field.deviation == pytest.approx(present.std(), abs=2**-12)
         for split in SPLITS:
             wanted = [_log(row[1 + position]) for row in rows[split]]
-            got = _read_split(dataset, split)[field.name]
+            got = read_split(dataset, split)[field.name]
             assert [value is None for value in got] == [value is None for value in wanted]
             assert [v for v in got if v is not None] == pytest.approx(
                 [(v - field.mean) / field.deviation for v in wanted if v is not None], abs=1e-5
@@ -131,19 +124,24 @@ def _log(value: float | None) -> float | None:
     return None if value is None else math.copysign(math.log1p(abs(value)), value)
 
 
-def test_shards_are_those_of_the_manifest_and_nothing_else_is_left(dataset: Manifest) -> None:
+@pytest.mark.ray
+def test_files_are_those_of_the_manifest_and_nothing_else_is_left(dataset: Manifest) -> None:
     for split in SPLITS:
         names = storage.list_names(storage.join(dataset.location, split))
         assert [f"{split}/{name}" for name in names] == [shard.path for shard in dataset.shards(split)]
-        for shard in dataset.shards(split):
-            data = storage.read_bytes(storage.join(dataset.location, shard.path))
-            assert (len(data), storage.sha256(data)) == (shard.bytes, shard.sha256)
-            assert 0 < shard.rows <= PROTOCOL.rows_per_shard
+        assert all(0 < shard.rows <= PROTOCOL.rows_per_shard for shard in dataset.shards(split))
+    assert storage.list_names(storage.join(dataset.location, "vocabulary")) == sorted(
+        f"{field}.parquet" for field in TOKENS
+    )
+    for file in [*dataset.vocabulary.values(), *(s for shards in dataset.splits.values() for s in shards)]:
+        data = storage.read_bytes(storage.join(dataset.location, file.path))
+        assert (len(data), storage.sha256(data)) == (file.bytes, file.sha256)
     assert storage.list_names(dataset.location) == sorted(
         ["manifest.json", "prepare.json", "rejected", "vocabulary", *SPLITS]
     )
 
 
+@pytest.mark.ray
 def test_facts_count_rows_missing_values_and_unknown_tokens(dataset: Manifest, log: Path) -> None:
     rows = _rows_by_split(log)
     facts = dataset.facts
@@ -155,12 +153,19 @@ def test_facts_count_rows_missing_values_and_unknown_tokens(dataset: Manifest, l
     for column, field in enumerate([*INTEGERS, *TOKENS], start=1):
         missing = sum(row[column] is None for row in everything) / len(everything)
         assert facts["missing_share"][field] == pytest.approx(missing, abs=1e-6)
-    test = _read_split(dataset, "test")
+    test = read_split(dataset, "test")
     assert facts["unknown_share"]["test"] == {
         field: pytest.approx(test[field].count(0) / len(test[field]), abs=1e-6) for field in TOKENS
     }
+    (source,) = dataset.sources
+    assert source == {
+        "name": "train.txt",
+        "bytes": log.stat().st_size,
+        "sha256": storage.sha256(log.read_bytes()),
+    }
 
 
+@pytest.mark.ray
 def test_a_malformed_row_is_kept_with_file_line_and_reason(dataset: Manifest, log: Path) -> None:
     (name,) = storage.list_names(storage.join(dataset.location, "rejected"))
 
@@ -172,163 +177,166 @@ def test_a_malformed_row_is_kept_with_file_line_and_reason(dataset: Manifest, lo
     }
 
 
-def _one_at_a_time(submit: Callable, items: list, *, finished: Callable) -> None:
-    import ray
+class MortalSource(CriteoSource):
+    """Ends the worker that reads its second block, once."""
 
-    for item in reversed(items):
-        finished(item, ray.get(submit(item)))
+    def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
+        grave = Path(f"{self.paths[0]}.died")
+        for rows in super().read(block, first_row):
+            if block.start == self.block_bytes and not grave.exists():
+                grave.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield rows
 
 
-def test_one_worker_in_another_order_gives_the_same_bits(
-    dataset: Manifest, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.ray
+def test_a_killed_worker_changes_no_bit(dataset: Manifest, log: Path, tmp_path: Path) -> None:
+    source = MortalSource([str(log)], block_bytes=BLOCK_BYTES)
+
+    again = prepare(source, str(tmp_path / "data"), PROTOCOL)
+
+    assert Path(f"{log}.died").exists()
+    assert again.fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.ray
+def test_one_process_gives_the_same_bits_as_ray(
+    dataset: Manifest, log: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "run_tasks", _one_at_a_time)
-
-    again = prepare(CriteoSource([str(log)], block_bytes=50_000), str(tmp_path / "data"), PROTOCOL)
+    again = prepare(CriteoSource([str(log)], block_bytes=BLOCK_BYTES), str(tmp_path), PROTOCOL)
 
     assert again.fingerprint() == dataset.fingerprint()
 
 
-@pytest.mark.parametrize("block_bytes", [13_001, 10_000_000])
-def test_block_size_changes_neither_rows_nor_vocabulary(
-    dataset: Manifest, log: Path, tmp_path: Path, block_bytes: int
+@pytest.fixture(scope="module")
+def zeros(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with both zeros, and the same number written in two ways."""
+    path = tmp_path_factory.mktemp("raw") / "train.txt"
+    generator = np.random.default_rng(0)
+    lines = []
+    for line in criteo_text(600, seed=1).splitlines():
+        fields = line.split("\t")
+        fields[3], fields[4] = generator.choice(["0", "-0"]), generator.choice(["7", "007", "0000000007"])
+        lines.append("\t".join(fields))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _prepare(path: Path, output: Path, *, block_bytes: int | None = None) -> Manifest:
+    return prepare(CriteoSource([str(path)], block_bytes=block_bytes), str(output), PROTOCOL)
+
+
+@pytest.mark.parametrize("block_bytes", [9_001, 40_000])
+def test_the_size_of_blocks_changes_no_bit(
+    zeros: Path, tmp_path: Path, here: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    other = prepare(CriteoSource([str(log)], block_bytes=block_bytes), str(tmp_path / "data"), PROTOCOL)
+    small = CriteoSource([str(zeros)], block_bytes=block_bytes)
+    assert len(small.blocks()) > 3
 
-    assert other.schema() == dataset.schema()
-    for split in SPLITS:
-        assert _read_split(other, split) == _read_split(dataset, split)
+    in_blocks = prepare(small, str(tmp_path / "blocks"), PROTOCOL)
 
-
-def test_a_gzip_copy_gives_the_same_rows(dataset: Manifest, log: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "train.txt.gz"
-    copy.write_bytes(gzip.compress(log.read_bytes()))
-
-    other = prepare(CriteoSource([str(copy)]), str(tmp_path / "data"), PROTOCOL)
-
-    assert other.schema() == dataset.schema()
-    assert _read_split(other, "test") == _read_split(dataset, "test")
+    assert in_blocks.fingerprint() == _prepare(zeros, tmp_path / "whole").fingerprint()
 
 
-def test_a_finished_preparation_is_up_to_date_without_ray(
-    dataset: Manifest, log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_order_of_tasks_changes_no_bit(zeros: Path, tmp_path: Path, here: pytest.MonkeyPatch) -> None:
+    forwards = _prepare(zeros, tmp_path / "forwards", block_bytes=30_000)
+
+    def backwards(submit: Any, items: list[Any], *, finished: Any) -> None:
+        for item in reversed(items):
+            finished(item, submit(item))
+
+    here.setattr("afm_dist.cluster.run_tasks", backwards)
+
+    assert _prepare(zeros, tmp_path / "backwards", block_bytes=30_000).fingerprint() == forwards.fingerprint()
+
+
+def test_fields_in_ranges_of_tokens_and_in_small_groups_change_no_bit(
+    zeros: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "ensure_ray", lambda: pytest.fail("started Ray"))
+    whole = _prepare(zeros, tmp_path / "whole")
+    here.setattr(pipeline, "GROUP_TOKENS", 100)
+    here.setattr(pipeline, "SAMPLED_PARTS", 2)
+    here.setattr(vocabulary, "RANGE_TOKENS", 40)
+    here.setattr(vocabulary, "MERGE_TOKENS", 50)
+    ranges: list[int] = []
+    cut_into_ranges = vocabulary.cut_into_ranges
 
-    again = prepare(CriteoSource([str(log)], block_bytes=50_000), dataset.location, PROTOCOL)
+    def cut(*arguments: Any) -> list[vocabulary.TokenRange]:
+        made = cut_into_ranges(*arguments)
+        ranges.append(len(made))
+        return made
 
-    assert again.fingerprint() == dataset.fingerprint()
-    assert "up to date" in capsys.readouterr().out
+    here.setattr(vocabulary, "cut_into_ranges", cut)
+
+    in_ranges = _prepare(zeros, tmp_path / "ranges", block_bytes=30_000)
+
+    assert len(ranges) > 10
+    assert max(ranges) > 3
+    assert in_ranges.fingerprint() == whole.fingerprint()
 
 
-@pytest.mark.parametrize("stage", ["count", "fields", "encode", "finish"])
-def test_an_interrupted_preparation_goes_on_and_gives_the_same_bits(
-    dataset: Manifest,
-    log: Path,
-    tmp_path: Path,
-    stage: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_number_written_in_two_ways_is_one_number(
+    zeros: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:
-    source = CriteoSource([str(log)], block_bytes=50_000)
-    output = str(tmp_path / "data")
+    columns = read_split(_prepare(zeros, tmp_path), "train")
 
-    def interrupt(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline._Preparation, stage, interrupt)
-        prepare(source, output, PROTOCOL)
-    with pytest.raises(DataError, match="not a dataset directory"):
-        Manifest.load(output)
-
-    resumed = prepare(source, output, PROTOCOL)
-
-    assert resumed.fingerprint() == dataset.fingerprint()
-    assert "tasks were done before" in capsys.readouterr().out
+    assert len(set(columns["I4"])) == 1
+    assert {math.copysign(1, value) for value in columns["I3"]} == {1.0}
 
 
-def test_other_options_are_named_and_redone(
-    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "train.txt").write_text(criteo_text(300))
-    source = CriteoSource([str(tmp_path / "train.txt")])
-    output = str(tmp_path / "data")
-    prepare(source, output, Protocol(threshold=1))
+def test_a_field_may_be_called_label_when_the_label_is_not(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("click,label,price\n" + "".join(f"{i % 2},{i % 3},{i / 8}\n" for i in range(60)))
+    source = TabularSource([str(path)], ColumnOptions(label="click", categorical=("label",)))
 
-    again = prepare(source, output, Protocol(threshold=4))
+    made = prepare(source, str(tmp_path / "data"), Protocol(test_share=0, validation_share=0))
 
-    assert "threshold 1 -> 4" in capsys.readouterr().out
-    assert again.facts["threshold"] == 4
+    assert [row[:2] for row in decoded(made, "train")] == [[i % 2, str(i % 3)] for i in range(60)]
 
 
-def test_a_changed_input_and_a_missing_shard_are_noticed(tmp_path: Path, local_ray: None) -> None:
-    path = tmp_path / "train.txt"
-    path.write_text(criteo_text(300))
-    output = str(tmp_path / "data")
-    prepare(CriteoSource([str(path)]), output, Protocol())
-    plan = make_plan(CriteoSource([str(path)]), Protocol())
-    assert why_prepare(output, plan) is None
+def test_several_files_are_one_log_in_order(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
+    texts = [criteo_text(40, seed=seed) for seed in range(3)]
+    for day, text in enumerate(texts):
+        (tmp_path / f"day_{day}").write_text(text)
+    source = CriteoSource([str(tmp_path / f"day_{day}") for day in range(3)], block_bytes=3_000)
 
-    path.write_text(criteo_text(301))
-    changed = make_plan(CriteoSource([str(path)]), Protocol())
-    storage.remove(storage.join(output, "test", "part-00000.parquet"))
+    made = prepare(source, str(tmp_path / "data"), Protocol(threshold=1, test_share=0, validation_share=0))
 
-    assert why_prepare(output, changed) == "again: the input changed"
-    assert why_prepare(output, plan) == "again: test/part-00000.parquet is missing"
-
-
-def test_a_failed_preparation_leaves_the_dataset_that_was_there(tmp_path: Path, local_ray: None) -> None:
-    good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
-    good.write_text(criteo_text(300))
-    bad.write_text(criteo_text(20) + "broken\n" * 12)
-    output = str(tmp_path / "data")
-    before = prepare(CriteoSource([str(good)]), output, Protocol())
-
-    with pytest.raises(DataError, match=r"12 of 32 rows are malformed, more than --max-bad-rows 0.001"):
-        prepare(CriteoSource([str(bad)]), output, Protocol())
-
-    assert Manifest.load(output).fingerprint() == before.fingerprint()
-    assert len(_read_split(before, "train")["label"]) == before.rows("train")
+    wanted = [read_criteo_line(line) for text in texts for line in text.splitlines()]
+    assert [[row[0], *row[14:]] for row in decoded(made, "train")] == [
+        [row[0], *(token or "" for token in row[14:])] for row in wanted if row
+    ]
+    assert [source["name"] for source in made.sources] == ["day_0", "day_1", "day_2"]
 
 
-def test_too_many_malformed_rows_name_the_first_ten(tmp_path: Path, local_ray: None) -> None:
-    path = tmp_path / "train.txt"
-    path.write_text(criteo_text(5) + "broken\n" * 12)
+def test_every_field_is_built_once_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "GROUP_TOKENS", 10)
 
-    with pytest.raises(DataError) as caught:
-        prepare(CriteoSource([str(path)]), str(tmp_path / "data"), Protocol())
+    groups = group_fields({0: 3, 1: 50, 2: 0, 3: 10, 4: 4, 7: 3})
 
-    message = str(caught.value)
-    assert "\n" not in message
-    assert [f"train.txt:{line} 1 fields" in message for line in (6, 15, 16)] == [True, True, False]
+    assert sorted(index for group in groups for index in group) == [0, 1, 2, 3, 4, 7]
+    assert groups == [[1], [3], [4, 0, 7, 2]]
 
 
-def test_a_log_without_a_single_valid_label_says_so(tmp_path: Path, local_ray: None) -> None:
-    path = tmp_path / "train.txt"
-    path.write_text("".join("yes" + line[1:] + "\n" for line in criteo_text(30).splitlines()))
-
-    with pytest.raises(
-        DataError, match=r"not one of 30 rows has a label of 0 or 1: column 'label' holds 'yes'"
-    ):
-        prepare(CriteoSource([str(path)]), str(tmp_path / "data"), Protocol())
-
-
-def test_a_truncated_gzip_log_is_refused_in_one_line(tmp_path: Path, local_ray: None) -> None:
-    path = tmp_path / "day_0.gz"
-    path.write_bytes(gzip.compress(criteo_text(300).encode())[:-100])
-
-    with pytest.raises(DataError, match=r"day_0\.gz: the gzip file is truncated"):
-        prepare(CriteoSource([str(path)]), str(tmp_path / "data"), Protocol())
-
-
-def test_one_row_is_too_few(tmp_path: Path, local_ray: None) -> None:
+def test_one_row_is_too_few(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
     path = tmp_path / "train.txt"
     path.write_text(criteo_text(1))
     protocol = Protocol(test_share=0.98, validation_share=0.0)
 
     with pytest.raises(DataError, match="too few"):
         prepare(CriteoSource([str(path)]), str(tmp_path / "data"), protocol)
+
+
+def test_a_vocabulary_with_nothing_above_the_threshold_is_warned_of(
+    tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("click,ad,site\n" + "".join(f"{i % 2},a{i},s{i % 2}\n" for i in range(40)))
+
+    made = prepare(TabularSource([str(path)], ColumnOptions(label="click")), str(tmp_path / "d"), Protocol())
+
+    assert "every token of ad occurs fewer than 2 times" in capsys.readouterr().err
+    assert set(read_split(made, "train")["ad"]) == {0}
 
 
 def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, log: Path) -> None:
@@ -338,29 +346,3 @@ def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, log: Path) 
         prepare(CriteoSource([str(log)]), str(tmp_path), Protocol())
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_an_empty_file_and_another_format_are_refused(tmp_path: Path) -> None:
-    empty, words = tmp_path / "empty.txt", tmp_path / "words.txt"
-    empty.touch()
-    words.write_text("a,b\n1,2\n")
-
-    with pytest.raises(DataError, match=r"empty\.txt: the file is empty"):
-        CriteoSource([str(empty)])
-    with pytest.raises(DataError, match=r"words\.txt:1: no tab"):
-        CriteoSource([str(words)])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threshold": 0}, "--threshold 0"),
-        ({"validation_share": 0.6, "test_share": 0.4}, "leave nothing to train on"),
-        ({"test_share": -0.1}, "--test-share -0.1"),
-        ({"rows_per_shard": 0}, "--rows-per-shard 0"),
-        ({"max_bad_rows": 2.0}, "--max-bad-rows 2.0"),
-    ],
-)
-def test_options_that_cannot_work_are_refused_by_name(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        Protocol(**options)

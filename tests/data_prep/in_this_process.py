@@ -1,0 +1,45 @@
+"""A preparation without Ray: its tasks run here, one after the other, and patches reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import ray
+
+from afm_dist import cluster
+from data_prep import work
+
+_RUN_TASK = work._run_task._function
+
+
+class _Direct:
+    """Takes the place of a Ray task."""
+
+    def options(self, **_: Any) -> _Direct:
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        return _RUN_TASK(*arguments)
+
+
+def _one_after_the_other(
+    submit: Callable[[Any], Any], items: list[Any], *, finished: Callable[[Any, Any], None]
+) -> None:
+    for item in items:
+        finished(item, submit(item))
+
+
+@contextmanager
+def in_this_process() -> Iterator[pytest.MonkeyPatch]:
+    """Within it, ``prepare`` needs no Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLARS_MAX_THREADS", "1")
+        patch.setattr(ray, "put", lambda value: value)
+        patch.setattr(work, "_run_task", _Direct())
+        patch.setattr(work, "_stop", lambda references: None)
+        patch.setattr(cluster, "ensure_ray", lambda: None)
+        patch.setattr(cluster, "run_tasks", _one_after_the_other)
+        yield patch

@@ -1,0 +1,44 @@
+"""What lies in a dataset directory, as plain Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from afm_dist import storage
+from afm_dist.dataset.manifest import Manifest
+from data_prep.split import SPLITS
+from data_prep.vocabulary import vocabulary_path
+from tests.data_prep.raw_logs import Row
+
+Entry = tuple[int, str | None, int]
+
+
+def read_split(manifest: Manifest, split: str) -> dict[str, list[Any]]:
+    """The columns of a split: the label, ids and numbers."""
+    shards = manifest.splits.get(split, ())
+    tables = [pq.read_table(storage.join(manifest.location, shard.path)) for shard in shards]
+    return pa.concat_tables(tables).to_pydict() if tables else {}
+
+
+def read_vocabulary(manifest: Manifest, field: str) -> list[Entry]:
+    """Id, token and count of a field's vocabulary."""
+    table = pq.read_table(storage.join(manifest.location, vocabulary_path(field)))
+    return list(zip(*(table[name].to_pylist() for name in ("id", "token", "count")), strict=True))
+
+
+def decoded(manifest: Manifest, split: str) -> list[Row]:
+    """The rows of a split with tokens in the place of ids (None for the unknown)."""
+    columns = read_split(manifest, split)
+    for field in manifest.categorical:
+        tokens = [token for _, token, _ in read_vocabulary(manifest, field.name)]
+        if columns:
+            columns[field.name] = [tokens[i] for i in columns[field.name]]
+    return [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def split_sizes(manifest: Manifest) -> dict[str, int]:
+    """Rows per split."""
+    return {name: sum(shard.rows for shard in manifest.splits[name]) for name in SPLITS}

@@ -243,7 +243,7 @@ def model_config(config: Compress, chosen: Preset) -> ModelConfig:
     return ModelConfig(
         architecture=config.model,
         hyper_parameters=chosen.hyper_parameters,
-        fields=(Field(name="any", kind="categorical", cardinality=1),),
+        fields=tuple(Field(name=name, kind="categorical", cardinality=1) for name in ("any", "other")),
     )
 
 

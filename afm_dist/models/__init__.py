@@ -5,27 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
+from afm_dist.models.autoint import AutoInt
+from afm_dist.models.base import CTRModel
+from afm_dist.models.dcn import DCN
+from afm_dist.models.dcnv2 import DCNv2
 from afm_dist.models.deepfm import DeepFM
+from afm_dist.models.dlrm import DLRM
+from afm_dist.models.fibinet import FiBiNet
+from afm_dist.models.gdcn import GDCN
+from afm_dist.models.nfm import NFM
 
-ARCHITECTURES: Mapping[str, type[nn.Module]] = {"deepfm": DeepFM}
+ARCHITECTURES: Mapping[str, type[CTRModel]] = {
+    "deepfm": DeepFM,
+    "dcn": DCN,
+    "dcnv2": DCNv2,
+    "gdcn": GDCN,
+    "autoint": AutoInt,
+    "nfm": NFM,
+    "fibinet": FiBiNet,
+    "dlrm": DLRM,
+}
 
 
-def build_model(name: str, fields: Sequence[Field], hyper_parameters: Mapping[str, Any]) -> nn.Module:
+def build_model(name: str, fields: Sequence[Field], hyper_parameters: Mapping[str, Any]) -> CTRModel:
     """A freshly initialised model.
 
     Raises:
-        OptionError: unknown name, no categorical field, or a hyper-parameter it does not take.
+        OptionError: unknown name, fields the model cannot work with, or a hyper-parameter it does
+            not take.
     """
     if name not in ARCHITECTURES:
         raise OptionError(f"--model {name}: unknown; choose from {', '.join(ARCHITECTURES)}")
-    if not any(field.kind == "categorical" for field in fields):
-        raise OptionError(
-            f"--model {name}: the dataset has no categorical field, so there is nothing to embed"
-        )
     try:
         return ARCHITECTURES[name](fields, **hyper_parameters)
     except (TypeError, ValueError) as error:

@@ -69,6 +69,28 @@ def hidden_linears(prefix: str, n_hidden: int) -> list[str]:
     return [f"{prefix}.{3 * i}" for i in range(n_hidden)]
 
 
+def flat_inputs(vectors: Tensor, numeric: Tensor) -> Tensor:
+    """Embeddings and numbers side by side: (B, F, T) and (B, C) -> (B, F·T + C)."""
+    return torch.cat([vectors.flatten(1), numeric], 1)
+
+
+def bi_interaction(vectors: Tensor) -> Tensor:
+    """Sum of pairwise element-wise products, ½((Σe)² − Σe²) (He & Chua, 2017, eq. 3): (B, F, T) -> (B, T)."""
+    return (vectors.sum(1).square() - vectors.square().sum(1)) / 2
+
+
 def factorization_machine(vectors: Tensor) -> Tensor:
-    """Sum of pairwise dot products, ½(‖Σe‖² − Σ‖e‖²) (Rendle, 2010): (B, F, T) -> (B,)."""
-    return (vectors.sum(1).square() - vectors.square().sum(1)).sum(1) / 2
+    """Sum of pairwise dot products (Rendle, 2010): (B, F, T) -> (B,)."""
+    return bi_interaction(vectors).sum(1)
+
+
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """Refuse numbers of things and widths below 1.
+
+    Raises:
+        ValueError: names the option and its value.
+    """
+    for name, value in sizes.items():
+        numbers = (value,) if isinstance(value, int) else tuple(value)
+        if min(numbers, default=1) < 1:
+            raise ValueError(f"{name} {value if isinstance(value, int) else numbers}: must be at least 1")

@@ -1,0 +1,81 @@
+"""What every architecture is built on: one fused table, a first-order term, and declarations.
+
+Shape legend: B batch, F categorical fields, C numeric fields, T embedding dimension, K code dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from afm_dist.dataset.manifest import Field
+from afm_dist.embedding import FusedEmbedding
+from afm_dist.models.layers import LinearTerm, check_sizes, flat_inputs, hidden_linears
+
+
+class CTRModel(nn.Module):
+    """The part that all architectures share; an architecture adds ``mlp`` and its interactions.
+
+    Args:
+        fields: Categorical and numeric fields of the dataset.
+        embedding_dim: T.
+        hidden: Widths of the MLP's hidden layers.
+
+    Raises:
+        ValueError: no categorical field, one without ids, or a width below 1.
+
+    Attributes:
+        folds: Which table's projection may be folded into which linear layer (paper eq. 12). Only
+            right where that layer reads the embeddings themselves, first their columns, then the
+            numbers (``direct_inputs``); empty where it reads products of embeddings.
+        n_fields: F.
+        n_numeric: C.
+        hidden: Widths of the MLP's hidden layers.
+        embedding: The tables of all fields.
+        linear: The first-order term.
+    """
+
+    folds: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, fields: Sequence[Field], embedding_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        check_sizes(embedding_dim=embedding_dim, hidden=hidden)
+        categorical = [field for field in fields if field.kind == "categorical"]
+        if not categorical:
+            raise ValueError("the dataset has no categorical field, so there is nothing to embed")
+        for field in categorical:
+            if field.cardinality < 1:
+                raise ValueError(
+                    f"field {field.name!r} has cardinality {field.cardinality}: a table has at least one row"
+                )
+        cardinalities = [field.cardinality for field in categorical]
+        self.n_fields = len(categorical)
+        self.n_numeric = len(fields) - len(categorical)
+        self.hidden = tuple(hidden)
+        self.embedding = FusedEmbedding([f.name for f in categorical], cardinalities, embedding_dim)
+        self.linear = LinearTerm(cardinalities, self.n_numeric)
+
+    @property
+    def compressible_linears(self) -> list[str]:
+        """The paper's choice: the MLP's second and third linear layers, not the first."""
+        return hidden_linears("mlp", len(self.hidden))[1:3]
+
+    @property
+    def input_width(self) -> int:
+        """F·T + C, the width of all embeddings and numbers side by side."""
+        return self.n_fields * self.embedding.dim + self.n_numeric
+
+    def direct_inputs(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """What the layer declared in ``folds`` reads: embeddings and numbers, or codes once folded.
+
+        Args:
+            codes: Shape (B, F, K).
+            vectors: Shape (B, F, T).
+            numeric: Shape (B, C).
+
+        Returns:
+            Shape (B, F·T + C); (B, F·K + C) once the table is folded.
+        """
+        return flat_inputs(codes if self.embedding.folded else vectors, numeric)

@@ -45,11 +45,13 @@ def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
     ]
     if changes:
         return "again: " + "; ".join(changes)
-    for name, shards in Manifest.load(output).splits.items():
-        present = set(storage.list_names(storage.join(output, name)))
-        for shard in shards:
-            if shard.path.rpartition("/")[2] not in present:
-                return f"again: {shard.path} is missing"
+    manifest = Manifest.load(output)
+    files_of = {"vocabulary": tuple(manifest.vocabulary.values()), **manifest.splits}
+    for folder, promised in files_of.items():
+        present = set(storage.list_names(storage.join(output, folder)))
+        for file in promised:
+            if file.path.rpartition("/")[2] not in present:
+                return f"again: {file.path} is missing"
     return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,10 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, key: tuple[int, torch.dtype, bool, bool]) -> Tensor:
         number, dtype, is_parameter, requires_grad = key
         if number not in self._seen:
-            tensor = torch.from_numpy(self._arrays[number])
+            with warnings.catch_warnings():
+                # The object store's memory is read-only, and so is what is done with it.
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+                tensor = torch.from_numpy(self._arrays[number])
             if dtype in _BITS:
                 tensor = tensor.view(dtype)
             self._seen[number] = nn.Parameter(tensor, requires_grad) if is_parameter else tensor

@@ -1,7 +1,7 @@
 """Raw log to dataset directory: parse, assign ids, encode; out of core, restartable, exact.
 
-1. *scan*: lines per block (a row's number decides its split) and SHA-256 of the inputs;
-2. *parse*: one task per block reads the text, once, and spools its columns and their counts;
+1. *scan*: lines per block, since a row's number decides its split;
+2. *parse*: one task per block reads the text and spools its columns and their counts;
 3. *vocabulary*: one task per field, or per range of its tokens, adds up the counts and assigns ids;
 4. *encode*: one task per shard turns spooled codes into ids.
 
@@ -34,16 +34,21 @@ from data_prep.split import SPLITS, TRAIN
 from data_prep.spool import open_values
 from data_prep.transforms import FieldRule
 from data_prep.vocabulary import TokenRange
-from data_prep.work import Task, WorkDirectory
+from data_prep.work import Task, Usage, WorkDirectory
 
 __all__ = ["Protocol", "prepare"]
 
 SAMPLED_PARTS = 32
-GROUP_TOKENS = 1_000_000
+GROUP_TOKENS = 400_000
 
 
 def prepare(
-    source: Source, output: str, protocol: Protocol, *, resume: Literal["auto", "never"] = "auto"
+    source: Source,
+    output: str,
+    protocol: Protocol,
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    usage: Usage | None = None,
 ) -> Manifest:
     """Prepare a raw log, or return the manifest that is already there.
 
@@ -52,6 +57,7 @@ def prepare(
         output: The dataset directory to make.
         protocol: Split, threshold and the rest.
         resume: ``auto`` goes on after an interruption, ``never`` starts anew.
+        usage: Where to note what the workers needed.
 
     Raises:
         DataError: the log is not what its format says.
@@ -61,7 +67,9 @@ def prepare(
     check_output(output)
     plan = make_plan(source, protocol)
     reason = why_prepare(output, plan)
-    work = WorkDirectory(output, plan, keep=resume == "auto")
+    # Receipts are of blocks: they are of no use to a run with others.
+    blocks = storage.fingerprint([asdict(block) for block in source.blocks()])
+    work = WorkDirectory(output, {**plan, "blocks": blocks}, keep=resume == "auto", usage=usage or Usage())
     if reason is None and resume == "auto":
         work.remove()
         console.say(f"{output}: up to date")
@@ -87,8 +95,7 @@ class _Preparation:
         self.split = protocol.split(len(source.paths))
 
     def run(self) -> Manifest:
-        checksums, blocks = self.scan()
-        found = self.parse(blocks)
+        checksums, found = self.parse(self.scan())
         check_rejected(self.source, found, self.protocol, storage.join(self.output, REJECTED))
         self.work.once("clear", self.clear)
         fields, vocabularies, maps = self.fields(found)
@@ -100,17 +107,13 @@ class _Preparation:
     def shared_source(self) -> Any:
         return ray.put(self.source)
 
-    def scan(self) -> tuple[list[str], list[tuple[Block, int]]]:
-        """SHA-256 of each input, and the blocks with the number of the first row of each."""
+    def scan(self) -> list[tuple[Block, int]]:
+        """The blocks, with the number of the first row of each within its file."""
         blocks = self.source.blocks()
         per_file = Counter(block.file for block in blocks)
-        tasks = [
-            Task(key=f"file-{index:05d}", function=files.sha256, arguments=(path,), weight=0)
-            for index, path in enumerate(self.source.paths)
-        ]
         # The only block of a file begins at row 0, however many rows it has.
         several = [index for index, block in enumerate(blocks) if per_file[block.file] > 1]
-        tasks.extend(
+        tasks = [
             Task(
                 key=f"block-{index:05d}",
                 function=_count_rows,
@@ -118,10 +121,8 @@ class _Preparation:
                 weight=blocks[index].expected_rows,
             )
             for index in several
-        )
-        results = self.work.run("scan", "scanning", tasks)
-        checksums = results[: len(self.source.paths)]
-        rows = dict(zip(several, results[len(self.source.paths) :], strict=True))
+        ]
+        rows = dict(zip(several, self.work.run("scan", "scanning", tasks), strict=True))
         whole = {blocks[index].file for index, counted in rows.items() if counted is None}
         numbered: list[tuple[Block, int]] = []
         next_row: Counter[int] = Counter()
@@ -132,10 +133,10 @@ class _Preparation:
             elif block.file not in next_row:
                 next_row[block.file] = 0
                 numbered.append((_joined([other for other in blocks if other.file == block.file]), 0))
-        return checksums, numbered
+        return numbered
 
-    def parse(self, blocks: Sequence[tuple[Block, int]]) -> Findings:
-        """Read the text, once."""
+    def parse(self, blocks: Sequence[tuple[Block, int]]) -> tuple[list[str], Findings]:
+        """Read the text; returns the SHA-256 of each input, and what was found."""
         rejected = storage.join(self.output, REJECTED)
         self.work.once("clear-rejected", lambda: storage.remove(rejected))
         parsing = ray.put(
@@ -147,6 +148,11 @@ class _Preparation:
                 rejected=rejected,
             )
         )
+        # A checksum cannot be shared out among workers: it is begun first.
+        checksums = [
+            Task(key=f"file-{index:05d}", function=files.sha256, arguments=(path,), weight=0)
+            for index, path in enumerate(self.source.paths)
+        ]
         tasks = [
             Task(
                 key=f"block-{index:05d}",
@@ -156,9 +162,9 @@ class _Preparation:
             )
             for index, (block, first_row) in enumerate(blocks)
         ]
-        return Findings.of(
-            [BlockReceipt.from_json(result) for result in self.work.run("parse", "parsing", tasks)]
-        )
+        results = self.work.run("parse", "parsing", [*checksums, *tasks])
+        n_files = len(self.source.paths)
+        return results[:n_files], Findings.of(map(BlockReceipt.from_json, results[n_files:]))
 
     def clear(self) -> None:
         """Remove the dataset that is being replaced, manifest first."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from afm_dist import __version__, storage
 from afm_dist.dataset.manifest import FILE_NAME, Manifest
-from afm_dist.errors import OptionError
+from afm_dist.errors import DataError, OptionError
 from data_prep.protocol import Protocol
 from data_prep.sources import files
 from data_prep.sources.source import Source
@@ -34,10 +34,10 @@ def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
     """The reason to prepare, in words; None when the dataset is up to date."""
     if not storage.exists(storage.join(output, FILE_NAME)):
         return "interrupted before, going on" if storage.exists(storage.join(output, FOLDER)) else "new"
-    record = storage.join(output, RECORD)
-    if not storage.exists(record):
-        return f"again: {RECORD} is missing"
-    before = storage.read_json(record)
+    try:
+        before, manifest = storage.read_json(storage.join(output, RECORD)), Manifest.load(output)
+    except DataError as error:
+        return f"again: {error}"
     changes = [
         "the input changed" if key == "inputs" else f"{key} {before.get(key)} -> {plan.get(key)}"
         for key in sorted({*before, *plan})
@@ -45,7 +45,6 @@ def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
     ]
     if changes:
         return "again: " + "; ".join(changes)
-    manifest = Manifest.load(output)
     files_of = {"vocabulary": tuple(manifest.vocabulary.values()), **manifest.splits}
     for folder, promised in files_of.items():
         present = set(storage.list_names(storage.join(output, folder)))

@@ -7,19 +7,26 @@ run with the same plan reads the receipts instead of doing the tasks again.
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
 from afm_dist import cluster, console, storage
-from afm_dist.errors import AfmError
+from afm_dist.errors import AfmError, DataError
 
 FOLDER = ".work"
 PLAN = "plan.json"
 STOP_TIMEOUT_S = 30
+CLEAR_PEAK, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+# Linux counts kilobytes, macOS bytes.
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +46,40 @@ class Task:
     weight: int = 1
 
 
+@dataclass
+class Usage:
+    """What the workers needed.
+
+    Attributes:
+        peak_bytes: Largest resident memory of a worker process during a task.
+    """
+
+    peak_bytes: int = 0
+
+
 @ray.remote
-def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     # Polars sizes its thread pool when first used; Ray has given this task one core.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    _forget_peak_memory()
     result = function(*arguments)
     storage.write_json(receipt, result)
-    return result
+    return result, _peak_memory()
+
+
+def _forget_peak_memory() -> None:
+    """Begin a new peak, where the system can; workers are shared with other jobs."""
+    with suppress(OSError):
+        CLEAR_PEAK.write_text("5")
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process, in bytes."""
+    with suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def _stop(references: list[Any]) -> None:
@@ -62,15 +96,23 @@ class WorkDirectory:
         output: The dataset directory.
         plan: Everything the result depends on; another plan's receipts are thrown away.
         keep: Whether receipts of an interrupted run may be used.
+        usage: Kept up to date while tasks finish.
     """
 
-    def __init__(self, output: str, plan: dict[str, Any], *, keep: bool) -> None:
+    def __init__(self, output: str, plan: dict[str, Any], *, keep: bool, usage: Usage) -> None:
+        self.usage = usage
         self.path = storage.join(output, FOLDER)
         self._plan = plan
-        plan_path = storage.join(self.path, PLAN)
-        self.resumed = keep and storage.exists(plan_path) and storage.read_json(plan_path) == plan
+        self.resumed = keep and self._recorded() == plan
         if not self.resumed:
             storage.remove(self.path)
+
+    def _recorded(self) -> Any:
+        """The plan of an interrupted run; None: there is none, or it is damaged."""
+        try:
+            return storage.read_json(self.folder(PLAN))
+        except DataError:
+            return None
 
     def begin(self) -> None:
         """Record the plan."""
@@ -103,12 +145,12 @@ class WorkDirectory:
         """
         done = set(storage.list_names(self.folder(stage)))
         results: dict[str, Any] = {}
-        todo = []
         for task in tasks:
             if f"{task.key}.json" in done:
-                results[task.key] = storage.read_json(self.receipt(stage, task.key))
-            else:
-                todo.append(task)
+                # The task of a damaged receipt is done again.
+                with suppress(DataError):
+                    results[task.key] = storage.read_json(self.receipt(stage, task.key))
+        todo = [task for task in tasks if task.key not in results]
         if results:
             console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
 
@@ -122,8 +164,9 @@ class WorkDirectory:
 
         with console.progress(what, sum(task.weight for task in todo), unit) as advance:
 
-            def finished(task: Task, result: Any) -> None:
-                results[task.key] = result
+            def finished(task: Task, done: tuple[Any, int]) -> None:
+                results[task.key], peak_bytes = done
+                self.usage.peak_bytes = max(self.usage.peak_bytes, peak_bytes)
                 advance(task.weight)
 
             try:

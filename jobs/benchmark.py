@@ -23,14 +23,16 @@ class Benchmark:
     """Measure performance. What is compared runs in turn; ratios are those of the same round."""
 
     suite: tyro.conf.Positional[Literal["prepare", "statistics", "training", "inference"]]
-    """prepare: raw log to shards. statistics: moments of the layers, one thread. training: DeepFM
+    """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. training: DeepFM
     with lazily updated tables. inference: DeepFM before and after compression."""
     json: str | None = None
     """Also write the figures to this file."""
     rounds: int = 7
     """Rounds that count."""
-    rows: int = 1_000_000
+    rows: int = 3_000_000
     """prepare: rows of the log."""
+    peers_python: str | None = None
+    """prepare: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
     vocabulary: int = 10_000_000
     """training, inference: ids of all fields together; training compares with a tenth of them."""
     hidden: tuple[int, ...] = (400, 400, 400)
@@ -92,7 +94,7 @@ def measure(config: Benchmark) -> list[Result]:
     if config.suite == "prepare":
         from jobs.benchmarks import preparation
 
-        return preparation.run(rows=config.rows, rounds=config.rounds)
+        return preparation.run(rows=config.rows, rounds=config.rounds, peers_python=config.peers_python)
     if config.suite == "statistics":
         from jobs.benchmarks import layer_statistics
 

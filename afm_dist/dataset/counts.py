@@ -27,11 +27,14 @@ def read_counts(manifest: Manifest) -> dict[str, Tensor]:
     rows = manifest.rows("train")
     for field in manifest.categorical:
         file = manifest.vocabulary.get(field.name)
-        path = file.path if file else f"vocabulary/{field.name}.parquet"
-        location = storage.join(manifest.location, path)
-        content = manifest.read(file) if file else storage.read_bytes(location)
+        if file is None:
+            raise DataError(
+                f"{manifest.location}: the manifest lists no vocabulary of field {field.name!r}; "
+                "prepare the data again"
+            )
+        location = storage.join(manifest.location, file.path)
         try:
-            frame = pl.read_parquet(io.BytesIO(content), columns=["id", "count"])
+            frame = pl.read_parquet(io.BytesIO(manifest.read(file)), columns=["id", "count"])
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{location}: damaged vocabulary ({error}); prepare the data again") from error
         frame = frame.sort("id")

@@ -19,6 +19,7 @@ from data_prep.sources.files import Lines
 
 WORD = 8
 NEWLINE = ord("\n")
+TAB = "\t"
 RETURN = ord("\r")
 
 # The low n bytes of a little-endian word are the first n characters.
@@ -70,9 +71,13 @@ class Cut:
         end_of_text = b"" if lines.text.endswith(b"\n") else b"\n"
         self._buffer = np.frombuffer(b"".join([lines.text, end_of_text, bytes(WORD)]), dtype=np.uint8)
         text = self._buffer[:-WORD]
-        is_cut = text == ord(delimiter)
-        is_cut |= text == NEWLINE
-        cuts = np.flatnonzero(is_cut)
+        # Half the passes where the two stand together; what else lies below is no text, and is
+        # seen at once.
+        cuts = np.flatnonzero(text <= NEWLINE) if delimiter == TAB else np.zeros(0, dtype=np.int64)
+        if delimiter != TAB or (text[cuts] < ord(TAB)).any():
+            is_cut = text == ord(delimiter)
+            is_cut |= text == NEWLINE
+            cuts = np.flatnonzero(is_cut)
         is_end = text[cuts] == NEWLINE
         self._line_ends = cuts[is_end]
         starts = np.empty_like(cuts)
@@ -101,17 +106,17 @@ class Cut:
         words &= _FIRST_CHARACTERS.take(lengths, mode="clip")
         # Columns are put together while the piece is in the cache.
         self.words = np.ascontiguousarray(words.reshape(-1, n_fields).T)
-        self._starts = starts.reshape(-1, n_fields)
-        self._lengths = lengths.reshape(-1, n_fields)
-        self._all_fit = not len(lengths) or bool(lengths.max() <= WORD)
+        long = np.flatnonzero(lengths > WORD)
+        self._long_rows, self._long_fields = np.divmod(long, n_fields)
+        self._long_starts, self._long_lengths = starts[long], lengths[long]
 
     def longer(self, field: int) -> dict[int, bytes]:
         """The texts of a field that do not fit in a word, by row (of the B)."""
-        if self._all_fit:
-            return {}
         return {
-            int(row): self._buffer[self._starts[row, field] :][: self._lengths[row, field]].tobytes()
-            for row in np.flatnonzero(self._lengths[:, field] > WORD)
+            int(self._long_rows[place]): self._buffer[
+                self._long_starts[place] : self._long_starts[place] + self._long_lengths[place]
+            ].tobytes()
+            for place in np.flatnonzero(self._long_fields == field)
         }
 
     @property

@@ -73,8 +73,10 @@ class Lines:
         return cls(b"".join(piece.text for piece in pieces), tuple(overlong))
 
     def without_first(self, size: int) -> Lines:
-        """Without the first bytes: a byte-order mark."""
-        return replace(self, text=self.text[size:])
+        """Without the first bytes: a byte-order mark, or a header."""
+        gone = self.text.count(b"\n", 0, size)
+        overlong = tuple(index - gone for index in self.overlong if index >= gone)
+        return replace(self, text=self.text[size:], overlong=overlong)
 
 
 def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:

@@ -17,7 +17,8 @@ from data_prep.work import FOLDER
 RECORD = "prepare.json"
 REJECTED = "rejected"
 RAW = "raw"
-OWN_NAMES = (FILE_NAME, RECORD, REJECTED, RAW, FOLDER, "vocabulary", *SPLITS)
+PAGE = "describe.html"
+OWN_NAMES = (FILE_NAME, RECORD, PAGE, REJECTED, RAW, FOLDER, "vocabulary", *SPLITS)
 
 
 def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:

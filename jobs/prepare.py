@@ -105,7 +105,8 @@ def main(config: Prepare) -> None:
     console.say(f"afm-dist prepare: {config.describe or config.output or 'a raw log'}")
     # Imported here, so that the line above appears at once.
     from afm_dist import cluster
-    from data_prep import describe, pipeline, presets
+    from afm_dist.dataset.description import Description
+    from data_prep import describe, dry_run, pipeline, presets
 
     for path in (config.describe, config.output):
         cluster.check_paths(output=path)
@@ -119,16 +120,18 @@ def main(config: Prepare) -> None:
     output = check(config, name)
     protocol = protocol_of(config, preset)
     if config.dry_run and name == "synthetic":
-        describe.show_synthetic_plan(config.rows, protocol)
+        dry_run.show_synthetic_plan(config.rows, protocol)
         return
     source = SOURCES[name](config, output)
     for line in source.describe():
         console.say(line)
     if config.dry_run:
-        describe.show_plan(source, protocol)
+        dry_run.show_plan(source, protocol)
         return
     manifest = pipeline.prepare(source, output, protocol, resume=config.resume)
-    describe.show_summary(manifest)
+    description = Description.of(manifest)
+    describe.show_summary(description)
+    describe.write_page(description, output)
     console.say(
         f"done in {time.monotonic() - started:.1f} s; look at it: python jobs/prepare.py --describe {output}"
     )

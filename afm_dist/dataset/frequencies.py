@@ -1,0 +1,184 @@
+"""How the training rows spread over the ids of a field, from its vocabulary, in bounded memory.
+
+A vocabulary may have a billion rows. What is asked of it here needs only how many ids have which
+count, and the different counts are few: they add up to no more than the rows of the log.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+from pyarrow import fs as pafs
+
+from afm_dist import storage
+from afm_dist.dataset.manifest import Field, Manifest
+from afm_dist.errors import DataError
+
+COLUMNS = {"id": (pa.int32(),), "token": (pa.string(), pa.large_string()), "count": (pa.int64(),)}
+BATCH_IDS = 1 << 17
+BUFFER_BYTES = 1 << 20
+
+
+class Frequencies:
+    """How many ids of a field have which count; G different counts.
+
+    Args:
+        unknown: Training rows with id 0.
+        tokens_of: By count, how many ids above 0 have it.
+    """
+
+    def __init__(self, unknown: int, tokens_of: Counter[int]) -> None:
+        self.unknown = unknown
+        self._counts = np.array(sorted(tokens_of, reverse=True), dtype=np.int64)  # (G,), descending
+        self._ids = np.array([tokens_of[int(count)] for count in self._counts], dtype=np.int64)  # (G,)
+        # Ids and rows up to and including each count.
+        self._ids_to = np.cumsum(self._ids)
+        self._rows_to = np.cumsum(self._ids * self._counts)
+
+    @property
+    def ids(self) -> int:
+        """Number of ids above 0."""
+        return int(self._ids.sum())
+
+    @property
+    def known(self) -> int:
+        """Training rows with an id above 0."""
+        return int((self._ids * self._counts).sum())
+
+    @property
+    def rows(self) -> int:
+        """Training rows."""
+        return self.unknown + self.known
+
+    def rows_of(self, ids: int) -> int:
+        """Training rows of the ``ids`` most frequent ids above 0."""
+        group = int(np.searchsorted(self._ids_to, ids))
+        if group == len(self._counts):
+            return self.known
+        too_many = int(self._ids_to[group]) - ids
+        return int(self._rows_to[group]) - too_many * int(self._counts[group])
+
+    def ids_for(self, rows: int) -> int | None:
+        """The fewest ids above 0 that make up so many training rows; None when all are fewer."""
+        group = int(np.searchsorted(self._rows_to, rows))
+        if group == len(self._counts):
+            return None
+        to_spare = int(self._rows_to[group]) - rows
+        return int(self._ids_to[group]) - to_spare // int(self._counts[group])
+
+    def at_least(self, count: int) -> tuple[int, int]:
+        """The ids above 0 that occur so often or more, and the training rows they make up."""
+        groups = int(np.searchsorted(-self._counts, -count, side="right"))
+        return (int(self._ids_to[groups - 1]), int(self._rows_to[groups - 1])) if groups else (0, 0)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What one pass over a vocabulary finds.
+
+    Attributes:
+        frequencies: Of its ids.
+        top: The most frequent tokens and their counts; the empty token is the missing value.
+    """
+
+    frequencies: Frequencies
+    top: tuple[tuple[str, int], ...]
+
+
+def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
+    """Read the counts of all ids, and the ``top`` most frequent tokens.
+
+    The checksum is left to those who read the whole file; all else is compared with the manifest.
+
+    Raises:
+        DataError: the vocabulary is missing, damaged, or disagrees with the manifest.
+    """
+    file = manifest.vocabulary.get(field.name)
+    if file is None:
+        raise DataError(
+            f"{manifest.location}: the manifest lists no vocabulary of field {field.name!r}; "
+            "prepare the data again"
+        )
+    location = storage.join(manifest.location, file.path)
+    size = storage.size(location)
+    if size != file.bytes:
+        raise _damaged(location, f"{size} bytes where the manifest promises {file.bytes}")
+    try:
+        with _open(location) as parquet:
+            _check_columns(parquet, location)
+            frequencies = _read_counts(parquet, location)
+            tokens = _read_top(parquet, top)
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(location, str(error)) from error
+    rows = manifest.rows("train")
+    if (frequencies.ids + 1, frequencies.rows) != (field.cardinality, rows):
+        raise _damaged(
+            location,
+            f"{frequencies.ids + 1} ids with {frequencies.rows} occurrences, but the manifest has "
+            f"{field.cardinality} ids and {rows} training rows",
+        )
+    return Vocabulary(frequencies, tokens)
+
+
+def _damaged(location: str, how: str) -> DataError:
+    return DataError(f"{location}: damaged vocabulary ({how}); prepare the data again")
+
+
+@contextmanager
+def _open(location: str) -> Iterator[pq.ParquetFile]:
+    if storage.is_local(location):
+        filesystem, path = pafs.LocalFileSystem(), str(storage.local_path(location))
+    else:
+        filesystem, path = storage.file_system(location)
+    # With a buffer, columns are read page by page instead of a row group at once.
+    with (
+        filesystem.open_input_file(path) as source,
+        pq.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
+    ):
+        yield parquet
+
+
+def _check_columns(parquet: pq.ParquetFile, location: str) -> None:
+    types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
+    for name, expected in COLUMNS.items():
+        if types.get(name) not in expected:
+            raise _damaged(location, f"column {name!r} holds {types.get(name, 'nothing')}")
+
+
+def _read_counts(parquet: pq.ParquetFile, location: str) -> Frequencies:
+    unknown = 0
+    tokens_of: Counter[int] = Counter()
+    next_id, least = 0, np.iinfo(np.int64).max
+    for batch in parquet.iter_batches(BATCH_IDS, columns=["id", "count"]):
+        if any(column.null_count for column in batch.columns):
+            raise _damaged(location, "an id or a count is missing")
+        ids, counts = batch["id"].to_numpy(), batch["count"].to_numpy()
+        if not np.array_equal(ids, np.arange(next_id, next_id + len(ids))):
+            raise _damaged(location, "the ids are not 0, 1, 2, … in order")
+        if next_id == 0:
+            unknown, counts = int(counts[0]), counts[1:]
+        if (np.diff(counts, prepend=least) > 0).any():
+            raise _damaged(location, "the ids are not in order of descending count")
+        next_id, least = next_id + len(ids), counts[-1] if len(counts) else least
+        values, numbers = np.unique(counts, return_counts=True)
+        tokens_of.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    if min(unknown, least) < 0:
+        raise _damaged(location, "a count is negative")
+    return Frequencies(unknown, tokens_of)
+
+
+def _read_top(parquet: pq.ParquetFile, top: int) -> tuple[tuple[str, int], ...]:
+    rows: list[tuple[str, int]] = []
+    for batch in parquet.iter_batches(top + 1, columns=["token", "count"]):
+        tokens = (token or "" for token in batch["token"].to_pylist())
+        rows.extend(zip(tokens, batch["count"].to_pylist(), strict=True))
+        if len(rows) > top:
+            break
+    return tuple(rows[1 : top + 1])

@@ -31,7 +31,10 @@ class Column:
     @classmethod
     def of(cls, values: pl.Series) -> Column:
         """From one value per row."""
-        encoded = values.to_arrow().dictionary_encode("encode")
+        array = values.to_arrow()
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        encoded = array.dictionary_encode("encode")
         return cls(pl.Series(values.name, encoded.dictionary), encoded.indices.to_numpy())
 
     def rows(self) -> pl.Series:

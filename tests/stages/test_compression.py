@@ -1,0 +1,88 @@
+"""The rewriting stages, for every architecture, as the declarations next to the models say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from afm_dist import storage
+from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.compression.layers import LowRankLinear
+from afm_dist.compression.plan import Plan
+from afm_dist.compression.ranks import FixedRank
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.reader import read_batches
+from afm_dist.models import ARCHITECTURES, build_model
+from afm_dist.runs import Run, Stage
+from afm_dist.stages.compression import (
+    MOMENTS,
+    check_ranks,
+    rewrite_linears,
+    rewrite_tables,
+    table_statistics,
+    target_linears,
+)
+from afm_dist.stages.training import Models
+from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.moments_file import save_moments
+from afm_dist.statistics.observe import forward_batch
+from afm_dist.training.recipe import preset
+from jobs.compress import Compress, model_config
+
+HYPER = {"embedding_dim": 4, "hidden": [12, 10, 8], "dropout": 0.1}
+FOLDED = {"deepfm", "dcn", "dcnv2", "gdcn", "autoint"}
+
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+@every_architecture
+def test_ranks_are_checked_before_there_is_data(name: str) -> None:
+    config = model_config(Compress(model=name), preset("default"))
+
+    check_ranks(config, FixedRank(rank=64), FixedRank(rank=2))
+
+
+@every_architecture
+def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
+    name: str, dataset: Manifest, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, dataset.fields, HYPER)
+    config = ModelConfig(architecture=name, hyper_parameters=HYPER, fields=dataset.fields)
+    source = str(tmp_path / "baseline")
+    save_pretrained(model, source, config)
+    run = Run(str(tmp_path / "run"), job="compress", config={})
+    data = Stage.external("data", dataset.location, "data")
+    baseline = Models(
+        stage=Stage.external("baseline", source, "model"), checkpoints={"baseline": source}, histories={}
+    )
+    batches = list(read_batches(dataset, dataset.shards("train"), 500))
+    moments = collect_moments(model, batches, target_linears(model), forward_fn=forward_batch)
+    statistics = run.stage("statistics", lambda folder: _save(folder, moments))
+
+    low_rank = rewrite_linears(
+        run,
+        baseline,
+        statistics,
+        policy=FixedRank(rank=3),
+        activation="shifted",
+        kappa=2.0,
+        ablation=False,
+    )
+    table_moments = table_statistics(run, data, dataset, low_rank, stream_check=False)
+    narrow = rewrite_tables(run, low_rank, table_moments, policy=FixedRank(rank=2))
+
+    for row in ("afm-emb", "svd-emb"):
+        (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
+        assert (entry.name, entry.folded_into) == ("embedding", "mlp.0" if name in FOLDED else None)
+        compressed = from_pretrained(narrow.checkpoints[row])
+        assert isinstance(compressed.get_submodule("mlp.3"), LowRankLinear)
+        assert isinstance(compressed.get_submodule("mlp.6"), LowRankLinear)
+        assert compressed.get_submodule("embedding").folded == (name in FOLDED)
+        assert compressed(batches[0].ids, batches[0].numeric).isfinite().all()
+
+
+def _save(folder: str, moments: dict) -> None:
+    save_moments(storage.join(folder, MOMENTS), moments)

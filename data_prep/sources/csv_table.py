@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -58,10 +59,12 @@ class CsvTable:
         header = sample.partition(b"\n")[0]
         self.delimiter = "\t" if header.count(b"\t") > header.count(b",") else ","
         self.names: list[str] = []
-        with self._reader(lambda row: "skip") as reader:
+        with self._reader(lambda row: "skip", {}) as reader:
             self.names = list(reader.schema.names)
-            first = next((batch for batch in reader if batch.num_rows), None)
         check_field_names(self.names, path)
+        # Again, now that the names are known: Arrow would make numbers of long identifiers.
+        with self._reader(lambda row: "skip", {}) as reader:
+            first = next((batch for batch in reader if batch.num_rows), None)
         sample_rows = pl.DataFrame(first.slice(0, SAMPLE_ROWS)) if first else pl.DataFrame()
         self.contents: dict[str, Content] = {
             name: content_of(text_of(sample_rows[name])) if first else "empty" for name in self.names
@@ -100,18 +103,19 @@ class CsvTable:
     def _batches(self) -> Iterator[tuple[pl.DataFrame, np.ndarray, list[Rejected]]]:
         """The whole file, with the line of each row and the lines that are no rows."""
         malformed: dict[int, Rejected] = {}
+        overlong: dict[int, Rejected] = {}
 
         def taken(before: float) -> list[Rejected]:
-            return [malformed.pop(line) for line in sorted(malformed) if line < before]
+            return [bad.pop(line) for bad in (malformed, overlong) for line in sorted(bad) if line < before]
 
         line = self.first_line
-        with self._reader(partial(self._keep, malformed, 0)) as reader:
+        with self._reader(partial(self._keep, malformed, 0), overlong) as reader:
             for batch in reader:
                 frame = pl.DataFrame(batch)
                 lines = _lines_of_rows(line, frame.height, malformed)
                 line = int(lines[-1]) + 1 if frame.height else line
                 yield frame, lines, taken(line)
-        if malformed:
+        if malformed or overlong:
             empty = pl.DataFrame(schema=dict.fromkeys(self.names, pl.Binary))
             yield empty, np.zeros(0, dtype=np.int64), taken(np.inf)
 
@@ -124,7 +128,8 @@ class CsvTable:
                 lines = lines.without_first(lines.text.find(b"\n") + 1)
                 start = 1
             malformed: dict[int, Rejected] = {}
-            text = _without_overlong(lines, line, malformed)
+            overlong: dict[int, Rejected] = {}
+            text = _without_overlong(lines, line, overlong)
             table = pa.table({name: pa.array([], pa.binary()) for name in self.names})
             if text:
                 options = self._options(partial(self._keep, malformed, line - 1))
@@ -136,13 +141,13 @@ class CsvTable:
                     raise self._unreadable(error) from error
             frame = pl.DataFrame(table)
             numbers = _lines_of_rows(line, frame.height, malformed)
-            yield frame, numbers, [malformed[number] for number in sorted(malformed)]
+            yield frame, numbers, [*malformed.values(), *overlong.values()]
             line += lines.count
 
     def _keep(self, malformed: dict[int, Rejected], offset: int, row: InvalidRow) -> str:
         number = row.number + offset
         reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
-        malformed[number] = Rejected(line=number, reason=reason, text=row.text)
+        malformed[number] = Rejected(line=number, reason=reason, text=row.text[: files.MAX_REJECTED_BYTES])
         return "skip"
 
     def _options(self, malformed: Callable[[InvalidRow], str]) -> dict[str, Any]:
@@ -162,21 +167,58 @@ class CsvTable:
         }
 
     @contextmanager
-    def _reader(self, malformed: Callable[[InvalidRow], str]) -> Iterator[Any]:
+    def _reader(self, malformed: Callable[[InvalidRow], str], overlong: dict[int, Rejected]) -> Iterator[Any]:
+        """The whole file, batch by batch; overlong lines are noted, and empty."""
+        if self.compression is None:
+            lines = files.lines_of_range(self.path, 0, self.bytes)
+        else:
+            lines = files.lines_of_compressed(self.path, self.compression)
         try:
             with (
-                files.open_stream(self.path, compression=self.compression) as stream,
+                _Stream(_texts(lines, overlong)) as stream,
                 pa_csv.open_csv(stream, **self._options(malformed)) as reader,
             ):
                 yield reader
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> DataError:
         message = str(error).splitlines()[0]
-        if self.compression is not None and "runcated" in message:
-            return DataError(f"{self.path}: the {self.compression} file is truncated; fetch it again")
+        if "straddling" in message:
+            message = f"a row has more than {BATCH_BYTES:,} bytes; perhaps a quote is not closed"
         return DataError(f"{self.path}: cannot be read as CSV ({message})")
+
+
+class _Stream(io.RawIOBase):
+    """Pieces of text, one after the other, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._waiting: list[bytes] = []
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """As many bytes as asked for, or all that are left: Arrow's batches are its reads."""
+        waiting = sum(map(len, self._waiting))
+        for piece in self._pieces:
+            self._waiting.append(piece)
+            waiting += len(piece)
+            if 0 <= size <= waiting:
+                break
+        text = b"".join(self._waiting)
+        end = len(text) if size < 0 else size
+        self._waiting = [text[end:]]
+        return text[:end]
+
+
+def _texts(pieces: Iterator[Lines], overlong: dict[int, Rejected]) -> Iterator[bytes]:
+    line = 1
+    for lines in pieces:
+        yield _without_overlong(lines, line, overlong)
+        line += lines.count
 
 
 def _lines_of_rows(first: int, rows: int, malformed: dict[int, Rejected]) -> np.ndarray:
@@ -197,13 +239,13 @@ def _joined(pieces: Iterable[Lines]) -> Iterator[Lines]:
         yield Lines.concatenate(waiting)
 
 
-def _without_overlong(lines: Lines, first_line: int, malformed: dict[int, Rejected]) -> bytes:
-    """The text with overlong lines emptied, which are malformed; an empty line is no row."""
+def _without_overlong(lines: Lines, first_line: int, overlong: dict[int, Rejected]) -> bytes:
+    """The text with overlong lines emptied; an empty line is no row."""
     if not lines.overlong:
         return lines.text
     kept = lines.text.split(b"\n")
     for index in lines.overlong:
-        malformed[first_line + index] = Rejected(
+        overlong[first_line + index] = Rejected(
             line=first_line + index,
             reason=f"the line is longer than {files.MAX_LINE_BYTES} bytes",
             text=kept[index][: files.MAX_REJECTED_BYTES].decode("utf-8", errors="backslashreplace"),

@@ -155,12 +155,6 @@ def open_input(path: str) -> Any:
     return filesystem.open_input_file(inner)
 
 
-def open_stream(path: str, *, compression: Compression | None) -> Any:
-    """An Arrow input stream, decompressed on the way."""
-    filesystem, inner = _filesystem(path)
-    return filesystem.open_input_stream(inner, compression=compression)
-
-
 def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of a file, read in bounded memory."""
     digest = hashlib.sha256()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -34,12 +33,17 @@ class Read:
 
 
 def read(source: Source) -> Read:
-    """Read every block; each begins where the one before ends."""
-    pieces = []
-    next_row: Counter[int] = Counter()
-    for block in source.blocks():
-        pieces += source.read(block, next_row[block.file])
-        next_row[block.file] += source.count_rows(block) or 0
+    """Read every block; each begins where the one before ends, or a file is read as a whole."""
+    pieces: list[RawRows] = []
+    for file in range(len(source.paths)):
+        blocks = [block for block in source.blocks() if block.file == file]
+        sizes = [source.count_rows(block) for block in blocks] if len(blocks) > 1 else [0]
+        if None in sizes:
+            blocks, sizes = [replace(blocks[0], end=blocks[-1].end)], [0]
+        first_row = 0
+        for block, size in zip(blocks, sizes, strict=True):
+            pieces += source.read(block, first_row)
+            first_row += size or 0
     return Read(
         rows=[row for piece in pieces for row in _rows(source, piece)],
         numbers=[number for piece in pieces for number in piece.numbers.tolist()],

@@ -10,6 +10,7 @@ import pytest
 from afm_dist.errors import DataError, OptionError
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
+from tests.data_prep.reading import read
 
 CLICK = ColumnOptions(label="click")
 
@@ -17,17 +18,6 @@ CLICK = ColumnOptions(label="click")
 def _write(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
-
-
-def _read(source: TabularSource) -> tuple[pl.DataFrame, list[int], list[tuple[int, str]]]:
-    pieces = []
-    first_row = 0
-    for block in source.blocks():
-        pieces += list(source.read(block, first_row))
-        first_row += source.count_rows(block)
-    frame = pl.concat([piece.frame for piece in pieces])
-    numbers = [number for piece in pieces for number in piece.numbers.tolist()]
-    return frame, numbers, [(bad.line, bad.reason) for piece in pieces for bad in piece.rejected]
 
 
 def _kinds(source: TabularSource) -> dict[str, str]:
@@ -57,9 +47,9 @@ def test_columns_are_inferred_and_shown(tmp_path: Path) -> None:
 def test_long_integers_are_identifiers_even_among_decimals(tmp_path: Path) -> None:
     path = _write(tmp_path / "t.csv", "click,hash\n1,10710025208886284288\n0,1.42e+19\n")
 
-    frame, _, _ = _read(TabularSource([path], CLICK))
+    got = read(TabularSource([path], CLICK))
 
-    assert frame["hash"].to_list() == ["10710025208886284288", "1.42e+19"]
+    assert got.rows == [[1, "10710025208886284288"], [0, "1.42e+19"]]
 
 
 def test_options_overrule_what_is_inferred(tmp_path: Path) -> None:
@@ -69,7 +59,7 @@ def test_options_overrule_what_is_inferred(tmp_path: Path) -> None:
     source = TabularSource([path], options)
 
     assert _kinds(source) == {"ad": "numeric", "price": "categorical"}
-    assert _read(source)[0].rows() == [(1, 7.0, "0.5"), (0, 8.0, "1.5")]
+    assert read(source).rows == [[1, 7.0, "0.5"], [0, 8.0, "1.5"]]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +91,11 @@ def test_rows_keep_their_line_numbers_around_malformed_ones(tmp_path: Path) -> N
         "1,g,1,1\n,h,1\n0,i,inf\n\n0,j,2.5\n1,k\n",
     )
 
-    frame, numbers, rejected = _read(TabularSource([path], ColumnOptions(label="click", numeric=("price",))))
+    got = read(TabularSource([path], ColumnOptions(label="click", numeric=("price",))))
 
-    assert frame.rows() == [(1, "a", 0.5), (1, "d, e", None), (0, "j", 2.5)]
-    assert [number + 2 for number in numbers] == [2, 5, 11]
-    assert rejected == [
+    assert got.rows == [[1, "a", 0.5], [1, "d, e", None], [0, "j", 2.5]]
+    assert [number + 2 for number in got.numbers] == [2, 5, 11]
+    assert got.reasons == [
         (3, "label '2' is not 0 or 1"),
         (4, "2 fields instead of 3"),
         (6, "price 'many' is not a finite number"),
@@ -121,31 +111,32 @@ def test_line_numbers_hold_across_batches(tmp_path: Path, monkeypatch: pytest.Mo
     lines = [f"{i % 2},{i}" if i % 7 else "broken" for i in range(500)]
     path = _write(tmp_path / "t.csv", "click,ad\n" + "\n".join(lines) + "\n")
 
-    frame, numbers, rejected = _read(TabularSource([path], CLICK))
+    got = read(TabularSource([path], CLICK))
 
-    assert numbers == [i for i in range(500) if i % 7]
-    assert frame["ad"].to_list() == [str(i) for i in numbers]
-    assert [line - 2 for line, _ in rejected] == [i for i in range(500) if i % 7 == 0]
+    assert got.pieces > 10
+    assert got.numbers == [i for i in range(500) if i % 7]
+    assert got.rows == [[i % 2, str(i)] for i in got.numbers]
+    assert [line - 2 for line, _ in got.reasons] == [i for i in range(500) if i % 7 == 0]
 
 
 def test_bytes_that_are_not_text_are_rejected_alone(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"click,ad\n1,caf\xc3\xa9\n0,caf\xe9\n0,\n")
 
-    frame, _, rejected = _read(TabularSource([str(path)], CLICK))
+    got = read(TabularSource([str(path)], CLICK))
 
-    assert frame.rows() == [(1, "café"), (0, None)]
-    assert rejected == [(3, r"ad 'caf\\xe9' is not UTF-8")]
+    assert got.rows == [[1, "café"], [0, None]]
+    assert got.reasons == [(3, r"ad 'caf\\xe9' is not UTF-8 text without NUL bytes")]
 
 
 def test_tabs_gzip_quotes_and_windows_line_ends_are_understood(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv.gz"
     path.write_bytes(gzip.compress(b'"click"\t"ad"\r\n1\t"two\nlines"\r\n0\t"a ""b"""\r\n'))
 
-    frame, _, rejected = _read(TabularSource([str(path)], CLICK))
+    got = read(TabularSource([str(path)], CLICK))
 
-    assert frame.rows() == [(1, "two\nlines"), (0, 'a "b"')]
-    assert rejected == []
+    assert got.rows == [[1, "two\nlines"], [0, 'a "b"']]
+    assert got.reasons == []
 
 
 @pytest.mark.parametrize(
@@ -195,13 +186,13 @@ def test_parquet_types_decide_and_row_groups_are_blocks(
     frame.write_parquet(path, row_group_size=3)
 
     source = TabularSource([str(path)], CLICK)
-    rows, numbers, rejected = _read(source)
+    got = read(source)
 
     assert [(block.start, block.end) for block in source.blocks()] == [(0, 2), (2, 4)]
     assert _kinds(source) == {"ad": "categorical", "site": "categorical", "price": "numeric"}
-    assert rows.rows() == [(1, "7", "x", 0.5), (0, None, None, None)] * 4
-    assert numbers == [0, 1, 3, 4, 6, 7, 9, 10]
-    assert rejected == [(line, "label missing is not 0 or 1") for line in (3, 6, 9, 12)]
+    assert got.rows == [[1, "7", "x", 0.5], [0, None, None, None]] * 4
+    assert got.numbers == [0, 1, 3, 4, 6, 7, 9, 10]
+    assert got.reasons == [(line, "label missing is not 0 or 1") for line in (3, 6, 9, 12)]
 
 
 def test_a_nested_parquet_column_must_be_left_out(tmp_path: Path) -> None:
@@ -212,20 +203,16 @@ def test_a_nested_parquet_column_must_be_left_out(tmp_path: Path) -> None:
         TabularSource([str(path)], CLICK)
 
     source = TabularSource([str(path)], ColumnOptions(label="click", drop=("tags",)))
-    assert _read(source)[0].rows() == [(1, "a"), (0, "b")]
+    assert read(source).rows == [[1, "a"], [0, "b"]]
 
 
 def test_a_field_may_be_called_label_when_the_label_is_not(tmp_path: Path) -> None:
     path = _write(tmp_path / "t.csv", "click,label,price\n1,0,2.5\n0,1,0.5\n1,x,1.5\n")
 
-    rows, _, rejected = _read(TabularSource([path], CLICK))
+    got = read(TabularSource([path], CLICK))
 
-    assert rejected == []
-    assert rows.to_dict(as_series=False) == {
-        "click": [1, 0, 1],
-        "label": ["0", "1", "x"],
-        "price": [2.5, 0.5, 1.5],
-    }
+    assert got.reasons == []
+    assert got.rows == [[1, "0", 2.5], [0, "1", 0.5], [1, "x", 1.5]]
 
 
 def test_a_real_log_reads_as_the_csv_module_reads_it() -> None:
@@ -233,12 +220,15 @@ def test_a_real_log_reads_as_the_csv_module_reads_it() -> None:
     if not path.exists():
         pytest.skip("development data is absent")
 
-    frame, numbers, rejected = _read(TabularSource([str(path)], CLICK))
-
     with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rejected == []
-    assert numbers == list(range(len(rows) - 1))
-    for column, name in enumerate(rows[0]):
-        got = frame[name].cast(pl.String).fill_null("")
-        assert got.to_list() == [row[column] for row in rows[1:]]
+        header, *rows = csv.reader(file)
+    click = header.index("click")
+    columns = ColumnOptions(label="click", categorical=tuple(name for name in header if name != "click"))
+    for block_bytes in (1 << 16, 1 << 30):
+        got = read(TabularSource([str(path)], columns, block_bytes=block_bytes))
+
+        assert got.reasons == []
+        assert got.numbers == list(range(len(rows)))
+        assert got.rows == [
+            [float(row[click]), *(value or None for i, value in enumerate(row) if i != click)] for row in rows
+        ]

@@ -1,0 +1,151 @@
+"""A CSV file read in byte ranges against the same file read as a whole, and against the csv module."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from afm_dist.errors import DataError
+from data_prep.sources import csv_table, files
+from data_prep.sources.tabular import TabularSource
+from data_prep.sources.tabular_columns import ColumnOptions
+from tests.data_prep.reading import Read, read
+
+COLUMNS = ColumnOptions(label="click", categorical=("ad", "site"), numeric=("price",))
+HEADER = "click,ad,price,site"
+LINES = st.one_of(
+    st.builds(
+        lambda label, ad, price, site: f"{label},{ad},{price},{site}",
+        st.sampled_from("01"),
+        st.text("ab é", max_size=3),
+        st.sampled_from(["", "1", "-2.5", "NA", "3e2"]),
+        st.text("xyz", max_size=2),
+    ),
+    st.sampled_from(
+        ["", ",,,", "1,a", "1,a,2,x,extra", "2,a,1,x", ",a,1,x", "1,a,many,x", "0,\0,1,x", "1,a,inf,x"]
+    ),
+    st.integers(35, 130).map(lambda size: "1,a,2," + "x" * size),
+)
+
+
+def _read(path: Path, *, block_bytes: int = 1 << 30) -> Read:
+    return read(TabularSource([str(path)], COLUMNS, block_bytes=block_bytes))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    written=st.lists(LINES, min_size=1, max_size=14),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    final_newline=st.booleans(),
+    mark=st.sampled_from([b"", files.BYTE_ORDER_MARK]),
+    block_bytes=st.integers(60, 300),
+    chunk_bytes=st.integers(5, 300),
+)
+@example(["1,a,2," + "x" * 50, "1,b,3,y"], "\n", True, b"", 30, 1 << 20)
+def test_byte_ranges_give_the_rows_of_the_whole_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    written: list[str],
+    newline: str,
+    final_newline: bool,
+    mark: bytes,
+    block_bytes: int,
+    chunk_bytes: int,
+) -> None:
+    path = tmp_path_factory.mktemp("table") / "t.csv"
+    written = ["1,a,0.5,x", *written]
+    at_end = newline if final_newline else ""
+    path.write_bytes(mark + (newline.join([HEADER, *written]) + at_end).encode())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "MAX_LINE_BYTES", 60)
+        patch.setattr(csv_table, "BATCH_BYTES", 200)
+        whole = _read(path)
+        patch.setattr(files, "CHUNK_BYTES", chunk_bytes)
+        patch.setattr(csv_table, "BATCH_BYTES", 70)
+        in_ranges = _read(path, block_bytes=block_bytes)
+
+    assert in_ranges.rows == whole.rows
+    assert in_ranges.numbers == whole.numbers
+    assert in_ranges.rejected == whole.rejected
+    # What is neither a row nor rejected is blank.
+    known = {*whole.numbers, *(bad.line - 2 for bad in whole.rejected)}
+    assert [line for number, line in enumerate(written) if number not in known and line.strip(",")] == []
+    for number, row in zip(whole.numbers, whole.rows, strict=True):
+        label, ad, price, site = written[number].split(",")
+        number_or_none = float(price) if price not in ("", "NA") else None
+        assert row == [float(label), ad or None, number_or_none, site or None]
+
+
+def test_many_ranges_have_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "\n" + "1,a,2,x\n" * 100)
+
+    assert _read(path, block_bytes=100).pieces > 7
+    assert _read(path).pieces == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from("01"), st.text(max_size=4), st.just("1.5"), st.text(',"\n\tx', max_size=4)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_quoted_values_are_read_as_the_csv_module_writes_them(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
+) -> None:
+    path = tmp_path_factory.mktemp("table") / "t.csv"
+    rows = [tuple(value.replace("\r", "").replace("\0", "") for value in row) for row in rows]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([HEADER.split(","), *rows])
+    path.write_text(file.getvalue(), newline="", encoding="utf-8")
+
+    got = _read(path, block_bytes=64)
+
+    assert got.rows == [[float(label), ad or None, 1.5, site or None] for label, ad, _, site in rows]
+
+
+def test_a_file_with_quoted_line_ends_is_read_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "\n" + '1,"two\nlines",0.5,x\n0,b,1.5,y\n' * 50)
+    source = TabularSource([str(path)], COLUMNS, block_bytes=100)
+
+    got = read(source)
+
+    assert len(source.blocks()) > 5
+    assert {source.count_rows(block) for block in source.blocks()} >= {None}
+    assert got.rows == [[1, "two\nlines", 0.5, "x"], [0, "b", 1.5, "y"]] * 50
+    assert got.numbers == list(range(100))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_compressed_copy_gives_the_same_rows(tmp_path: Path, compression: str) -> None:
+    text = (HEADER + "\r\n" + "1,a,2,x\r\nbroken\r\n0,b,0.5,\r\n" * 30).encode()
+    plain, packed = tmp_path / "t.csv", tmp_path / "t.csv.z"
+    plain.write_bytes(text)
+    packed.write_bytes(
+        gzip.compress(text) if compression == "gzip" else pa.compress(text, "zstd", asbytes=True)
+    )
+
+    assert _read(packed) == _read(plain)
+    assert len(_read(packed).rejected) == 30
+
+
+def test_an_open_quote_that_swallows_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_table, "BATCH_BYTES", 200)
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "\n" + "1,a,2,x\n" * 10 + '1,"a,2,x\n' + "1,a,2,x\n" * 100)
+
+    with pytest.raises(DataError, match=r"t\.csv: .*a row has more than 200 bytes; .* quote"):
+        _read(path)

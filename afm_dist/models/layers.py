@@ -91,6 +91,7 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
         ValueError: names the option and its value.
     """
     for name, value in sizes.items():
-        numbers = (value,) if isinstance(value, int) else tuple(value)
+        numbers = tuple(value) if isinstance(value, Sequence) else (value,)
         if min(numbers, default=1) < 1:
-            raise ValueError(f"{name} {value if isinstance(value, int) else numbers}: must be at least 1")
+            shown = numbers if isinstance(value, Sequence) else value
+            raise ValueError(f"{name} {shown}: must be at least 1")

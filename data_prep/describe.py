@@ -30,12 +30,17 @@ def show(location: str) -> None:
         DataError: it is none, or damaged.
     """
     description = Description.of(Manifest.load(location))
+    show_tables(description)
+    write_page(description, location)
+
+
+def show_tables(description: Description) -> None:
+    """Everything worth knowing, for a terminal of 80 columns or more, or a file."""
     show_summary(description)
     _show_categorical(description)
     _show_numeric(description)
     _show_thresholds(description)
     _show_inputs(description)
-    write_page(description, location)
 
 
 def show_summary(description: Description) -> None:

@@ -175,10 +175,8 @@ def _read_counts(parquet: pq.ParquetFile, location: str) -> Frequencies:
 
 
 def _read_top(parquet: pq.ParquetFile, top: int) -> tuple[tuple[str, int], ...]:
-    rows: list[tuple[str, int]] = []
-    for batch in parquet.iter_batches(top + 1, columns=["token", "count"]):
-        tokens = (token or "" for token in batch["token"].to_pylist())
-        rows.extend(zip(tokens, batch["count"].to_pylist(), strict=True))
-        if len(rows) > top:
-            break
-    return tuple(rows[1 : top + 1])
+    first = next(parquet.iter_batches(top + 1, columns=["token", "count"]), None)
+    if first is None:
+        return ()
+    tokens = [token or "" for token in first["token"].to_pylist()]
+    return tuple(zip(tokens[1:], first["count"].to_pylist()[1:], strict=True))

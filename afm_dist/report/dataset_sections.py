@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from afm_dist.dataset.description import CategoricalField, Description, InputFile
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
@@ -24,6 +26,7 @@ from afm_dist.report.plots import vocabularies
 PLOTTED_FIELDS = 60
 FOLDED_FROM = 6
 TOKEN_LENGTH = 32
+LONG_NAME = 20
 
 
 def splits(description: Description) -> Html:
@@ -92,25 +95,23 @@ def categorical(description: Description) -> Html:
 
 
 def _categorical_grid(description: Description) -> Grid:
-    derived = any(words.made_of(field) for field in description.categorical)
     headings = ["Field", "Ids", f"Ids for 90{text.SPACE}%", _in_percent("Coverage"), _in_percent("Missing")]
     headings += [_in_percent(f"Unknown in {name}") for name in description.held_out]
-    headings += ["Most frequent"] + (["Made by"] if derived else [])
     return Grid(
         caption="Categorical fields",
-        columns=headings,
-        words=(0, len(headings) - 1 - derived, len(headings) - derived),
-        groups=[("", [_categorical_line(field, description, derived) for field in description.categorical])],
+        columns=[*headings, "Most frequent"],
+        words=(0, len(headings)),
+        groups=[("", [_categorical_line(field, description.held_out) for field in description.categorical])],
     )
 
 
-def _categorical_line(field: CategoricalField, description: Description, derived: bool) -> Line:
-    shares = [field.coverage, field.missing_share]
-    shares += [field.unknown_share.get(name) for name in description.held_out]
+def _categorical_line(field: CategoricalField, held_out: Sequence[str]) -> Line:
+    shares = [field.coverage, field.missing_share, *(field.unknown_share.get(name) for name in held_out)]
     top = (
         (code(words.token(token.token, TOKEN_LENGTH)), plain(words.percent(token.share)))
         for token in field.top
     )
+    made_of = words.made_of(field)
     return Line(
         cells=[
             _name(field.name),
@@ -118,8 +119,8 @@ def _categorical_line(field: CategoricalField, description: Description, derived
             plain(words.optional(field.ids_for_90_percent)),
             *(plain(words.percent(share)) for share in shares),
             join((Html(f"{token}{text.SPACE}{share}{text.SPACE}%") for token, share in top), ", "),
-            *([plain(words.made_of(field))] if derived else []),
-        ]
+        ],
+        note=plain(f"made by {made_of}") if made_of else EMPTY,
     )
 
 
@@ -210,4 +211,4 @@ def _in_percent(heading: str) -> str:
 
 
 def _name(name: str) -> Html:
-    return Html(f'<span class="long">{plain(name)}</span>')
+    return Html(f'<span class="long">{plain(name)}</span>') if len(name) > LONG_NAME else plain(name)

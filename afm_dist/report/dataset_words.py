@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from afm_dist.dataset.description import CategoricalField, Description, NumericField
-from afm_dist.report.text import NONE, count, listed, significant
+from afm_dist.report.text import NONE, SPACE, count, listed, significant
 
 MISSING = "(missing)"
 DEFINITIONS = (
@@ -50,14 +50,14 @@ def percent(share: float | None) -> str:
     if share in (0, 1):
         return f"{100 * share:.0f}"
     digits = f"{100 * share:.1f}"
-    return {"0.0": "< 0.1", "100.0": "> 99.9"}.get(digits, digits)
+    return {"0.0": f"<{SPACE}0.1", "100.0": f">{SPACE}99.9"}.get(digits, digits)
 
 
 def label_rate(share: float | None) -> str:
     """The label rate in percent, with the sign; rare labels to three digits."""
     if share is None:
         return NONE
-    return f"{100 * share:.2f} %" if share >= 0.01 else f"{significant(100 * share)} %"
+    return f"{100 * share:.2f}{SPACE}%" if share >= 0.01 else f"{significant(100 * share)}{SPACE}%"
 
 
 def optional(value: int | None) -> str:

@@ -6,42 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
 from afm_dist.report import table, write_report
 from tests.report.example import example_report
+from tests.report.parsed_page import Page
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = "afm-<script>alert('x')</script>&$\\frac|`*[b]\n\"emb"
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced; collects what the tests ask about."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.ids, self.addresses, self.words = [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +25,8 @@ def example(tmp_path_factory):
 def _write(tmp_path, report):
     location = write_report(report, str(tmp_path))
     assert location == str(tmp_path / "report.html")
-    page = Page()
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    page.feed(html)
-    page.close()
-    assert page.open == []
-    return page, html, (tmp_path / "report.md").read_text(encoding="utf-8")
+    return Page.of(html), html, (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_same_dict_gives_same_bytes(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import presets
+from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
 from tests.jobs.conftest import write_clicks
 
@@ -58,9 +60,33 @@ def test_program_for_your_own_model_runs(
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    help_text = run("jobs/compress.py", "--help").stdout
-    for option in set(re.findall(r"`(--[a-z-]+)[ `]", README)) - {"--help", "--source", "--input"}:
+    help_text = "".join(run(f"jobs/{job}.py", "--help").stdout for job in ("prepare", "compress"))
+    for option in set(re.findall(r"`(--[a-z-]+)[ `]", README)) - {"--help"}:
         assert option in help_text, option
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_command_for_a_large_log_runs(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(criteo_text(2_000))
+    (block,) = [block for block in blocks("sh") if "train.txt" in block]
+    program, job, *arguments = shlex.split(block)
+    assert program == "python"
+    placed = [
+        str(tmp_path / word) if word == "train.txt" or word.startswith("data/") else word
+        for word in arguments
+    ]
+
+    result = run(job, *placed)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "39 categorical fields" in result.stdout
+
+
+def test_presets_of_the_readme_are_the_named_ones() -> None:
+    named = re.findall(r"^\| `([a-z][a-z0-9-]+)` \|", README, re.MULTILINE)
+
+    assert sorted([*named, "default"]) == presets.names()
 
 
 def test_readme_names_no_missing_file() -> None:

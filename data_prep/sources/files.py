@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,8 @@ class InputFile:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return self.path.rstrip("/").rpartition("/")[2]
+        last = self.path.rstrip("/").rpartition("/")[2]
+        return unquote(last) if storage.is_uri(self.path) else last
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,21 @@ def expand(patterns: Sequence[str]) -> list[str]:
         folder, _, last = given.rpartition("/")
         if any(mark in last for mark in "*?["):
             names = [name for name in _files_in(folder or ".") if Path(name).match(last)]
-            matching = [storage.join(folder, name) if folder else name for name in names]
+            matching = [_below(folder, name) if folder else name for name in names]
             if not matching:
                 raise DataError(f"{given}: no file matches; check --input")
         elif _is_folder(given):
-            matching = [storage.join(given, name) for name in _files_in(given)]
+            matching = [_below(given, name) for name in _files_in(given)]
             if not matching:
                 raise DataError(f"{given}: the folder holds no files; check --input")
         else:
             matching = [given]
         found.extend(sorted(matching, key=_natural))
     return found
+
+
+def _below(folder: str, name: str) -> str:
+    return storage.join(folder, quote(name) if storage.is_uri(folder) else name)
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

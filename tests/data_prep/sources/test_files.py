@@ -166,13 +166,18 @@ def test_files_folders_and_patterns_become_files_in_natural_order(tmp_path: Path
 def test_patterns_are_understood_in_uris_and_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "b.csv").touch()
-    (tmp_path / "a.csv").touch()
+    names = ["a.csv", "b #1 é.csv"]
+    for name in names:
+        (tmp_path / name).touch()
     uri = f"file://{tmp_path}"
     monkeypatch.chdir(tmp_path)
 
-    assert files.expand([uri]) == files.expand([f"{uri}/*.csv"]) == [f"{uri}/a.csv", f"{uri}/b.csv"]
-    assert files.expand(["*.csv"]) == ["a.csv", "b.csv"]
+    of_folder, of_pattern = files.expand([uri]), files.expand([f"{uri}/*.csv"])
+
+    assert of_folder == of_pattern
+    assert of_folder[0] == f"{uri}/a.csv"
+    assert [files.describe(path).name for path in of_folder] == names
+    assert files.expand(["*.csv"]) == names
 
 
 @pytest.mark.parametrize(("given", "what"), [("*.csv", "no file matches"), ("", "the folder holds no files")])

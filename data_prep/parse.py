@@ -130,7 +130,7 @@ def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
         rejected = [
             Rejected(
                 line=parsing.source.line_of(int(rows.numbers[row])),
-                reason=f"{name} {_show(column.values[int(column.codes[row])], parsing.source)} {what}",
+                reason=f"{name}{_show(column.values[int(column.codes[row])], parsing.source)} {what}",
                 text="",
             )
             for row in np.flatnonzero(~good)
@@ -153,7 +153,9 @@ def _readable(column: Column, source: Source) -> pl.Series:
 
 
 def _show(value: object, source: Source) -> str:
-    return "" if value is None else repr(source.token_text(pl.Series([value], dtype=source.token_type))[0])
+    if value is None:
+        return ""
+    return f" {source.token_text(pl.Series([value], dtype=source.token_type))[0]!r}"
 
 
 def all_rejected(label: str, rejected: int, offenders: Sequence[str]) -> str:

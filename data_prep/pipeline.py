@@ -29,8 +29,8 @@ from data_prep.plan import RECORD, REJECTED, check_output, make_plan, why_prepar
 from data_prep.protocol import Protocol
 from data_prep.shards import cut_into_shards
 from data_prep.sources import files
-from data_prep.sources.source import Block, RawField, Source
-from data_prep.split import SPLITS, TRAIN
+from data_prep.sources.source import Block, RawField, Source, check_field_names
+from data_prep.split import SPLITS, TRAIN, SplitRule
 from data_prep.spool import open_values
 from data_prep.transforms import FieldRule
 from data_prep.vocabulary import TokenRange
@@ -65,6 +65,8 @@ def prepare(
     """
     output = storage.absolute(output)
     check_output(output)
+    rules, split = protocol.rules(source.fields), protocol.split(len(source.paths))
+    check_field_names([source.label, *(rule.name for rule in rules)], f"preset {protocol.preset}")
     plan = make_plan(source, protocol)
     reason = why_prepare(output, plan)
     # Receipts are of blocks: they are of no use to a run with others.
@@ -77,22 +79,29 @@ def prepare(
     console.say(f"preparing {output} ({reason or 'again: --resume never'})")
     work.begin()
     cluster.ensure_ray()
-    return _Preparation(source, output, protocol, plan, work).run()
+    return _Preparation(source, output, protocol, rules, split, plan, work).run()
 
 
 class _Preparation:
     """The stages, in order; each reads what the one before returned."""
 
     def __init__(
-        self, source: Source, output: str, protocol: Protocol, plan: dict[str, Any], work: WorkDirectory
+        self,
+        source: Source,
+        output: str,
+        protocol: Protocol,
+        rules: tuple[FieldRule, ...],
+        split: SplitRule,
+        plan: dict[str, Any],
+        work: WorkDirectory,
     ) -> None:
         self.source = source
         self.output = output
         self.protocol = protocol
+        self.rules = rules
+        self.split = split
         self.plan = plan
         self.work = work
-        self.rules = protocol.rules(source.fields)
-        self.split = protocol.split(len(source.paths))
 
     def run(self) -> Manifest:
         checksums, found = self.parse(self.scan())

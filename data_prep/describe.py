@@ -18,6 +18,7 @@ from data_prep.plan import PAGE
 
 WIDTH_IN_FILES = 120
 WIDEST = 10_000
+GAP = 2
 TOKEN_LENGTH = 24
 SHORT_DIGEST_LENGTH = 12
 INPUTS_SHOWN = 8
@@ -55,7 +56,7 @@ def show_summary(description: Description) -> None:
         )
         for split in description.splits
     ]
-    _print(_table(description.name, ("split", "rows", "positive", "shards", "MB"), rows))
+    _print(_table(words.visible(description.name), ("split", "rows", "positive", "shards", "MB"), rows))
     console.say(
         f"{words.number(len(description.categorical), 'categorical field')} with "
         f"{text.count(description.ids)} ids (threshold {words.optional(description.threshold)}), "
@@ -79,9 +80,7 @@ def write_page(description: Description, location: str) -> None:
     try:
         storage.write_bytes(target, page(description).encode())
     except OSError as error:
-        console.warn(
-            f"{target}: cannot be written ({error.strerror or error}); the tables above say the same"
-        )
+        console.warn(f"{target}: the page cannot be written ({error.strerror or error})")
     else:
         console.say(f"as a page: {target}")
 
@@ -93,7 +92,7 @@ def _show_categorical(description: Description) -> None:
     headings = ["field", "ids", "ids for\n90 %", "cover-\nage, %", "miss-\ning, %"]
     headings += [f"unknown\n{name[:5]}, %" for name in description.held_out]
     rows = [_categorical_row(field, description.held_out) for field in fields]
-    room = _width() - _natural_width(_table("", headings, rows)) - 1
+    room = _width() - _natural_width(_table("", headings, rows)) - GAP
     for row, field in zip(rows, fields, strict=True):
         row.append(_as_many_as_fit(field.top, room))
     console.say("")
@@ -101,7 +100,7 @@ def _show_categorical(description: Description) -> None:
     console.say("")
     made: dict[str, list[str]] = {}
     for field in fields:
-        made.setdefault(words.made_of(field), []).append(field.name)
+        made.setdefault(words.visible(words.made_of(field)), []).append(words.visible(field.name))
     _say_pairs([(f"made by {how}", ", ".join(names)) for how, names in made.items() if how])
     if any(made):
         console.say("")
@@ -137,7 +136,7 @@ def _show_numeric(description: Description) -> None:
             words.percent(field.missing_share),
             f"{field.mean:.4g}",
             f"{field.deviation:.4g}",
-            words.made_of(field),
+            words.visible(words.made_of(field)),
         ]
         for field in description.numeric
     ]
@@ -164,9 +163,10 @@ def _show_thresholds(description: Description) -> None:
 
 
 def _show_inputs(description: Description) -> None:
+    length = _width() // 4
     rows = [
-        [words.cut(file.name, _width() // 4), words.optional(file.bytes), file.sha256 or text.NONE]
-        for file in description.inputs[:INPUTS_SHOWN]
+        [words.cut(words.visible(f.name), length), words.optional(f.bytes), f.sha256 or text.NONE]
+        for f in description.inputs[:INPUTS_SHOWN]
     ]
     if not rows:
         return
@@ -218,7 +218,7 @@ def _say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _name(name: str) -> str:
-    return words.cut(name, _width() // 6)
+    return words.cut(words.visible(name), _width() // 6)
 
 
 def _natural_width(table: Table) -> int:

@@ -29,10 +29,15 @@ def token(value: str, length: int) -> str:
         return MISSING
     # Of a token of megabytes only the ends are looked at.
     ends = value if len(value) <= 2 * length else f"{value[:length]}…{value[-length:]}"
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in ends)
-    if visible != visible.strip() or visible == MISSING:
-        visible = f'"{visible}"'
-    return cut(visible, length)
+    shown = visible(ends)
+    if shown != shown.strip() or shown == MISSING:
+        shown = f'"{shown}"'
+    return cut(shown, length)
+
+
+def visible(words: str) -> str:
+    """Words with what cannot be seen, or would move a terminal's cursor, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def cut(words: str, length: int) -> str:

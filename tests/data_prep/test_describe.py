@@ -107,18 +107,34 @@ def test_files_hold_a_row_of_the_table_in_a_line_of_120_columns(printed: Printed
 
 
 def test_brackets_and_control_characters_in_names_and_tokens_are_text(printed: Printed) -> None:
-    field = replace(categorical_field(1), name="[red]f[/red]", top=(Token(token="[b]\x1b[31m\n", share=0.5),))
-    example = replace(
-        example_description(), name="[red]d", label="[l]", categorical=(field,), preset="\x1b[31m"
+    name = "[red]f[/red]\x1b[31m"
+    field = replace(
+        categorical_field(1),
+        name=name,
+        column="\x1b[31mc",
+        transform="[x]",
+        top=(Token(token="[b]\x1b[31m\n", share=0.5),),
     )
-    file = printed(120, True)
+    example = example_description()
+    example = replace(
+        example,
+        name=name,
+        label="[l]",
+        preset="\x1b[31m",
+        categorical=(field,),
+        numeric=(replace(example.numeric[0], name=name, transform=name),),
+        inputs=(replace(example.inputs[0], name=name),),
+        thresholds=(replace(example.thresholds[0], least_covered=name),),
+    )
+    file = printed(200, True)
 
     describe.show_tables(example)
 
     text = file.getvalue()
-    assert "[red]f[/red]" in text and "[red]d" in text and "'[l]'" in text
+    assert text.count("[red]f[/red]\\x1b[31m") == 7
+    assert "'[l]'" in text and "made by [x] of \\x1b[31mc" in text
     assert "[b]\\x1b[31m\\n 50.0%" in text
-    assert "\x1b[31m" not in text
+    assert "\x1b" not in text
 
 
 def test_fields_made_of_other_columns_are_listed_by_how(printed: Printed) -> None:

@@ -107,6 +107,8 @@ def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
             "prepare the data again"
         )
     location = storage.join(manifest.location, file.path)
+    if not storage.exists(location):
+        raise _damaged(location, "no such file")
     size = storage.size(location)
     if size != file.bytes:
         raise _damaged(location, f"{size} bytes where the manifest promises {file.bytes}")

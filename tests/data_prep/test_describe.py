@@ -279,7 +279,7 @@ def test_a_damaged_dataset_has_no_page(tmp_path: Path, printed: Printed) -> None
     Path(manifest.location, "vocabulary", "ad.parquet").unlink()
     file = printed(100, True)
 
-    with pytest.raises(DataError, match=r"vocabulary/ad\.parquet: no such file"):
+    with pytest.raises(DataError, match=r"vocabulary/ad\.parquet: .*no such file.*prepare the data again"):
         describe.show(manifest.location)
 
     assert file.getvalue() == ""

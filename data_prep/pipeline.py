@@ -25,7 +25,7 @@ from data_prep import encode, parse, vocabulary
 from data_prep.fields import TokenBuilder, add_up, build, write_maps
 from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
 from data_prep.parse import BlockReceipt, Parsing
-from data_prep.plan import RECORD, REJECTED, check_output, make_plan, why_prepare
+from data_prep.plan import PAGE, RECORD, REJECTED, check_output, make_plan, why_prepare
 from data_prep.protocol import Protocol
 from data_prep.shards import cut_into_shards
 from data_prep.sources import files
@@ -177,7 +177,7 @@ class _Preparation:
 
     def clear(self) -> None:
         """Remove the dataset that is being replaced, manifest first."""
-        for name in (FILE_NAME, RECORD, "vocabulary", *SPLITS):
+        for name in (FILE_NAME, RECORD, PAGE, "vocabulary", *SPLITS):
             storage.remove(storage.join(self.output, name))
 
     def fields(self, found: Findings) -> tuple[tuple[Field, ...], dict[str, Shard], list[list[str]]]:

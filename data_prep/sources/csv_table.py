@@ -74,9 +74,11 @@ class CsvTable:
         """Byte ranges of a plain file; a whole compressed one."""
         if self.compression is not None:
             return [(0, self.bytes, max(1, round(self.bytes * COMPRESSION_RATIO / self.row_bytes)))]
+        starts = range(0, self.bytes, block_bytes)
+        ends = [min(self.bytes, start + block_bytes) for start in starts]
         return [
-            (start, min(self.bytes, start + block_bytes), max(1, round(block_bytes / self.row_bytes)))
-            for start in range(0, self.bytes, block_bytes)
+            (start, end, max(1, round((end - start) / self.row_bytes)))
+            for start, end in zip(starts, ends, strict=True)
         ]
 
     def count_rows(self, start: int, end: int) -> int | None:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import ray
 
 from afm_dist import console, storage
 from afm_dist.cluster import ensure_ray
@@ -45,6 +46,9 @@ def run(*, rows: int, rounds: int, peers_python: str | None) -> list[Result]:
     ensure_ray()
     with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, _quiet():
         log = _log(folder, rows)
+        # Fresh workers: those that wrote the log keep the memory they needed for it.
+        ray.shutdown()
+        ensure_ray()
         preparing = _Preparing(folder)
         memory = _memory(preparing, log, rows)
         seconds = time_in_turn(

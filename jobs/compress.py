@@ -43,7 +43,8 @@ class Compress:
     preset: str = "default"
     """Recipes and ranks the options below start from: default, afm-criteo or afm-avazu."""
     model: str = "deepfm"
-    """Architecture of the baseline, when it is trained here."""
+    """Architecture of the baseline, when it is trained here: autoint, dcn, dcnv2, deepfm, dlrm, fibinet,
+    gdcn or nfm."""
     mlp_rank: int | None = None
     """Rank of the MLP's second and third linear layers."""
     mlp_energy: float | None = None

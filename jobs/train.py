@@ -21,7 +21,7 @@ class Train:
     output: str
     """Run directory; created if it is not there."""
     model: str = "deepfm"
-    """Architecture."""
+    """Architecture: autoint, dcn, dcnv2, deepfm, dlrm, fibinet, gdcn or nfm."""
     preset: str = "default"
     """Recipe the options below start from: default, afm-criteo or afm-avazu."""
     embedding_dim: int | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from afm_dist.models import ARCHITECTURES
 from data_prep import presets
 from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
@@ -81,6 +82,12 @@ def test_command_for_a_large_log_runs(tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "39 categorical fields" in result.stdout
+
+
+def test_architectures_of_the_readme_are_the_known_ones() -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith("| another architecture")]
+
+    assert re.findall(r"`([a-z0-9]+)`", row) == sorted(ARCHITECTURES)
 
 
 def test_presets_of_the_readme_are_the_named_ones() -> None:

@@ -246,6 +246,21 @@ def test_more_malformed_rows_than_allowed_stop_the_job_and_name_the_first_ten(
     assert made.facts["rows_rejected"] == 12
 
 
+def test_many_malformed_rows_are_kept_in_several_files(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
+    form = FORMATS["criteo"]
+    here.setattr(parse, "REJECTED_PER_FILE", 4)
+    lines = [line for good in form.lines[:10] for line in (good, f"broken {good}")]
+    source = _source(form, tmp_path / "log", form.text(lines))
+
+    made = prepare(source, str(tmp_path / "data"), _protocol(form, source, max_bad_rows=0.5))
+
+    assert storage.list_names(storage.join(made.location, "rejected")) == [
+        f"part-00000-{number:03d}.jsonl" for number in range(3)
+    ]
+    assert [kept["line"] for kept in _rejected(made)] == list(range(2, 21, 2))
+    assert [kept["text"] for kept in _rejected(made)] == lines[1::2]
+
+
 @every_format
 def test_a_log_without_a_single_label_says_what_stands_there(
     tmp_path: Path, here: pytest.MonkeyPatch, form: Format

@@ -22,7 +22,7 @@ def _series(draw: st.DataObject, dtype: type[pl.DataType]) -> pl.Series:
 
 
 @pytest.mark.parametrize("dtype", VALUES)
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_column_gives_back_its_rows(dtype: type[pl.DataType], data: st.DataObject) -> None:
     rows = _series(data, dtype)
@@ -36,7 +36,7 @@ def test_a_column_gives_back_its_rows(dtype: type[pl.DataType], data: st.DataObj
 
 
 @pytest.mark.parametrize("dtype", VALUES)
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_sorting_keeps_the_rows_and_orders_the_values_missing_first(
     dtype: type[pl.DataType], data: st.DataObject

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from afm_dist import storage
@@ -19,6 +20,7 @@ from afm_dist.errors import DataError, OptionError
 from data_prep import pipeline, vocabulary
 from data_prep.pipeline import group_fields, prepare
 from data_prep.protocol import Protocol
+from data_prep.sources import parquet_table
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Block, RawRows
 from data_prep.sources.tabular import TabularSource
@@ -307,6 +309,29 @@ def test_several_files_are_one_log_in_order(tmp_path: Path, here: pytest.MonkeyP
         [row[0], *(token or "" for token in row[14:])] for row in wanted if row
     ]
     assert [source["name"] for source in made.sources] == ["day_0", "day_1", "day_2"]
+
+
+def test_row_groups_of_parquet_change_no_row(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
+    frame = pl.DataFrame(
+        {
+            "click": [i % 4 == 0 for i in range(200)],
+            "ad": [i * i % 17 for i in range(200)],
+            "price": [None if i % 9 == 0 else i / 8 for i in range(200)],
+        }
+    )
+    made = []
+    for row_group_size, block_rows in ((200, 1 << 16), (30, 50), (7, 1)):
+        path = tmp_path / f"{row_group_size}.parquet"
+        frame.write_parquet(path, row_group_size=row_group_size)
+        here.setattr(parquet_table, "BLOCK_ROWS", block_rows)
+        source = TabularSource([str(path)], ColumnOptions(label="click"))
+        assert len(source.blocks()) == {200: 1, 30: 4, 7: 29}[row_group_size]
+        made.append(prepare(source, str(tmp_path / f"data-{row_group_size}"), Protocol(threshold=1)))
+
+    assert sum(made[0].rows(split) for split in SPLITS) == 200
+    for other in made[1:]:
+        assert other.splits == made[0].splits
+        assert other.vocabulary == made[0].vocabulary
 
 
 def test_every_field_is_built_once_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_an_interruption_after_any_task_changes_no_bit(
         assert resumed.fingerprint() == whole.fingerprint()
         assert _rejected(resumed) == _rejected(whole)
         assert storage.list_names(output) == storage.list_names(whole.location)
-        after += 2
+        after += 3
     assert after > 20
 
 

@@ -87,7 +87,7 @@ FORMATS: dict[str, tuple[Callable[[list[RawRow], Path, int], Source], st.SearchS
 
 @pytest.mark.parametrize("name", FORMATS)
 # Shrinking what takes a whole preparation to judge would take minutes.
-@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     data=st.data(),
     threshold=st.integers(1, 3),

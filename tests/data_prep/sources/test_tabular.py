@@ -206,6 +206,32 @@ def test_a_nested_parquet_column_must_be_left_out(tmp_path: Path) -> None:
     assert read(source).rows == [[1, "a"], [0, "b"]]
 
 
+def test_parquet_files_without_rows_or_whole_content_are_refused_or_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, empty, cut = (str(tmp_path / f"{name}.parquet") for name in ("good", "empty", "cut"))
+    frame = pl.DataFrame({"click": [1, 0], "ad": ["a", "b"]})
+    frame.write_parquet(good)
+    frame.clear().write_parquet(empty)
+    Path(cut).write_bytes(Path(good).read_bytes()[:-30])
+
+    with pytest.raises(DataError, match=r"empty\.parquet: the file has a header and no rows"):
+        TabularSource([empty], CLICK)
+    with pytest.raises(DataError, match=r"cut\.parquet: cannot be read as Parquet .*; fetch it again"):
+        TabularSource([cut], CLICK)
+    assert read(TabularSource([empty, good], CLICK)).rows == [[1, "a"], [0, "b"]]
+    assert "empty.parquet: the file has a header and no rows; passed over" in capsys.readouterr().err
+
+
+def test_a_header_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"click,caf\xe9\n1,2\n")
+
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read as CSV") as caught:
+        TabularSource([str(path)], CLICK)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_field_may_be_called_label_when_the_label_is_not(tmp_path: Path) -> None:
     path = _write(tmp_path / "t.csv", "click,label,price\n1,0,2.5\n0,1,0.5\n1,x,1.5\n")
 

@@ -27,7 +27,7 @@ from data_prep.columns import numbers_of
 from data_prep.spool import open_arrow
 
 UNKNOWN = 0
-MERGE_TOKENS = 1_000_000
+MERGE_TOKENS = 250_000
 RANGE_TOKENS = 16_000_000
 SAMPLED_TOKENS = 1_000
 CHUNK_IDS = 1 << 20

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from math import isfinite, isqrt
+from math import isqrt
 
 import numpy as np
 
-RESOLUTION = 1 << 12
-SMALL_VALUE = 1 << 19
-FEW_ROWS = 1 << 22
-LOW_HALF = 1 << 22
+MANTISSA_BITS = 53
+# The smallest positive float64 is 2^-1074 = 0.5 * 2^-1073, and its mantissa has 53 bits as any other's.
+UNIT_BITS = 1073 + MANTISSA_BITS
 ROOT_BITS = 64
 
 
 @dataclass(frozen=True)
 class ExactSums:
-    """Count, sum and sum of squares of fixed-point numbers, as integers of any size.
+    """Count, sum and sum of squares of float64 numbers, as integers of any size.
 
-    Float sums depend on the order of addition; these do not, so mean and deviation are the same
-    bits for every block size and number of workers. Rounding to 2^-12 moves the mean by less than
-    2^-13.
+    Every float64 is a whole multiple of 2^-1126, so nothing is rounded before the end: mean and
+    deviation are the same bits for every block size and number of workers, at every scale.
+
+    Attributes:
+        count: Of the numbers.
+        total: Their sum, in units of 2^-1126.
+        squares: The sum of their squares, in units of 2^-2252.
     """
 
     count: int = 0
@@ -30,22 +32,29 @@ class ExactSums:
 
     @classmethod
     def of(cls, values: np.ndarray, counts: np.ndarray) -> ExactSums:
-        """Sums over (V) finite values that occur ``counts`` (V) times each."""
-        if np.abs(values).max(initial=0) <= SMALL_VALUE and counts.sum() < FEW_ROWS:
-            small, times = np.rint(values * RESOLUTION).astype(np.int64), counts.astype(np.int64)
-            # A square has 62 bits; in halves of 40 and 22 bits, 2^22 of them can be added.
-            high, low = np.divmod(small * small, LOW_HALF)
-            squares = int((high * times).sum()) * LOW_HALF + int((low * times).sum())
-            return cls(int(times.sum()), int((small * times).sum()), squares)
-        pairs = [(_fixed(v), n) for v, n in zip(values.tolist(), counts.tolist(), strict=True)]
-        return cls(sum(n for _, n in pairs), sum(v * n for v, n in pairs), sum(v * v * n for v, n in pairs))
+        """Sums over (V) finite float64 values that occur ``counts`` (V) times each."""
+        fractions, exponents = np.frexp(values)
+        order = np.argsort(exponents, kind="stable")
+        found, starts = np.unique(exponents[order], return_index=True)
+        # Python's integers: a square alone has 106 bits.
+        mantissas = np.ldexp(fractions[order], MANTISSA_BITS).astype(np.int64).astype(object)
+        times = counts[order].astype(object)
+        weighted = mantissas * times
+        totals = np.add.reduceat(weighted, starts) if len(starts) else []
+        squares = np.add.reduceat(weighted * mantissas, starts) if len(starts) else []
+        shifts = [exponent - MANTISSA_BITS + UNIT_BITS for exponent in found.tolist()]
+        return cls(
+            int(times.sum()),
+            sum(int(total) << shift for total, shift in zip(totals, shifts, strict=True)),
+            sum(int(square) << 2 * shift for square, shift in zip(squares, shifts, strict=True)),
+        )
 
     def __add__(self, other: ExactSums) -> ExactSums:
         return ExactSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     def mean(self) -> float:
-        """Mean; 0 without values."""
-        return float(Fraction(self.total, self.count * RESOLUTION)) if self.count else 0.0
+        """Mean, rounded once; 0 without values."""
+        return self.total / (self.count << UNIT_BITS) if self.count else 0.0
 
     def deviation(self) -> float:
         """Population standard deviation; 1 where it would be 0, so that one can divide by it."""
@@ -54,10 +63,4 @@ class ExactSums:
         scaled = self.count * self.squares - self.total**2
         # The square may be beyond the largest float; the root is not.
         root = isqrt(scaled << 2 * ROOT_BITS)
-        return root / (self.count * RESOLUTION << ROOT_BITS) or 1.0
-
-
-def _fixed(value: float) -> int:
-    """The nearest multiple of the resolution; a product that overflows is of an integer."""
-    scaled = value * RESOLUTION
-    return round(scaled) if isfinite(scaled) else int(value) * RESOLUTION
+        return root / (self.count << UNIT_BITS + ROOT_BITS) or 1.0

@@ -43,11 +43,14 @@ class CsvTable:
     Attributes:
         names: Columns, in order.
         contents: What each seems to hold.
+        types: What the file says about each: nothing.
+        spellings: Equal where equal values of two columns become equal tokens: always.
 
     Raises:
         DataError: it is not a table.
     """
 
+    format = "CSV"
     first_line = 2
 
     def __init__(self, path: str) -> None:
@@ -62,6 +65,7 @@ class CsvTable:
         with self._reader(lambda row: "skip", {}) as reader:
             self.names = list(reader.schema.names)
         check_field_names(self.names, path)
+        self.types = self.spellings = dict.fromkeys(self.names, "text")
         # Again, now that the names are known: Arrow would make numbers of long identifiers.
         with self._reader(lambda row: "skip", {}) as reader:
             first = next((batch for batch in reader if batch.num_rows), None)

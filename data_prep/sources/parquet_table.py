@@ -18,6 +18,7 @@ from data_prep.sources.tabular_rows import rows_of
 
 BATCH_ROWS = 1 << 16
 BLOCK_ROWS = 1 << 16
+BUFFER_BYTES = 1 << 20
 
 
 class ParquetTable:
@@ -29,11 +30,14 @@ class ParquetTable:
     Attributes:
         names: Columns, in order.
         contents: What each holds.
+        types: The Arrow type of each.
+        spellings: Equal where equal values of two columns become equal tokens.
 
     Raises:
         DataError: it is damaged.
     """
 
+    format = "Parquet"
     first_line = 1
 
     def __init__(self, path: str) -> None:
@@ -42,6 +46,8 @@ class ParquetTable:
             self.names = list(file.schema_arrow.names)
             check_field_names(self.names, path)
             self.contents: dict[str, Content] = {f.name: content_of(f.type) for f in file.schema_arrow}
+            self.types = {f.name: str(f.type) for f in file.schema_arrow}
+            self.spellings = {f.name: spelling_of(f.type) for f in file.schema_arrow}
             metadata = file.metadata
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
@@ -74,7 +80,11 @@ class ParquetTable:
     @contextmanager
     def _file(self) -> Iterator[pq.ParquetFile]:
         try:
-            with files.open_input(self.path) as raw, pq.ParquetFile(raw) as file:
+            # Buffered, and not read ahead: otherwise a whole row group is held in memory.
+            with (
+                files.open_input(self.path) as raw,
+                pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False) as file,
+            ):
                 yield file
         except (pa.ArrowInvalid, OSError) as error:
             message = str(error).splitlines()[0]
@@ -82,11 +92,40 @@ class ParquetTable:
 
 
 def content_of(kind: pa.DataType) -> Content:
-    """What a column of this type holds."""
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    """What a column of this type holds; a type that is not listed here is not read."""
+    if pa.types.is_dictionary(kind):
+        return content_of(kind.value_type)
+    if pa.types.is_floating(kind) or pa.types.is_decimal128(kind):
         return "decimals"
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return "integers"
     if pa.types.is_null(kind):
         return "empty"
-    return "nested" if pa.types.is_nested(kind) else "text"
+    is_text = _is_text(kind) or any(
+        is_kind(kind) for is_kind in (pa.types.is_date, pa.types.is_timestamp, pa.types.is_time)
+    )
+    return "text" if is_text else "not read"
+
+
+def spelling_of(kind: pa.DataType) -> str:
+    """A name that two types share when equal values of them become equal tokens."""
+    if pa.types.is_dictionary(kind):
+        return spelling_of(kind.value_type)
+    if pa.types.is_integer(kind):
+        return "integer"
+    return "text" if _is_text(kind) else str(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )
+    )

@@ -17,6 +17,8 @@ from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.split import SplitRule
 
+MAX_NAME_BYTES = 200
+
 
 @dataclass(frozen=True, kw_only=True)
 class RawField:
@@ -187,6 +189,11 @@ def check_field_names(names: Sequence[str], where: str) -> None:
     for name in names:
         if not name.strip() or "/" in name or "\0" in name or name.startswith("."):
             raise DataError(f"{where}: column name {name!r} cannot name a vocabulary file; rename the column")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise DataError(
+                f"{where}: column name {name[:40]!r}… has {len(name.encode())} bytes, more than the "
+                f"{MAX_NAME_BYTES} that can name a vocabulary file; rename the column"
+            )
         if name in seen:
             raise DataError(f"{where}: two columns are named {name!r}; rename one")
         seen.add(name)

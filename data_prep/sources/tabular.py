@@ -11,10 +11,12 @@ from data_prep.sources import files
 from data_prep.sources.csv_table import CsvTable
 from data_prep.sources.parquet_table import ParquetTable
 from data_prep.sources.source import Block, RawField, RawRows, Source, open_inputs
-from data_prep.sources.tabular_columns import ColumnOptions, choose_columns
+from data_prep.sources.tabular_columns import Column, ColumnOptions, choose_columns
 
 PARQUET_MAGIC = b"PAR1"
 BLOCK_BYTES = 32 << 20
+
+Table = CsvTable | ParquetTable
 CHECKED_BYTES = 1 << 16
 
 
@@ -40,16 +42,31 @@ class TabularSource(Source):
         self.label = columns.label
         self.paths = open_inputs(paths, _data_start)
         self.block_bytes = block_bytes
-        self._tables = [_open(path) for path in self.paths]
+        self._tables: list[Table] = [_open(path) for path in self.paths]
         self.first_line = self._tables[0].first_line
         first = self._tables[0]
         for other in self._tables[1:]:
+            if other.format != first.format:
+                raise DataError(
+                    f"{other.path}: the file is {other.format}, but {first.path} is {first.format}; "
+                    "convert all to one format"
+                )
             if other.names != first.names:
                 raise DataError(
                     f"{other.path}: its columns ({', '.join(other.names)}) are not those of {first.path} "
                     f"({', '.join(first.names)})"
                 )
-        self.columns = choose_columns(first.contents, columns, first.path)
+        # A file may lack the values, and so the type, of a column that others have.
+        typed = {
+            name: next((table for table in self._tables if table.contents[name] != "empty"), first)
+            for name in first.names
+        }
+        contents = {name: table.contents[name] for name, table in typed.items()}
+        types = {name: table.types[name] for name, table in typed.items()}
+        self.columns = choose_columns(contents, types, columns, first.path)
+        for column in self.columns:
+            if column.name not in columns.drop:
+                _check_types(column, typed[column.name], self._tables)
         self.fields = tuple(RawField(name=c.name, kind=c.kind) for c in self.columns if c.kind is not None)
 
     def blocks(self) -> list[Block]:
@@ -73,12 +90,33 @@ class TabularSource(Source):
         return [str(column) for column in self.columns]
 
 
+def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:
+    """Refuse a column whose equal values would become unequal tokens in different files.
+
+    Raises:
+        DataError: naming the files, the column and its types.
+    """
+    name = column.name
+    for other in tables:
+        are_numbers = {first.contents[name], other.contents[name]} <= {"integers", "decimals"}
+        same = other.contents[name] == "empty" or other.spellings[name] == first.spellings[name]
+        if not same and not (are_numbers and column.kind != "categorical"):
+            advice = "write the files with one type"
+            if column.kind is not None:
+                advice += f", read it as numbers with --numeric {name}" if are_numbers else ""
+                advice += f", or leave it out with --drop {name}"
+            raise DataError(
+                f"{other.path}: column {name!r} has type {other.types[name]}, but {first.types[name]} in "
+                f"{first.path}; {advice}"
+            )
+
+
 def _is_parquet(path: str) -> bool:
     with files.open_input(path) as file:
         return bool(file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC)
 
 
-def _open(path: str) -> CsvTable | ParquetTable:
+def _open(path: str) -> Table:
     return ParquetTable(path) if _is_parquet(path) else CsvTable(path)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import OptionError
 
-Content = Literal["text", "integers", "long integers", "decimals", "empty", "nested"]
+Content = Literal["text", "integers", "long integers", "decimals", "empty", "not read"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,33 +41,45 @@ class Column:
         return f"  {self.name}: {self.kind or ''}{' ' if self.kind else ''}({self.why})"
 
 
-def choose_columns(contents: dict[str, Content], options: ColumnOptions, where: str) -> list[Column]:
+def choose_columns(
+    contents: Mapping[str, Content], types: Mapping[str, str], options: ColumnOptions, where: str
+) -> list[Column]:
     """Decide about every column, in the order of the table.
 
     Text and integers are categories (ids, codes, small counts: an embedding per value loses
     nothing), decimal numbers are numbers; a column named by an option is what the option says.
 
+    Args:
+        contents: What each column holds.
+        types: The type of each, for messages.
+        options: What the user says.
+        where: The file, for messages.
+
     Raises:
-        OptionError: an option names a column that is not there, or two options name the same.
+        OptionError: an option names a column that is not there, two options name the same, or a
+            column that is not left out has a type that is not read.
     """
     _check_options(tuple(contents), options, where)
     columns = []
     for name, content in contents.items():
         column: Column
+        if content == "not read" and name not in options.drop:
+            advice = (
+                "name another with --label" if name == options.label else f"leave it out with --drop {name}"
+            )
+            raise OptionError(
+                f"{where}: column {name!r} has type {types[name]}, which is neither number nor text; {advice}"
+            )
         if name == options.label:
             column = Column(name=name, kind=None, why="the label")
         elif name in options.drop:
             column = Column(name=name, kind=None, why="left out: --drop")
-        elif content != "nested" and name in options.categorical:
+        elif name in options.categorical:
             column = Column(name=name, kind="categorical", why="--categorical")
-        elif content != "nested" and name in options.numeric:
+        elif name in options.numeric:
             column = Column(name=name, kind="numeric", why="--numeric")
         elif content == "decimals":
             column = Column(name=name, kind="numeric", why="inferred: decimal numbers")
-        elif content == "nested":
-            raise OptionError(
-                f"{where}: column {name!r} holds lists or structs; leave it out with --drop {name}"
-            )
         else:
             column = Column(name=name, kind="categorical", why=f"inferred: {content}")
         columns.append(column)

@@ -5,6 +5,8 @@ import gzip
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from afm_dist.errors import DataError, OptionError
@@ -146,6 +148,7 @@ def test_tabs_gzip_quotes_and_windows_line_ends_are_understood(tmp_path: Path) -
         (b"click,ad\n", "a header and no rows"),
         (b"click,ad,ad\n1,2,3\n", "two columns are named 'ad'"),
         (b"click,a/d\n1,2\n", "column name 'a/d'"),
+        (b"click," + "é".encode() * 101 + b"\n1,2\n", "column name 'é+'… has 202 bytes, more than the 200"),
         (gzip.compress(b"click,ad\n" + bytes(range(48, 58)) * 5000)[:-60], "truncated|cannot be read as CSV"),
         (b"PAR1 but not really", "cannot be read as Parquet"),
     ],
@@ -199,7 +202,9 @@ def test_a_nested_parquet_column_must_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pl.DataFrame({"click": [1, 0], "ad": ["a", "b"], "tags": [[1], [2]]}).write_parquet(path)
 
-    with pytest.raises(OptionError, match="'tags' holds lists or structs; leave it out with --drop tags"):
+    with pytest.raises(
+        OptionError, match=r"t\.parquet: column 'tags' has type .*list.*; leave it out with --drop tags"
+    ):
         TabularSource([str(path)], CLICK)
 
     source = TabularSource([str(path)], ColumnOptions(label="click", drop=("tags",)))
@@ -258,3 +263,131 @@ def test_a_real_log_reads_as_the_csv_module_reads_it() -> None:
         assert got.rows == [
             [float(row[click]), *(value or None for i, value in enumerate(row) if i != click)] for row in rows
         ]
+
+
+def _parquet(path: Path, **columns: pa.Array) -> str:
+    pq.write_table(pa.table({"click": pa.array([1, 0]), "ad": pa.array(["a", "b"]), **columns}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (pa.array([0, 1]), pa.array([0.0, None]), "type double, but int64 in .*one.*--numeric user, or"),
+        (pa.array([0, 1]), pa.array([[0], [1]]), "type list<.*int64>, but int64 in .*one.* --drop user"),
+        (pa.array([0, 1]), pa.array([True, False]), "type bool, but int64"),
+        (pa.array(["0", "1"]), pa.array([0, 1]), "type int64, but string"),
+    ],
+)
+def test_a_column_of_unlike_types_in_two_files_is_refused_unless_left_out(
+    tmp_path: Path, one: pa.Array, other: pa.Array, message: str
+) -> None:
+    paths = [_parquet(tmp_path / "one", user=one), _parquet(tmp_path / "other", user=other)]
+
+    with pytest.raises(DataError, match=f"other: column 'user' has {message}"):
+        TabularSource(paths, CLICK)
+
+    assert (
+        read(TabularSource(paths, ColumnOptions(label="click", drop=("user",)))).rows
+        == [
+            [1, "a"],
+            [0, "b"],
+        ]
+        * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pa.array([7, 8], pa.int8()), pa.array([7, 8], pa.uint64())),
+        (pa.array(["7", "8"]), pa.array(["7", "8"], pa.large_string())),
+        (pa.array(["7", "8"]), pa.array([b"7", b"8"]).dictionary_encode()),
+    ],
+)
+def test_types_that_spell_values_alike_are_read_together(
+    tmp_path: Path, one: pa.Array, other: pa.Array
+) -> None:
+    paths = [_parquet(tmp_path / "one", user=one), _parquet(tmp_path / "other", user=other)]
+
+    assert read(TabularSource(paths, CLICK)).rows == [[1, "a", "7"], [0, "b", "8"]] * 2
+
+
+def test_numbers_may_be_integers_in_one_file_and_decimals_in_another(tmp_path: Path) -> None:
+    paths = [
+        _parquet(tmp_path / "one", price=pa.array([0, 1])),
+        _parquet(tmp_path / "other", price=pa.array([0.5, None])),
+    ]
+
+    got = read(TabularSource(paths, ColumnOptions(label="click", numeric=("price",))))
+
+    assert got.rows == [[1, "a", 0], [0, "b", 1], [1, "a", 0.5], [0, "b", None]]
+
+
+def test_a_column_without_values_in_one_file_has_the_type_of_the_others(tmp_path: Path) -> None:
+    paths = [
+        _parquet(tmp_path / "one", price=pa.nulls(2)),
+        _parquet(tmp_path / "other", price=pa.array([0.5, 1.5])),
+    ]
+
+    assert read(TabularSource(paths, CLICK)).rows == [
+        [1, "a", None],
+        [0, "b", None],
+        [1, "a", 0.5],
+        [0, "b", 1.5],
+    ]
+
+
+def test_csv_and_parquet_files_are_not_read_together(tmp_path: Path) -> None:
+    paths = [_parquet(tmp_path / "one"), _write(tmp_path / "two.csv", "click,ad\n1,a\n")]
+
+    with pytest.raises(DataError, match=r"two\.csv: the file is CSV, but .*one is Parquet"):
+        TabularSource(paths, CLICK)
+
+
+@pytest.mark.parametrize(
+    ("values", "tokens"),
+    [
+        (pa.array([True, False]), ["true", "false"]),
+        (pa.array(["x", None], pa.string_view()), ["x", None]),
+        (pa.array([b"x", b"y"], pa.binary(1)), ["x", "y"]),
+        (pa.array(["x", "x"]).dictionary_encode(), ["x", "x"]),
+        (pa.array([5, 6]).dictionary_encode(), ["5", "6"]),
+        (pa.array([0, 1], pa.date32()), ["1970-01-01", "1970-01-02"]),
+        (pa.array([0, 1], pa.time32("s")), ["00:00:00", "00:00:01"]),
+        (pa.array([0, 1], pa.timestamp("s")), None),
+        (pa.array([1, 2], pa.decimal128(9, 2)), ["1.00", "2.00"]),
+        (pa.array([1, 2], pa.float16()), None),
+    ],
+)
+def test_every_listed_parquet_type_is_read_as_text(
+    tmp_path: Path, values: pa.Array, tokens: list[str | None] | None
+) -> None:
+    path = _parquet(tmp_path / "t", user=values)
+
+    got = read(TabularSource([path], ColumnOptions(label="click", categorical=("user",))))
+
+    assert len(got.rows) == 2
+    assert tokens is None or [row[2] for row in got.rows] == tokens
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, 2], pa.duration("s")),
+        pa.array([None, None], pa.decimal256(60, 2)),
+        pa.array([{"x": 1}, {"x": 2}]),
+    ],
+)
+def test_other_parquet_types_must_be_left_out(tmp_path: Path, values: pa.Array) -> None:
+    path = _parquet(tmp_path / "t", user=values)
+
+    for named in ({}, {"categorical": ("user",)}, {"numeric": ("user",)}):
+        with pytest.raises(OptionError, match=r"t: column 'user' has type .*; leave it out with --drop user"):
+            TabularSource([path], ColumnOptions(label="click", **named))
+    with pytest.raises(OptionError, match=r"column 'user' has type .*; name another with --label"):
+        TabularSource([path], ColumnOptions(label="user"))
+    assert read(TabularSource([path], ColumnOptions(label="click", drop=("user",)))).rows == [
+        [1, "a"],
+        [0, "b"],
+    ]

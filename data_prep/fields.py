@@ -26,6 +26,8 @@ from data_prep.spool import PartValues, open_values
 from data_prep.transforms import TRANSFORMS, FieldRule
 from data_prep.vocabulary import Encoder, TokenCounts, TokenRange
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class FieldBuilder(ABC):
     """One field, or one range of its tokens, while it is being built.
@@ -75,11 +77,12 @@ class NumberBuilder(FieldBuilder):
             self.mean, self.deviation = self._sums.mean(), self._sums.deviation()
 
     def mapped(self, values: PartValues) -> pa.Array:
-        """(V) float32, null where missing."""
+        """(V) finite float32, null where missing; what is beyond the largest float32 becomes it."""
         numbers, missing = numbers_of(self.rule.apply(values[self.rule.column]["value"]))
         # Of -0.0 and 0.0, which are equal, a part keeps either: adding 0.0 makes them one.
-        scaled = (numbers - self.mean) / self.deviation + 0.0
-        return pa.array(scaled.astype(np.float32), mask=missing)
+        with np.errstate(over="ignore"):
+            scaled = (numbers - self.mean) / self.deviation + 0.0
+        return pa.array(np.clip(scaled, -LARGEST, LARGEST).astype(np.float32), mask=missing)
 
 
 class TokenBuilder(FieldBuilder):

@@ -16,6 +16,7 @@ from afm_dist.dataset.manifest import FieldKind
 from data_prep.columns import numbers_of, series_of
 
 SATURDAY = 6
+LOWEST_BUCKET = -(2.0**62)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,9 @@ def _as_they_are(values: pl.Series, time_format: str) -> pl.Series:
 
 
 def _bucket_tokens(values: pl.Series, time_format: str) -> pl.Series:
-    return _of_numbers(log_square_bucket)(values, time_format).cast(pl.Int64)
+    """Int64 tokens; below -2^62, which they could not hold, all numbers share a bucket."""
+    buckets = _of_numbers(lambda numbers: np.maximum(log_square_bucket(numbers), LOWEST_BUCKET))
+    return buckets(values, time_format).cast(pl.Int64)
 
 
 def _of_times(part: Callable[[pl.Expr], pl.Expr]) -> Callable[[pl.Series, str], pl.Series]:

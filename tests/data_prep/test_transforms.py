@@ -50,6 +50,15 @@ def test_buckets_of_integers_are_tokens_and_missing_stays_missing() -> None:
     assert _apply("log-square-bucket", [None, -2.0, 0.0, 2.0, 3.0, 100.0]) == [None, -2, 0, 2, 1, 21]
 
 
+@given(FINITE)
+@example(-1e20)
+@example(-(2.0**62))
+def test_buckets_of_numbers_that_no_token_holds_are_the_lowest(value: float) -> None:
+    wanted = max(log_square_bucket(np.array([value]))[0], -(2.0**62))
+
+    assert _apply("log-square-bucket", [value]) == [int(wanted)]
+
+
 @given(st.lists(st.none() | FINITE, max_size=10))
 def test_numbers_are_what_their_transform_says(values: list[float | None]) -> None:
     present = [value for value in values if value is not None]

@@ -40,8 +40,7 @@ class ExactSums:
         mantissas = np.ldexp(fractions[order], MANTISSA_BITS).astype(np.int64).astype(object)
         times = counts[order].astype(object)
         weighted = mantissas * times
-        totals = np.add.reduceat(weighted, starts) if len(starts) else []
-        squares = np.add.reduceat(weighted * mantissas, starts) if len(starts) else []
+        totals, squares = (np.add.reduceat(each, starts) for each in (weighted, weighted * mantissas))
         shifts = [exponent - MANTISSA_BITS + UNIT_BITS for exponent in found.tolist()]
         return cls(
             int(times.sum()),

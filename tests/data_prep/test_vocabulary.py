@@ -29,10 +29,10 @@ from data_prep.vocabulary import (
 )
 
 Token = str | int | None
-TEXTS = st.lists(st.none() | st.text("abc", min_size=1, max_size=2), min_size=1, max_size=60)
-NUMBERS = st.lists(
-    st.none() | st.integers(0, 12) | st.integers(2**32 - 3, 2**32 - 1), min_size=1, max_size=60
-)
+TEXT = st.text("abc", min_size=1, max_size=2) | st.text("abcdefgh", min_size=2, max_size=2)
+TEXTS = st.lists(st.none() | TEXT, min_size=1, max_size=60)
+NUMBER = st.integers(0, 12) | st.integers(0, 99) | st.integers(2**32 - 3, 2**32 - 1)
+NUMBERS = st.lists(st.none() | NUMBER, min_size=1, max_size=60)
 COLUMNS = st.tuples(st.just(pl.String), TEXTS) | st.tuples(st.just(pl.UInt32), NUMBERS)
 
 

@@ -102,6 +102,33 @@ def test_the_cuts_of_that_property_make_many_pieces(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("field", "start", "allowed"),
+    [
+        (1, b"12", b"0123456789"),
+        (1, b"", b"0123456789"),
+        (14, b"68fd1e6", b"0123456789abcdef"),
+        (14, b"", b""),
+    ],
+)
+def test_every_byte_is_told_from_a_digit(tmp_path: Path, field: int, start: bytes, allowed: bytes) -> None:
+    others = [byte for byte in range(256) if bytes([byte]) not in b"\0\t\n"]
+    fields = criteo_text(1).rstrip("\n").encode().split(b"\t")
+    for at_the_front in (False, True):
+        lines = []
+        for byte in others:
+            fields[field] = bytes([byte]) + start if at_the_front else start + bytes([byte])
+            lines.append(b"\t".join(fields) + b"\n")
+        path = tmp_path / f"{at_the_front}.txt"
+        path.write_bytes(b"".join(lines))
+
+        got = read(CriteoSource([str(path)]))
+
+        # A sign may stand before a digit.
+        wanted = allowed + (b"-" if field == 1 and at_the_front and start else b"")
+        assert [others[number] for number in got.numbers] == sorted(wanted)
+
+
+@pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
         (0, "yes", "label 'yes' is not 0 or 1"),

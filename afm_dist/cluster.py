@@ -141,7 +141,7 @@ def run_tasks(
             try:
                 result = ray.get(reference)
             except RayTaskError as error:
-                if isinstance(error.cause, AfmError):
+                if isinstance(error.cause, AfmError | OSError):
                     raise error.cause from None
                 raise
             except RayError as error:

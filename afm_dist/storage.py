@@ -192,6 +192,17 @@ def list_names(location: str) -> list[str]:
     return sorted(info.base_name for info in filesystem.get_file_info(selector))
 
 
+def list_sizes(location: str) -> dict[str, int]:
+    """Bytes of the files directly in a folder, by name; empty when the folder does not exist."""
+    if is_local(location):
+        path = local_path(location)
+        children = path.iterdir() if path.is_dir() else ()
+        return {child.name: child.stat().st_size for child in children if child.is_file()}
+    filesystem, path_name = file_system(location)
+    infos = filesystem.get_file_info(pafs.FileSelector(path_name, allow_not_found=True))
+    return {info.base_name: int(info.size) for info in infos if info.type == pafs.FileType.File}
+
+
 def size(location: str) -> int:
     """Bytes of one file.
 

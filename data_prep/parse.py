@@ -121,7 +121,7 @@ def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
         if rule.timed
     ]
     for name in parsing.split.reads:
-        faults.append((name, rows.columns[name].values.is_null(), "is missing, and decides the split"))
+        faults.append((name, *parsing.split.faults(_readable_values(rows.columns[name], parsing.source))))
     for name, wrong, what in faults:
         if not wrong.any():
             continue
@@ -146,10 +146,14 @@ def _unread(rows: RawRows, rule: FieldRule, source: Source) -> pl.Series:
 
 def _readable(column: Column, source: Source) -> pl.Series:
     """(B) tokens as texts, numbers as they are."""
-    values = column.values
-    if values.dtype == source.token_type:
-        values = source.token_text(values)
-    return Column(values, column.codes).rows()
+    return Column(_readable_values(column, source), column.codes).rows()
+
+
+def _readable_values(column: Column, source: Source) -> pl.Series:
+    """(V) tokens as texts, numbers as they are."""
+    if column.values.dtype == source.token_type:
+        return source.token_text(column.values)
+    return column.values
 
 
 def _show(value: object, source: Source) -> str:

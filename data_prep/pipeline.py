@@ -25,7 +25,16 @@ from data_prep import encode, parse, vocabulary
 from data_prep.fields import TokenBuilder, add_up, build, write_maps
 from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
 from data_prep.parse import BlockReceipt, Parsing
-from data_prep.plan import PAGE, RECORD, REJECTED, check_output, make_plan, why_prepare
+from data_prep.plan import (
+    PAGE,
+    RECORD,
+    REJECTED,
+    check_output,
+    check_unchanged,
+    make_plan,
+    unfinished,
+    why_prepare,
+)
 from data_prep.protocol import Protocol
 from data_prep.shards import cut_into_shards
 from data_prep.sources import files
@@ -64,19 +73,21 @@ def prepare(
         OptionError: ``output`` holds something else, or the protocol does not fit the log.
     """
     output = storage.absolute(output)
-    check_output(output)
+    check_output(output, source.paths)
     rules, split = protocol.rules(source.fields), protocol.split(len(source.paths))
     check_field_names([source.label, *(rule.name for rule in rules)], f"preset {protocol.preset}")
     plan = make_plan(source, protocol)
     reason = why_prepare(output, plan)
     # Receipts are of blocks: they are of no use to a run with others.
     blocks = storage.fingerprint([asdict(block) for block in source.blocks()])
-    work = WorkDirectory(output, {**plan, "blocks": blocks}, keep=resume == "auto", usage=usage or Usage())
+    begun = {**unfinished(plan), "blocks": blocks}
+    work = WorkDirectory(output, begun, keep=resume == "auto", usage=usage or Usage())
     if reason is None and resume == "auto":
         work.remove()
         console.say(f"{output}: up to date")
         return Manifest.load(output)
-    console.say(f"preparing {output} ({reason or 'again: --resume never'})")
+    how = "interrupted before, going on" if work.resumed else reason or "again: --resume never"
+    console.say(f"preparing {output} ({how})")
     work.begin()
     cluster.ensure_ray()
     return _Preparation(source, output, protocol, rules, split, plan, work).run()
@@ -321,7 +332,9 @@ class _Preparation:
                 label=self.source.label,
                 rules=self.rules,
                 parts=[part.path for part in found.parts],
-                small=[f.name for f in fields if f.cardinality <= encode.FEW_VALUES],
+                small=[
+                    f.name for f in fields if f.kind == "categorical" and f.cardinality <= encode.FEW_VALUES
+                ],
                 maps=maps,
                 dataset=self.output,
             )
@@ -356,6 +369,7 @@ class _Preparation:
         unknown: dict[str, Counter[str]],
     ) -> Manifest:
         """Write the manifest, last of all, and remove what is no longer needed."""
+        check_unchanged(self.source, self.plan)
         inputs = [files.describe(path) for path in self.source.paths]
         manifest = Manifest(
             location=self.output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +35,7 @@ def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
 def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
     """The reason to prepare, in words; None when the dataset is up to date."""
     if not storage.exists(storage.join(output, FILE_NAME)):
-        return "interrupted before, going on" if storage.exists(storage.join(output, FOLDER)) else "new"
+        return "new"
     try:
         before, manifest = storage.read_json(storage.join(output, RECORD)), Manifest.load(output)
     except DataError as error:
@@ -48,21 +49,46 @@ def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
         return "again: " + "; ".join(changes)
     files_of = {"vocabulary": tuple(manifest.vocabulary.values()), **manifest.splits}
     for folder, promised in files_of.items():
-        present = set(storage.list_names(storage.join(output, folder)))
+        present = storage.list_sizes(storage.join(output, folder))
         for file in promised:
-            if file.path.rpartition("/")[2] not in present:
-                return f"again: {file.path} is missing"
+            size = present.get(file.path.rpartition("/")[2])
+            if size != file.bytes:
+                return f"again: {file.path} {'is missing' if size is None else 'is not what was written'}"
     return None
 
 
-def check_output(output: str) -> None:
-    """Refuse to write among files that are not a dataset's.
+def unfinished(plan: dict[str, Any]) -> dict[str, Any]:
+    """What receipts of an interrupted preparation depend on: not on how many bad rows are tolerated."""
+    return {key: value for key, value in plan.items() if key != "max_bad_rows"}
+
+
+def check_unchanged(source: Source, plan: dict[str, Any]) -> None:
+    """Refuse to finish when an input was written to meanwhile.
 
     Raises:
-        OptionError: the folder holds something else.
+        DataError: naming the input.
     """
-    foreign = [name for name in storage.list_names(output) if name not in OWN_NAMES]
+    for path, before in zip(source.paths, plan["inputs"], strict=True):
+        if asdict(files.describe(path)) != before:
+            raise DataError(f"{path}: the file changed while it was being read; run the same command again")
+
+
+def check_output(output: str, inputs: Sequence[str] = ()) -> None:
+    """Refuse to write among files that are not a dataset's, or over the inputs.
+
+    Raises:
+        OptionError: the folder holds something else, or inputs lie where files will be replaced.
+    """
+    if storage.is_local(output) and storage.local_path(output).is_file():
+        raise OptionError(f"--output {output}: this is a file; name a folder")
+    present = storage.list_names(output)
+    ours = OWN_NAMES if {FILE_NAME, RECORD, FOLDER} & set(present) else (RAW,)
+    foreign = [name for name in present if name not in ours]
     if foreign:
         raise OptionError(
             f"--output {output}: the folder holds other files ({', '.join(foreign[:3])}); name a new one"
         )
+    for path in inputs:
+        inside = path.removeprefix(output.rstrip("/") + "/")
+        if inside != path and inside.partition("/")[0] != RAW:
+            raise OptionError(f"--output {output}: holds the input {path}; name another folder")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 from afm_dist.errors import OptionError
 from data_prep.sources.source import RawField
-from data_prep.split import ColumnSplit, LastFileSplit, RandomSplit, SplitRule
+from data_prep.split import WHOLE_NUMBER, ColumnSplit, LastFileSplit, RandomSplit, SplitRule
 from data_prep.transforms import DEFAULT, TRANSFORMS, FieldRule
 
 SplitBy = Literal["row", "last-file", "column"]
@@ -78,6 +78,11 @@ class Protocol:
     preset: str = "default"
 
     def __post_init__(self) -> None:
+        if self.split_by not in get_args(SplitBy):
+            raise OptionError(
+                f"--split-by {self.split_by}: choose from {', '.join(get_args(SplitBy))} "
+                f"(preset {self.preset}, [split], by)"
+            )
         if self.threshold < 1:
             raise OptionError(f"--threshold {self.threshold}: must be 1 (keep every token) or more")
         if self.rows_per_shard < 1:
@@ -102,6 +107,11 @@ class Protocol:
             )
         if (self.split_by == "column") != (self.split_column is not None):
             raise OptionError("--split-column: name the column together with --split-by column")
+        if self.split_by != "column" and (self.validation_from, self.test_from) != (None, None):
+            raise OptionError(
+                "--validation-from, --test-from: these are values of a column; "
+                "name it with --split-by column --split-column NAME"
+            )
         if self.split_by == "column" and self.validation_from is None and self.test_from is None:
             raise OptionError(
                 "--split-by column: say from which value on rows are held out, "
@@ -176,7 +186,7 @@ class Protocol:
             raise OptionError(f"--split-column {self.split_column}: the log has: {', '.join(kinds)}")
         bounds = [bound for bound in (self.validation_from, self.test_from) if bound is not None]
         in_order = bounds == sorted(set(bounds))
-        if kinds[self.split_column] == "numeric":
+        if kinds[self.split_column] == "numeric" or all(map(WHOLE_NUMBER.fullmatch, bounds)):
             try:
                 numbers = [float(bound) for bound in bounds]
             except ValueError as error:

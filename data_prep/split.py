@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import polars as pl
 
 SPLITS = ("train", "validation", "test")
 TRAIN = 0
+WHOLE_NUMBER = re.compile(r"^-?[0-9]{1,18}$")
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -60,6 +62,10 @@ class SplitRule(ABC):
     def reads(self) -> tuple[str, ...]:
         """The raw columns that decide."""
         return ()
+
+    def faults(self, values: pl.Series) -> tuple[pl.Series, str]:
+        """Which of (V) values of a column in ``reads`` (tokens as texts) cannot be placed, and why."""
+        return pl.repeat(False, len(values), eager=True), ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,8 @@ class LastFileSplit(SplitRule):
 class ColumnSplit(SplitRule):
     """By a column that grows with time: earlier rows are ``train``, later ones held out.
 
-    Numbers are compared as numbers, tokens as texts (dates and hours of equal length).
+    Numbers are compared as numbers, and so are tokens where the bounds are whole numbers (days,
+    hours, seconds); other tokens as texts (dates), of which the bounds may be beginnings.
 
     Attributes:
         column: The raw column.
@@ -133,12 +140,37 @@ class ColumnSplit(SplitRule):
         """The column."""
         return (self.column,)
 
+    @property
+    def bounds(self) -> dict[str, str]:
+        """By split, its first value."""
+        named = {"validation": self.validation_from, "test": self.test_from}
+        return {split: start for split, start in named.items() if start is not None}
+
+    @property
+    def whole_numbers(self) -> bool:
+        """Whether the bounds are whole numbers."""
+        return all(WHOLE_NUMBER.fullmatch(start) for start in self.bounds.values())
+
+    def faults(self, values: pl.Series) -> tuple[pl.Series, str]:
+        """Which of (V) values cannot be placed, and why."""
+        if values.dtype.is_numeric():
+            return values.is_null(), "is missing, and decides the split"
+        if self.whole_numbers:
+            readable = values.str.contains(WHOLE_NUMBER.pattern).fill_null(False)
+            return ~readable, "is not a whole number, as the first values of the splits are"
+        shortest = min(map(len, self.bounds.values()))
+        too_short = (values.str.len_chars() < shortest).fill_null(True)
+        return too_short, "is missing, or shorter than the first values of the splits"
+
     def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pl.Series]) -> np.ndarray:
         """By value."""
         values = columns[self.column]
+        if not values.dtype.is_numeric() and self.whole_numbers:
+            values = values.cast(pl.Int64)
         chosen = np.zeros(len(numbers), dtype=np.uint8)
-        for split, start in (("validation", self.validation_from), ("test", self.test_from)):
-            if start is not None:
-                bound = float(start) if values.dtype.is_numeric() else start
-                chosen[(values >= bound).to_numpy()] = SPLITS.index(split)
+        for split, start in self.bounds.items():
+            bound: float | str = start
+            if values.dtype.is_numeric():
+                bound = int(start) if WHOLE_NUMBER.fullmatch(start) else float(start)
+            chosen[(values >= bound).to_numpy()] = SPLITS.index(split)
         return chosen

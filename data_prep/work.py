@@ -173,7 +173,7 @@ class WorkDirectory:
                 cluster.run_tasks(submit, todo, finished=finished)
             except BaseException as error:
                 _stop(started)
-                if isinstance(error, RayTaskError) and isinstance(error.cause, AfmError):
+                if isinstance(error, RayTaskError) and isinstance(error.cause, AfmError | OSError):
                     raise error.cause from None
                 raise
         return [results[task.key] for task in tasks]

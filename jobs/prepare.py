@@ -36,7 +36,8 @@ class Prepare:
     Parquet table. By default what the preset is for, else synthetic."""
 
     input: tuple[str, ...] = ()
-    """Files, folders, patterns such as 'day_*.gz', or URIs, in order (text: plain, gzip or zstd)."""
+    """Files, folders, patterns such as 'day_*.gz', or URIs (text: plain, gzip or zstd); they are read in
+    natural order, day_2 before day_10."""
 
     output: str | None = None
     """The dataset directory to make."""
@@ -123,6 +124,7 @@ def main(config: Prepare) -> None:
         dry_run.show_synthetic_plan(config.rows, protocol)
         return
     source = SOURCES[name](config, output)
+    check_held_out(source, protocol, _input_files(config)[-1] if config.input else source.paths[-1])
     for line in source.describe():
         console.say(line)
     if config.dry_run:
@@ -189,7 +191,26 @@ def protocol_of(config: Prepare, preset: Preset) -> Protocol:
         "max_bad_rows",
     )
     given = {name: getattr(config, name) for name in named if getattr(config, name) is not None}
-    return Protocol(**{**preset.options, **given, "seed": config.seed})
+    said = dict(preset.options)
+    if config.split_by not in (None, "column"):
+        for name in ("split_column", "validation_from", "test_from"):
+            said.pop(name, None)
+    return Protocol(**{**said, **given, "seed": config.seed})
+
+
+def check_held_out(source: Source, protocol: Protocol, last_named: str) -> None:
+    """Say which file is held out, and refuse to hold out another than the last that was named.
+
+    Raises:
+        OptionError: the last file holds no rows.
+    """
+    if protocol.split_by != "last-file":
+        return
+    if source.paths[-1] != last_named:
+        raise OptionError(
+            f"--split-by last-file: the last file, {last_named}, holds no rows; leave it out of --input"
+        )
+    console.say(f"held out for validation and test: {last_named}")
 
 
 def _input_files(config: Prepare) -> list[str]:

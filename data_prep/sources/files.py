@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
@@ -17,7 +19,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from afm_dist import storage
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 
 CHUNK_BYTES = 1 << 20
 READ_BYTES = 1 << 18
@@ -103,19 +105,21 @@ def describe(path: str) -> InputFile:
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """The files that files, folders and patterns name, numbers in names counted as numbers.
+    """The files that files, folders and patterns name, in natural order: ``day_2`` before ``day_10``.
 
     A folder stands for the files in it, a pattern (``*``, ``?``, ``[…]`` in the last part of the
-    path) for those it matches; names that begin with ``.`` or ``_`` are passed over.
+    path) for those it matches; names that begin with ``.`` or ``_`` are passed over. The order does
+    not depend on how the shell spells the list.
 
     Raises:
         DataError: nothing is there, or nothing matches.
+        OptionError: a file is named twice.
     """
     found: list[str] = []
     for given in patterns:
         folder, _, last = given.rpartition("/")
-        if any(mark in last for mark in "*?["):
-            names = [name for name in _files_in(folder or ".") if Path(name).match(last)]
+        if any(mark in last for mark in "*?[") and (storage.is_uri(given) or not _is_file(given)):
+            names = [name for name in _files_in(folder or ".") if fnmatchcase(name, last)]
             matching = [_below(folder, name) if folder else name for name in names]
             if not matching:
                 raise DataError(f"{given}: no file matches; check --input")
@@ -125,8 +129,11 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 raise DataError(f"{given}: the folder holds no files; check --input")
         else:
             matching = [given]
-        found.extend(sorted(matching, key=_natural))
-    return found
+        found.extend(matching)
+    twice = [path for path, times in Counter(found).items() if times > 1]
+    if twice:
+        raise OptionError(f"--input: {twice[0]} is named twice; its rows would count twice")
+    return sorted(found, key=_natural)
 
 
 def _below(folder: str, name: str) -> str:
@@ -139,8 +146,16 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _is_folder(path: str) -> bool:
+    return bool(_type(path) == pafs.FileType.Directory)
+
+
+def _is_file(path: str) -> bool:
+    return bool(_type(path) == pafs.FileType.File)
+
+
+def _type(path: str) -> pafs.FileType:
     filesystem, inner = _filesystem(path)
-    return bool(filesystem.get_file_info(inner).type == pafs.FileType.Directory)
+    return filesystem.get_file_info(inner).type
 
 
 def _files_in(folder: str) -> list[str]:

@@ -87,6 +87,8 @@ def test_a_rule_that_cannot_work_is_refused(options: dict[str, Any], message: st
         ({"max_bad_rows": 2.0}, "--max-bad-rows 2.0"),
         ({"split_by": "last-file"}, "of the last file here; their sum must be 1"),
         ({"split_by": "column", "test_from": "1"}, "--split-column: name the column"),
+        ({"split_by": "random"}, "--split-by random: choose from row, last-file, column"),
+        ({"test_from": "9"}, "name it with --split-by column --split-column NAME"),
         ({"split_column": "hour"}, "together with --split-by column"),
         ({"split_by": "column", "split_column": "hour"}, "with --validation-from and --test-from"),
     ],

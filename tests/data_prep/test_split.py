@@ -102,3 +102,37 @@ def test_rows_from_a_value_on_are_held_out(
     assert rule.reads == ("when",)
     assert chosen.dtype == np.uint8
     assert chosen.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "expected"),
+    [
+        (["1", "2", "9", "10", "30"], ("9", "10"), [0, 0, 1, 2, 2]),
+        (["2024-05-31", "2024-06-01 00:10", "2024-07-02"], ("2024-06", "2024-07"), [0, 1, 2]),
+        (["-5", "3"], (None, "0"), [0, 2]),
+    ],
+)
+def test_whole_numbers_are_compared_as_numbers_and_dates_as_texts(
+    values: list[str], bounds: tuple[str | None, str | None], expected: list[int]
+) -> None:
+    rule = ColumnSplit(column="day", validation_from=bounds[0], test_from=bounds[1])
+
+    got = rule(0, np.arange(len(values)), {"day": pl.Series(values)})
+
+    assert got.tolist() == expected
+    assert not rule.faults(pl.Series(values))[0].any()
+
+
+@pytest.mark.parametrize(
+    ("values", "start", "faulty"),
+    [
+        (["7", "x", "", "1.5"], "5", [False, True, True, True]),
+        (["2024-06-01", "12", ""], "2024-05-01", [False, True, True]),
+    ],
+)
+def test_values_that_do_not_compare_with_the_bounds_are_faults(
+    values: list[str], start: str, faulty: list[bool]
+) -> None:
+    rule = ColumnSplit(column="day", validation_from=None, test_from=start)
+
+    assert rule.faults(pl.Series(values))[0].to_list() == faulty

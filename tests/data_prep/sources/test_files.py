@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 from data_prep.sources import files
 from data_prep.sources.files import Lines
 
@@ -160,7 +160,16 @@ def test_files_folders_and_patterns_become_files_in_natural_order(tmp_path: Path
     assert names("day_?.gz") == ["day_2.gz"]
     assert names("[dD][aA]*_[13]") == ["DAY_3", "day_1"]
     assert names("*") == names("")
-    assert names("readme.txt", "day_1*", "day_1") == ["readme.txt", "day_1", "day_10.gz", "day_1"]
+    assert names("readme.txt", "day_10.gz", "day_2.gz") == ["day_2.gz", "day_10.gz", "readme.txt"]
+    with pytest.raises(OptionError, match="day_1 is named twice; its rows would count twice"):
+        names("day_1*", "day_1")
+
+
+def test_a_name_that_looks_like_a_pattern_is_itself_first(tmp_path: Path) -> None:
+    path = tmp_path / "train[1].csv"
+    path.touch()
+
+    assert files.expand([str(path)]) == [str(path)]
 
 
 def test_patterns_are_understood_in_uris_and_in_the_working_directory(

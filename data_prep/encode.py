@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +31,7 @@ class Encoding:
         label: Name of the label column.
         rules: How fields are made of columns.
         parts: The spooled parts, in order.
-        small: Fields of few distinct values.
+        small: Categorical fields of few tokens.
         maps: For each rule, the files that say what each distinct value of a part becomes.
         dataset: The dataset directory.
     """
@@ -67,29 +66,42 @@ def encode_shard(
     Returns:
         The shard, and per categorical field how many of its rows have id 0.
     """
-    with ExitStack() as stack:
-        batches = [
-            stack.enter_context(open_codes(encoding.parts[piece.part], split)).slice(
-                piece.start, piece.stop - piece.start
-            )
-            for piece in pieces
-        ]
-        columns = [pa.array(np.concatenate([batch.column(LABEL_COLUMN).to_numpy() for batch in batches]))]
-        unknown = {}
-        for rule, maps in zip(encoding.rules, encoding.maps, strict=True):
-            made = read_map(maps, [piece.part for piece in pieces])
-            codes = [batch.column(rule.column).to_numpy() for batch in batches]
-            if rule.kind == "categorical":
-                ids = np.concatenate([each.to_numpy()[code] for each, code in zip(made, codes, strict=True)])
-                unknown[rule.name] = int((ids == UNKNOWN).sum())
-                columns.append(pa.array(ids))
-            else:
-                columns.append(_numbers(made, codes))
+    rows = [_codes(encoding.parts[piece.part], split, piece) for piece in pieces]
+    columns = [pa.array(np.concatenate([codes[LABEL_COLUMN] for codes in rows]))]
+    unknown, small = {}, [encoding.label, *encoding.small]
+    for rule, maps in zip(encoding.rules, encoding.maps, strict=True):
+        made = read_map(maps, [piece.part for piece in pieces])
+        codes = [each[rule.column] for each in rows]
+        if rule.kind == "categorical":
+            ids = np.concatenate([each.to_numpy()[code] for each, code in zip(made, codes, strict=True)])
+            unknown[rule.name] = int((ids == UNKNOWN).sum())
+            columns.append(pa.array(ids))
+        else:
+            columns.append(_numbers(made, codes))
+            if _has_few_values(columns[-1]):
+                small.append(rule.name)
     table = pa.Table.from_arrays(columns, schema=encoding.schema())
-    data = shard_bytes(table, [encoding.label, *encoding.small])
+    data = shard_bytes(table, small)
     path = f"{SPLITS[split]}/part-{index:05d}.parquet"
     storage.write_bytes(storage.join(encoding.dataset, path), data)
     return Shard(path=path, rows=table.num_rows, bytes=len(data), sha256=storage.sha256(data)), unknown
+
+
+def _codes(part: str, split: int, piece: Piece) -> dict[str, np.ndarray]:
+    """By column, the codes of a piece's rows: copies, so that a shard of many parts holds no file open."""
+    with open_codes(part, split) as batch:
+        rows = batch.slice(piece.start, piece.stop - piece.start)
+        return {name: rows.column(name).to_numpy().copy() for name in rows.schema.names}
+
+
+def _has_few_values(column: pa.Array) -> bool:
+    """Whether each value of (B) occurs four times or more, on average over the first rows.
+
+    Asked of the shard's rows, not of the spooled parts: a shard is the same bytes for every cut of
+    the input.
+    """
+    first = column.slice(0, 4 * FEW_VALUES)
+    return 4 * len(first.unique()) <= len(first)
 
 
 def _numbers(made: Sequence[pa.Array], codes: Sequence[np.ndarray]) -> pa.Array:

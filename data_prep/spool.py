@@ -1,6 +1,6 @@
 """Parsed rows on disk between the two halves of a preparation.
 
-The raw text is read once. Each part of a block is spooled as three Arrow files: the codes of its
+The raw text is parsed once. Each part of a block is spooled as three Arrow files: the codes of its
 rows, one record batch per split; and the distinct values that the codes stand for with their
 counts in the training split, one record batch per column, tokens and numbers apart.
 """

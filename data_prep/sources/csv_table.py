@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.csv as pa_csv
 
 from afm_dist.errors import DataError
 from data_prep.sources import files
+from data_prep.sources.csv_lines import QUOTE, Seen, ends_in_values, line_ends, lone_returns
 from data_prep.sources.files import Lines
 from data_prep.sources.source import RawField, RawRows, Rejected, check_field_names
 from data_prep.sources.tabular_columns import Content
@@ -24,7 +26,6 @@ SAMPLE_BYTES = 1 << 18
 SAMPLE_ROWS = 20_000
 BATCH_BYTES = 8 << 20
 COMPRESSION_RATIO = 4
-QUOTE = b'"'
 DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 INTEGER = r"^\s*[+-]?\d+\s*$"
 LONG_INTEGER = r"^\s*[+-]?\d{16,}\s*$"
@@ -32,10 +33,49 @@ LONG_INTEGER = r"^\s*[+-]?\d{16,}\s*$"
 InvalidRow = Any
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Malformed:
+    """A row with too few or too many fields, and how many lines end inside of it."""
+
+    reason: str
+    text: str
+    line_ends: int
+
+    def rejected(self, line: int) -> Rejected:
+        return Rejected(line=line, reason=self.reason, text=self.text)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some parsed rows: B of them, and the rejected ones.
+
+    Attributes:
+        frame: (B) raw values.
+        numbers: (B) row numbers.
+        lines: (B) numbers of the lines where the rows begin.
+        rejected: The lines that are no rows.
+    """
+
+    frame: pl.DataFrame
+    numbers: np.ndarray
+    lines: np.ndarray
+    rejected: list[Rejected]
+
+    def without(self, empty: set[int]) -> _Piece:
+        """Without the rows that Arrow makes of empty lines; those lines are taken out of ``empty``."""
+        blank = self.frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
+        if not blank.any():
+            return self
+        gone = empty.intersection(self.lines[blank].tolist())
+        empty -= gone
+        kept = ~np.isin(self.lines, list(gone))
+        return replace(
+            self, frame=self.frame.filter(pl.Series(kept)), numbers=self.numbers[kept], lines=self.lines[kept]
+        )
+
+
 class CsvTable:
     """One CSV file, read as bytes so that no value is interpreted before we look at it.
-
-    Lines count as if none were inside quotes; row 0 stands on line 2.
 
     Args:
         path: The file, which has at least one row.
@@ -62,12 +102,12 @@ class CsvTable:
         header = sample.partition(b"\n")[0]
         self.delimiter = "\t" if header.count(b"\t") > header.count(b",") else ","
         self.names: list[str] = []
-        with self._reader(lambda row: "skip", {}) as reader:
+        with self._reader(lambda row: "skip", Seen(line=1)) as reader:
             self.names = list(reader.schema.names)
         check_field_names(self.names, path)
         self.types = self.spellings = dict.fromkeys(self.names, "text")
         # Again, now that the names are known: Arrow would make numbers of long identifiers.
-        with self._reader(lambda row: "skip", {}) as reader:
+        with self._reader(lambda row: "skip", Seen(line=1)) as reader:
             first = next((batch for batch in reader if batch.num_rows), None)
         sample_rows = pl.DataFrame(first.slice(0, SAMPLE_ROWS)) if first else pl.DataFrame()
         self.contents: dict[str, Content] = {
@@ -86,10 +126,13 @@ class CsvTable:
         ]
 
     def count_rows(self, start: int, end: int) -> int | None:
-        """Lines of a byte range; None where there are quotes: a line may end inside of them."""
+        """Lines of a byte range; None where rows may begin and end elsewhere than lines.
+
+        A line may end inside quotes, and a row at a CR alone.
+        """
         rows = 0
         for lines in files.lines_of_range(self.path, start, end):
-            if QUOTE in lines.text:
+            if QUOTE in lines.text or lone_returns(lines.text):
                 return None
             rows += lines.count
         return rows - (start == 0)
@@ -97,64 +140,72 @@ class CsvTable:
     def read(
         self, start: int, end: int, first_row: int, label: str, fields: tuple[RawField, ...]
     ) -> Iterator[RawRows]:
-        """The rows of a block."""
+        """The rows of a block; an empty line is none."""
         whole = (start, end) == (0, self.bytes)
-        pieces = self._batches() if whole else self._parsed_lines(start, end, first_row + self.first_line)
-        for frame, lines, malformed in pieces:
-            blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-            frame, lines = frame.filter(~blank), lines[~blank.to_numpy()]
-            rows = rows_of(frame, label, fields, lines - self.first_line, self.first_line)
-            yield rows.with_rejected(malformed)
+        pieces = self._batches() if whole else self._parsed_lines(start, end, first_row)
+        for piece in pieces:
+            rows = rows_of(piece.frame, label, fields, piece.numbers, piece.lines)
+            yield rows.with_rejected(piece.rejected)
 
-    def _batches(self) -> Iterator[tuple[pl.DataFrame, np.ndarray, list[Rejected]]]:
-        """The whole file, with the line of each row and the lines that are no rows."""
-        malformed: dict[int, Rejected] = {}
-        overlong: dict[int, Rejected] = {}
-
-        def taken(before: float) -> list[Rejected]:
-            return [bad.pop(line) for bad in (malformed, overlong) for line in sorted(bad) if line < before]
-
-        line = self.first_line
-        with self._reader(partial(self._keep, malformed, 0), overlong) as reader:
+    def _batches(self) -> Iterator[_Piece]:
+        """The whole file."""
+        malformed: dict[int, _Malformed] = {}
+        seen = Seen(line=1)
+        row = 0
+        line = self.first_line + sum(line_ends(name.encode()) for name in self.names)
+        with self._reader(partial(_keep, malformed, self.first_line), seen) as reader:
             for batch in reader:
-                frame = pl.DataFrame(batch)
-                lines = _lines_of_rows(line, frame.height, malformed)
-                line = int(lines[-1]) + 1 if frame.height else line
-                yield frame, lines, taken(line)
-        if malformed or overlong:
+                numbers = _numbers_of_rows(row, batch.num_rows, malformed)
+                n_rows = int(numbers[-1]) + 1 - row if batch.num_rows else 0
+                of_batch = {
+                    number: malformed.pop(number) for number in sorted(malformed) if number < row + n_rows
+                }
+                ends = np.ones(n_rows, dtype=np.int64)
+                if seen.quoted:
+                    ends[numbers - row] += ends_in_values(batch)
+                    for number, bad in of_batch.items():
+                        ends[number - row] += bad.line_ends
+                starts = line + np.cumsum(ends) - ends
+                rejected = [bad.rejected(int(starts[number - row])) for number, bad in of_batch.items()]
+                row, line = row + n_rows, line + int(ends.sum())
+                rejected += [seen.overlong.pop(bad) for bad in sorted(seen.overlong) if bad < line]
+                yield _Piece(
+                    pl.DataFrame(batch), numbers, starts[numbers - (row - n_rows)], rejected
+                ).without(seen.empty)
+        rejected = list(seen.overlong.values())
+        for number in sorted(malformed):
+            rejected.append(malformed[number].rejected(line + number - row))
+            line += malformed[number].line_ends
+        if rejected:
+            nothing = np.zeros(0, dtype=np.int64)
             empty = pl.DataFrame(schema=dict.fromkeys(self.names, pl.Binary))
-            yield empty, np.zeros(0, dtype=np.int64), taken(np.inf)
+            yield _Piece(empty, nothing, nothing, rejected)
 
-    def _parsed_lines(
-        self, start: int, end: int, line: int
-    ) -> Iterator[tuple[pl.DataFrame, np.ndarray, list[Rejected]]]:
-        """The lines of a byte range of a file without quotes; ``line`` is the number of the first."""
+    def _parsed_lines(self, start: int, end: int, row: int) -> Iterator[_Piece]:
+        """The lines of a byte range of a file where each is a row; ``row`` is the first's number."""
         for lines in _joined(files.lines_of_range(self.path, start, end)):
             if start == 0:
                 lines = lines.without_first(lines.text.find(b"\n") + 1)
                 start = 1
-            malformed: dict[int, Rejected] = {}
-            overlong: dict[int, Rejected] = {}
-            text = _without_overlong(lines, line, overlong)
+            malformed: dict[int, _Malformed] = {}
+            seen = Seen(line=row + self.first_line)
+            text = b"".join(seen.texts([lines]))
             table = pa.table({name: pa.array([], pa.binary()) for name in self.names})
             if text:
-                options = self._options(partial(self._keep, malformed, line - 1))
+                options = self._options(partial(_keep, malformed, 1 - row))
                 options["read_options"].column_names = self.names
                 options["read_options"].block_size = len(text) + 1
                 try:
                     table = pa_csv.read_csv(pa.BufferReader(text), **options)
                 except pa.ArrowInvalid as error:
                     raise self._unreadable(error) from error
-            frame = pl.DataFrame(table)
-            numbers = _lines_of_rows(line, frame.height, malformed)
-            yield frame, numbers, [*malformed.values(), *overlong.values()]
-            line += lines.count
-
-    def _keep(self, malformed: dict[int, Rejected], offset: int, row: InvalidRow) -> str:
-        number = row.number + offset
-        reason = f"{row.actual_columns} fields instead of {row.expected_columns}"
-        malformed[number] = Rejected(line=number, reason=reason, text=row.text[: files.MAX_REJECTED_BYTES])
-        return "skip"
+            numbers = _numbers_of_rows(row, table.num_rows, malformed)
+            rejected = [bad.rejected(number + self.first_line) for number, bad in malformed.items()]
+            rejected += seen.overlong.values()
+            yield _Piece(pl.DataFrame(table), numbers, numbers + self.first_line, rejected).without(
+                seen.empty
+            )
+            row += lines.count
 
     def _options(self, malformed: Callable[[InvalidRow], str]) -> dict[str, Any]:
         return {
@@ -173,15 +224,15 @@ class CsvTable:
         }
 
     @contextmanager
-    def _reader(self, malformed: Callable[[InvalidRow], str], overlong: dict[int, Rejected]) -> Iterator[Any]:
-        """The whole file, batch by batch; overlong lines are noted, and empty."""
+    def _reader(self, malformed: Callable[[InvalidRow], str], seen: Seen) -> Iterator[Any]:
+        """The whole file, batch by batch."""
         if self.compression is None:
             lines = files.lines_of_range(self.path, 0, self.bytes)
         else:
             lines = files.lines_of_compressed(self.path, self.compression)
         try:
             with (
-                _Stream(_texts(lines, overlong)) as stream,
+                _Stream(seen.texts(lines)) as stream,
                 pa_csv.open_csv(stream, **self._options(malformed)) as reader,
             ):
                 yield reader
@@ -220,17 +271,20 @@ class _Stream(io.RawIOBase):
         return text[:end]
 
 
-def _texts(pieces: Iterator[Lines], overlong: dict[int, Rejected]) -> Iterator[bytes]:
-    line = 1
-    for lines in pieces:
-        yield _without_overlong(lines, line, overlong)
-        line += lines.count
+def _keep(malformed: dict[int, _Malformed], first: int, row: InvalidRow) -> str:
+    """Note a malformed row; ``first`` is what Arrow calls row 0."""
+    malformed[row.number - first] = _Malformed(
+        reason=f"{row.actual_columns} fields instead of {row.expected_columns}",
+        text=row.text[: files.MAX_REJECTED_BYTES],
+        line_ends=line_ends(row.text.encode("utf-8", errors="replace")),
+    )
+    return "skip"
 
 
-def _lines_of_rows(first: int, rows: int, malformed: dict[int, Rejected]) -> np.ndarray:
-    """(rows) line numbers from ``first`` on that are not malformed."""
-    lines = np.arange(first, first + rows + len(malformed))
-    return lines[~np.isin(lines, list(malformed))][:rows]
+def _numbers_of_rows(first: int, rows: int, malformed: Collection[int]) -> np.ndarray:
+    """(rows) numbers from ``first`` on that are not of malformed rows."""
+    numbers = np.arange(first, first + rows + len(malformed))
+    return numbers[~np.isin(numbers, list(malformed))][:rows]
 
 
 def _joined(pieces: Iterable[Lines]) -> Iterator[Lines]:
@@ -243,21 +297,6 @@ def _joined(pieces: Iterable[Lines]) -> Iterator[Lines]:
             waiting = []
     if waiting:
         yield Lines.concatenate(waiting)
-
-
-def _without_overlong(lines: Lines, first_line: int, overlong: dict[int, Rejected]) -> bytes:
-    """The text with overlong lines emptied; an empty line is no row."""
-    if not lines.overlong:
-        return lines.text
-    kept = lines.text.split(b"\n")
-    for index in lines.overlong:
-        overlong[first_line + index] = Rejected(
-            line=first_line + index,
-            reason=f"the line is longer than {files.MAX_LINE_BYTES} bytes",
-            text=kept[index][: files.MAX_REJECTED_BYTES].decode("utf-8", errors="backslashreplace"),
-        )
-        kept[index] = b""
-    return b"\n".join(kept)
 
 
 def content_of(text: pl.Series) -> Content:

@@ -74,7 +74,7 @@ class ParquetTable:
         with self._file() as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=list(range(start, end)), columns=wanted):
                 numbers = np.arange(first_row, first_row + batch.num_rows)
-                yield rows_of(pl.DataFrame(batch), label, fields, numbers, self.first_line)
+                yield rows_of(pl.DataFrame(batch), label, fields, numbers, numbers + self.first_line)
                 first_row += batch.num_rows
 
     @contextmanager

@@ -36,7 +36,7 @@ def _decode(value: bytes | None) -> str | None:
 
 
 def rows_of(
-    frame: pl.DataFrame, label: str, fields: tuple[RawField, ...], numbers: np.ndarray, first_line: int
+    frame: pl.DataFrame, label: str, fields: tuple[RawField, ...], numbers: np.ndarray, lines: np.ndarray
 ) -> RawRows:
     """Convert columns and set aside the rows that do not convert.
 
@@ -45,7 +45,7 @@ def rows_of(
         label: Name of the label column.
         fields: The fields to keep.
         numbers: (B) row numbers within the file.
-        first_line: Line in the file of row 0, for messages.
+        lines: (B) the line of each in the file, for messages.
     """
     raw = {name: Column.of(frame[name]) for name in (label, *(field.name for field in fields))}
     labels = _numbers(raw[label].values)
@@ -76,7 +76,7 @@ def rows_of(
     good[list(reasons)] = False
     rejected = [
         Rejected(
-            line=int(numbers[row]) + first_line,
+            line=int(lines[row]),
             reason=reason,
             text=", ".join(f"{column.name}={_plain(column[row])}" for column in frame)[:MAX_REJECTED_BYTES],
         )

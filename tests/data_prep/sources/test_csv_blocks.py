@@ -74,9 +74,9 @@ def test_byte_ranges_give_the_rows_of_the_whole_file(
     assert in_ranges.rows == whole.rows
     assert in_ranges.numbers == whole.numbers
     assert in_ranges.rejected == whole.rejected
-    # What is neither a row nor rejected is blank.
+    # What is neither a row nor rejected is empty.
     known = {*whole.numbers, *(bad.line - 2 for bad in whole.rejected)}
-    assert [line for number, line in enumerate(written) if number not in known and line.strip(",")] == []
+    assert [line for number, line in enumerate(written) if number not in known and line] == []
     for number, row in zip(whole.numbers, whole.rows, strict=True):
         label, ad, price, site = written[number].split(",")
         number_or_none = float(price) if price not in ("", "NA") else None
@@ -149,3 +149,82 @@ def test_an_open_quote_that_swallows_the_file_is_named(
 
     with pytest.raises(DataError, match=r"t\.csv: .*a row has more than 200 bytes; .* quote"):
         _read(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_lone_carriage_return_gives_the_same_rows_for_any_size_of_blocks(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "t.csv"
+    lines = ["1,a,0.5,x"] * 200
+    lines[20] = lines[150] = "1,a\rb,2,x"
+    lines[30] = "0,c,1.5,y\r1,d,2.5,z"
+    path.write_bytes((end.join([HEADER, *lines]) + end).encode())
+
+    whole = _read(path)
+    for block_bytes in (300, 1000, 1 << 20):
+        got = _read(path, block_bytes=block_bytes)
+        assert (got.rows, got.numbers, got.rejected) == (whole.rows, whole.numbers, whole.rejected)
+    assert whole.reasons == [
+        (22, "2 fields instead of 4"),
+        (23, "3 fields instead of 4"),
+        (154, "2 fields instead of 4"),
+        (155, "3 fields instead of 4"),
+    ]
+    assert len(whole.rows) == 199
+
+
+@pytest.mark.parametrize("block_bytes", [30, 1 << 20])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_empty_lines_are_passed_over(tmp_path: Path, block_bytes: int, end: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(end.join([HEADER, "1,a,1,x", "", ",,,", "", "", "0,b,2,y", ",,,", ""]).encode())
+
+    got = _read(path, block_bytes=block_bytes)
+
+    assert got.numbers == [0, 5]
+    assert got.reasons == [(line, "label missing is not 0 or 1") for line in (4, 8)]
+
+
+def test_missing_rows_among_quotes_are_rejected_and_empty_lines_in_values_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f'{HEADER}\n1,"a\n\nb",1,x\n\n,"",,\n0,c,2,y\n')
+
+    got = _read(path)
+
+    assert got.rows == [[1, "a\n\nb", 1, "x"], [0, "c", 2, "y"]]
+    assert got.reasons == [(6, "label missing is not 0 or 1")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            [
+                *("1,a,1,x", '0,"a\nb",1,x', '0,"a\n\nb",1,"x\r\ny"', '0,"a\rb",1,x', ""),
+                *("bad", '"b\nad",1', '2,"a\n",1,x', ",,,", "1,a,2," + "x" * 80),
+            ]
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_rejected_rows_have_the_line_where_they_begin(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], end: str
+) -> None:
+    path = tmp_path_factory.mktemp("table") / "t.csv"
+    lines = ["1,a,1,x", *lines]
+    path.write_bytes("".join(line + end for line in [HEADER, *lines]).encode())
+    bad = ("bad", '"b\n', "2,", ",,,", "1,a,2,")
+    expected = [
+        1 + len("".join(each + end for each in [HEADER, *lines[:index]]).splitlines())
+        for index, line in enumerate(lines)
+        if line.startswith(bad)
+    ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "MAX_LINE_BYTES", 60)
+        patch.setattr(csv_table, "BATCH_BYTES", 90)
+        got = _read(path, block_bytes=1 << 20)
+
+    assert [rejected.line for rejected in got.rejected] == expected
+    assert got.rows.count([1, "a", 1, "x"]) == lines.count("1,a,1,x")

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from afm_dist import storage
@@ -97,6 +97,7 @@ def test_ids_follow_counts_then_tokens_however_the_rows_are_cut(
     sampled_tokens=st.integers(1, 20),
     chunk_ids=st.sampled_from([16, 32, 1 << 20]),
 )
+@example((pl.UInt32, [*range(50), *range(20)]), 1, [30], 7, 20, 16)
 def test_ids_and_vocabulary_are_the_same_however_the_tokens_are_cut_into_ranges(
     tmp_path_factory: pytest.TempPathFactory,
     column: tuple[type[pl.DataType], list[Token]],

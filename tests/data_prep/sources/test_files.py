@@ -79,6 +79,13 @@ def test_overlong_lines_are_shortened_and_named_wherever_the_chunks_end(
     assert got.count == len(written)
 
 
+def test_overlong_lines_are_counted_from_behind_a_header_that_was_cut_off() -> None:
+    lines = Lines(b"header\na\nlong\nb", overlong=(0, 2))
+
+    assert lines.without_first(len(b"header\n")) == Lines(b"a\nlong\nb", overlong=(1,))
+    assert lines.without_first(3) == Lines(b"der\na\nlong\nb", overlong=(0, 2))
+
+
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_a_compressed_file_yields_the_same_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: files.Compression

@@ -121,7 +121,7 @@ def main(config: Prepare) -> None:
     output = check(config, name)
     protocol = protocol_of(config, preset)
     if config.dry_run and name == "synthetic":
-        dry_run.show_synthetic_plan(config.rows, protocol)
+        dry_run.show_synthetic_plan(config.rows, config.shape, protocol)
         return
     source = SOURCES[name](config, output)
     check_held_out(source, protocol, _input_files(config)[-1] if config.input else source.paths[-1])

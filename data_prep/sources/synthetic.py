@@ -24,7 +24,6 @@ from data_prep.sources.planted_shapes import SHAPES, ShapeName
 from data_prep.sources.planted_text import FORMATS, LineWriter
 
 GENERATOR_VERSION = 2
-BYTES_PER_ROW = SHAPES["criteo"].bytes_per_row
 RECORD = "log.json"
 
 

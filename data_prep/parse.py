@@ -1,4 +1,4 @@
-"""The one read of the raw text: a block of it becomes spooled parts and rejected rows."""
+"""The raw text is parsed once: a block of it becomes spooled parts and rejected rows."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import polars as pl
 
 from afm_dist.errors import DataError
+from data_prep.sources.short_texts import short_token_text, short_tokens
 from data_prep.sources.source import RawField
-from data_prep.sources.text_log import TextField, TextLog, short_token_text, short_tokens
+from data_prep.sources.text_log import TextField, TextLog
 
 HEADER = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,"

@@ -97,5 +97,5 @@ def _may_hold_line_end(column: pa.BinaryArray) -> bool:
     characters = column.buffers()[2]
     if characters is None:
         return False
-    codes = np.frombuffer(characters, dtype=np.uint8)
-    return bool(((codes == ord("\n")) | (codes == ord("\r"))).any())
+    text = characters.to_pybytes()
+    return b"\n" in text or b"\r" in text

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 
 from data_prep.columns import Column
 from data_prep.sources import files
-from data_prep.sources.delimited import WORD, Cut, Texts, column
+from data_prep.sources.delimited import Cut, Texts, column
 from data_prep.sources.files import Lines
+from data_prep.sources.short_texts import Values
 from data_prep.sources.source import Block, RawField, RawRows, Rejected, Source, open_inputs
 
 MIN_BLOCK_BYTES = 4 << 20
@@ -23,26 +21,6 @@ PART_BYTES = 32 << 20
 BLOCKS = 16
 COMPRESSION_RATIO = 3
 SAMPLE_BYTES = 1 << 18
-LONG_INTEGER = re.compile(rb"-?[0-9]{1,300}")
-
-
-def every_byte(value: int) -> np.uint64:
-    """A word of eight equal bytes."""
-    return np.uint64(int.from_bytes(bytes([value]) * WORD, "little"))
-
-
-_BYTE = np.uint64(8)
-_LAST_BYTE = np.uint64(0xFF)
-_LOW_NIBBLE = every_byte(0x0F)
-_HIGH_NIBBLE = every_byte(0xF0)
-_SIXES = every_byte(6)
-_ZERO_CHARS = every_byte(ord("0"))
-_PAIRS = np.uint64(0x00FF00FF00FF00FF)
-_QUADS = np.uint64(0x0000FFFF0000FFFF)
-_OCTET = np.uint64(0x00000000FFFFFFFF)
-
-Values = tuple[pl.Series, np.ndarray]
-"""(V) values, null where missing, and (V) booleans: whether each is what the format says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,67 +199,6 @@ def _labels(read: tuple[Texts, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         labels[: len(texts.words)][texts.words == ord(str(value))] = value
     of_rows = labels[codes]
     return of_rows, of_rows < 2
-
-
-def integers(texts: Texts) -> Values:
-    """Integers of any length as Float64; those of up to eight characters all at once."""
-    words = texts.words
-    lengths = np.count_nonzero(np.ascontiguousarray(words).view(np.uint8).reshape(-1, WORD), axis=1)
-    negative = (words & _LAST_BYTE) == ord("-")
-    digits = np.where(negative, words >> _BYTE, words)
-    n_digits = (lengths - negative).astype(np.uint64)
-    # The digits move to the end of the word; what precedes them becomes zeros.
-    unused = (np.uint64(WORD) - n_digits) * _BYTE
-    keep = np.where(n_digits > 0, ~np.uint64(0) << np.minimum(unused, np.uint64(63)), np.uint64(0))
-    digits = ((digits << np.minimum(unused, np.uint64(63))) & keep) | (_ZERO_CHARS & ~keep)
-    is_digits = ((digits & _HIGH_NIBBLE) == _ZERO_CHARS) & (((digits + _SIXES) & _HIGH_NIBBLE) == _ZERO_CHARS)
-    value = digits & _LOW_NIBBLE
-    value = (value * np.uint64(10) + (value >> np.uint64(8))) & _PAIRS
-    value = (value * np.uint64(100) + (value >> np.uint64(16))) & _QUADS
-    value = (value * np.uint64(10_000) + (value >> np.uint64(32))) & _OCTET
-    missing = lengths == 0
-    longer = [_long_integer(text) for text in texts.longer]
-    values = np.concatenate(
-        [np.where(negative, -1.0, 1.0) * value.astype(np.float64), [n or 0.0 for n in longer]]
-    )
-    valid = np.concatenate([missing | ((n_digits > 0) & is_digits), [n is not None for n in longer]])
-    return pl.Series(pa.array(values, mask=np.pad(missing, (0, len(longer))))), valid.astype(bool)
-
-
-def _long_integer(text: bytes) -> float | None:
-    """An integer of more than eight characters; None where it is none, or too large for a float64."""
-    return float(text) if LONG_INTEGER.fullmatch(text) else None
-
-
-def short_tokens(texts: Texts) -> Values:
-    """Tokens of up to eight characters as UInt64, in the order of their texts."""
-    packed = pl.Series(np.concatenate([texts.words.byteswap(), np.zeros(len(texts.longer), np.uint64)]))
-    valid = _utf8(texts).is_not_null().to_numpy().copy()
-    valid[len(texts.words) :] = False
-    return pl.select(pl.when(packed != 0).then(packed)).to_series(), valid
-
-
-def short_token_text(tokens: pl.Series) -> pl.Series:
-    """The inverse of ``short_tokens``; missing becomes the empty text."""
-    words = tokens.fill_null(0).to_numpy().byteswap()
-    text = pl.Series(Texts(words).to_arrow()).cast(pl.String)
-    return text.rename(tokens.name)
-
-
-def _utf8(texts: Texts) -> pl.Series:
-    """(V) texts, null where they are not UTF-8."""
-    raw = pl.Series(texts.to_arrow())
-    try:
-        return raw.cast(pl.String)
-    except pl.exceptions.PolarsError:
-        return pl.Series([_decode(text) for text in raw], dtype=pl.String)
-
-
-def _decode(text: bytes) -> str | None:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def _show(value: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,8 @@ def in_this_process() -> Iterator[pytest.MonkeyPatch]:
     """Within it, ``prepare`` needs no Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLARS_MAX_THREADS", "1")
+        # It only matters when a machine loses power, and costs a quarter of the time.
+        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(ray, "put", lambda value: value)
         patch.setattr(work, "_run_task", _Direct())
         patch.setattr(work, "_stop", lambda references: None)

@@ -27,6 +27,8 @@ from data_prep.transforms import TRANSFORMS, FieldRule
 from data_prep.vocabulary import Encoder, TokenCounts, TokenRange
 
 LARGEST = float(np.finfo(np.float32).max)
+# Each map is an open file while it is written, and systems allow as few as 256.
+MAPS_AT_ONCE = 64
 
 
 class FieldBuilder(ABC):
@@ -161,6 +163,17 @@ def write_maps(
     paths: Sequence[str],
 ) -> None:
     """The second pass: one Arrow file per builder, one record batch per part, in order."""
+    for first in range(0, len(builders), MAPS_AT_ONCE):
+        some = slice(first, first + MAPS_AT_ONCE)
+        _write_maps(builders[some], parts, columns, paths[some])
+
+
+def _write_maps(
+    builders: Sequence[FieldBuilder],
+    parts: Sequence[str],
+    columns: Sequence[RawField],
+    paths: Sequence[str],
+) -> None:
     with ExitStack() as stack:
         writers = []
         for builder, path in zip(builders, paths, strict=True):

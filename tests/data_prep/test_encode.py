@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.columns import Column
 from data_prep.encode import Encoding, encode_shard
-from data_prep.fields import NumberBuilder, add_up, write_maps
+from data_prep.fields import MAPS_AT_ONCE, NumberBuilder, add_up, write_maps
 from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
 from data_prep.shards import Piece
@@ -52,12 +52,12 @@ def _encoded(encoding: Encoding, parts: Sequence[np.ndarray]) -> Path:
 
 
 @contextmanager
-def _few_files_may_be_open() -> Iterator[None]:
+def _few_files_may_be_open(few: int = 20) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # The next file gets the lowest free number, and none may be above the limit.
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 20, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + few, hard))
     try:
         yield
     finally:
@@ -73,6 +73,17 @@ def test_a_shard_of_more_parts_than_files_may_be_open_holds_their_rows_in_order(
 
     assert pq.read_table(path)["x"].to_pylist() == np.concatenate(parts).tolist()
     assert pq.read_table(path)["y"].to_pylist() == [0, 1] * 200
+
+
+def test_a_table_of_more_columns_than_files_may_be_open_is_prepared(tmp_path: Path) -> None:
+    columns = {f"x{index}": np.arange(50) % 7 + index / 2 for index in range(150)}
+    pl.DataFrame({"label": [0, 1] * 25, **columns}).write_parquet(tmp_path / "wide.parquet")
+
+    source = TabularSource([str(tmp_path / "wide.parquet")], ColumnOptions(label="label"))
+    with in_this_process(), _few_files_may_be_open(MAPS_AT_ONCE + 20):
+        manifest = prepare(source, str(tmp_path / "dataset"), Protocol())
+
+    assert [f.name for f in manifest.fields] == list(columns)
 
 
 @pytest.mark.parametrize(("distinct", "wanted"), [(10, True), (3_000, True), (20_000, False)])

@@ -89,7 +89,9 @@ def undisturbed(log: str, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return Manifest.load(str(output))
 
 
-@pytest.mark.parametrize(("workers", "block_bytes"), [(1, 5_000_000), (4, 700_000)])
+@pytest.mark.parametrize(
+    ("workers", "block_bytes"), [pytest.param(1, 5_000_000, marks=pytest.mark.slow), (4, 700_000)]
+)
 def test_workers_and_blocks_do_not_change_the_manifest(
     undisturbed: Manifest, log: str, tmp_path: Path, workers: int, block_bytes: int
 ) -> None:
@@ -98,7 +100,7 @@ def test_workers_and_blocks_do_not_change_the_manifest(
     assert Manifest.load(str(tmp_path / "data")).fingerprint() == undisturbed.fingerprint()
 
 
-@pytest.mark.parametrize("stage", ["parsing", "encoding"])
+@pytest.mark.parametrize("stage", ["parsing", pytest.param("encoding", marks=pytest.mark.slow)])
 def test_a_killed_worker_does_not_change_the_manifest(
     undisturbed: Manifest, log: str, tmp_path: Path, stage: str
 ) -> None:
@@ -110,7 +112,7 @@ def test_a_killed_worker_does_not_change_the_manifest(
     assert Manifest.load(str(tmp_path / "data")).fingerprint() == undisturbed.fingerprint()
 
 
-@pytest.mark.parametrize("stage", ["parse", "encode"])
+@pytest.mark.parametrize("stage", ["parse", pytest.param("encode", marks=pytest.mark.slow)])
 def test_a_killed_driver_goes_on_where_it_was(
     undisturbed: Manifest, log: str, tmp_path: Path, stage: str
 ) -> None:

@@ -56,6 +56,7 @@ class Parsing:
         rules: How fields are made of columns.
         spool: Folder of the parts.
         rejected: Folder of the malformed rows.
+        max_rejected: A block with more of them ends the job at once.
     """
 
     source: Source
@@ -63,6 +64,7 @@ class Parsing:
     rules: tuple[FieldRule, ...]
     spool: str
     rejected: str
+    max_rejected: int
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,7 +83,8 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
         first_row: Number of its first row within its file.
 
     Raises:
-        DataError: the first 100,000 rows are malformed without exception.
+        DataError: the first 100,000 rows are malformed without exception, or more rows than the
+            whole input may hold.
     """
     source = parsing.source
     path = source.paths[block.file]
@@ -95,6 +98,13 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
             if len(receipt.offenders) < REJECTED_SHOWN:
                 receipt.offenders.append(f"{path}:{bad.line} {bad.reason}")
             rejects.add(path, bad)
+        if (receipt.parts or len(rows.labels)) and receipt.rejected > parsing.max_rejected:
+            rejects.flush()
+            first = "; ".join(receipt.offenders)
+            raise DataError(
+                f"{path}: {receipt.rejected:,} rows are malformed, more than --max-bad-rows allows in the "
+                f"whole input; the first: {first}; those up to here are in {parsing.rejected}"
+            )
         if not len(rows.labels):
             if not receipt.parts and receipt.rejected >= HOPELESS_ROWS:
                 raise DataError(all_rejected(source.label, receipt.rejected, receipt.offenders))

@@ -166,6 +166,7 @@ class _Preparation:
                 rules=self.rules,
                 spool=self.work.folder("spool"),
                 rejected=rejected,
+                max_rejected=self._max_rejected([block for block, _ in blocks]),
             )
         )
         # A checksum cannot be shared out among workers: it is begun first.
@@ -185,6 +186,11 @@ class _Preparation:
         results = self.work.run("parse", "parsing", [*checksums, *tasks])
         n_files = len(self.source.paths)
         return results[:n_files], Findings.of(map(BlockReceipt.from_json, results[n_files:]))
+
+    def _max_rejected(self, blocks: Sequence[Block]) -> int:
+        """More malformed rows than the whole log may have, however rough the estimate of its rows."""
+        rows = sum(block.expected_rows for block in blocks)
+        return max(parse.HOPELESS_ROWS, round(2 * rows * self.protocol.max_bad_rows))
 
     def clear(self) -> None:
         """Remove the dataset that is being replaced, manifest first."""

@@ -157,6 +157,8 @@ class CsvTable:
             for batch in reader:
                 numbers = _numbers_of_rows(row, batch.num_rows, malformed)
                 n_rows = int(numbers[-1]) + 1 - row if batch.num_rows else 0
+                while row + n_rows in malformed:
+                    n_rows += 1
                 of_batch = {
                     number: malformed.pop(number) for number in sorted(malformed) if number < row + n_rows
                 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from data_prep.sources.source import Block, RawField, RawRows, Rejected, Source,
 MIN_BLOCK_BYTES = 4 << 20
 MAX_BLOCK_BYTES = 32 << 20
 PART_BYTES = 32 << 20
+PART_BAD_LINES = 10_000
+LABEL_WORDS = np.array([ord("0"), ord("1")], dtype=np.uint64)
 BLOCKS = 16
 COMPRESSION_RATIO = 3
 SAMPLE_BYTES = 1 << 18
@@ -125,18 +128,29 @@ class TextLog(Source):
                 yield lines
 
     def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
-        """Parse the lines of a block."""
+        """Parse the lines of a block; a part ends early where many lines are bad."""
         cuts: list[Cut] = []
-        size = 0
+        size = bad = 0
         for lines in self._lines(block):
-            cuts.append(Cut(lines, self.delimiter, self.n_fields))
             size += len(lines.text)
-            if size >= PART_BYTES:
-                yield self._rows(cuts, first_row)
-                first_row += sum(cut.lines for cut in cuts)
-                cuts, size = [], 0
+            for cut in self._cut(lines):
+                cuts.append(cut)
+                bad += cut.lines - int(np.isin(cut.words[self.label_position], LABEL_WORDS).sum())
+                if size >= PART_BYTES or bad >= PART_BAD_LINES:
+                    yield self._rows(cuts, first_row)
+                    first_row += sum(cut.lines for cut in cuts)
+                    cuts, size, bad = [], 0, 0
         if cuts:
             yield self._rows(cuts, first_row)
+
+    def _cut(self, lines: Lines) -> Iterator[Cut]:
+        """A piece, or what it is cut into where lines are shorter than those of any log."""
+        cut = Cut(lines, self.delimiter, self.n_fields)
+        if cut.lines <= PART_BAD_LINES:
+            yield cut
+            return
+        for some in _in_pieces(lines, PART_BAD_LINES):
+            yield Cut(some, self.delimiter, self.n_fields)
 
     def _rows(self, cuts: Sequence[Cut], first_row: int) -> RawRows:
         """The good rows of some pieces, and the bad ones."""
@@ -189,6 +203,17 @@ class TextLog(Source):
             if not text_field.parse(texts)[1].all():
                 return f"{text_field.field.name} {_show(text)} is {text_field.fault}"
         raise AssertionError(f"a well-formed line was rejected: {line!r}")
+
+
+def _in_pieces(lines: Lines, size: int) -> Iterator[Lines]:
+    """The same lines, at most ``size`` at a time."""
+    ends = np.flatnonzero(np.frombuffer(lines.text, dtype=np.uint8) == ord("\n")) + 1
+    bounds = [0, *ends[size - 1 :: size].tolist(), len(lines.text)]
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        if start < end:
+            first = number * size
+            overlong = tuple(index - first for index in lines.overlong if first <= index < first + size)
+            yield Lines(lines.text[start:end], overlong)
 
 
 def _labels(read: tuple[Texts, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from afm_dist.errors import DataError
 from data_prep import parse
 from data_prep.pipeline import prepare
 from data_prep.protocol import ColumnRule, Protocol
-from data_prep.sources import files, text_log
+from data_prep.sources import csv_table, files, text_log
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Source
@@ -373,3 +373,41 @@ def test_a_uri_is_read_and_written_like_a_path(
     assert read(by_uri) == read(by_path)
     again = prepare(by_path, str(tmp_path / "by-path"), _protocol(form, by_path))
     assert made.fingerprint() == again.fingerprint()
+
+
+def test_a_log_that_ends_in_empty_lines_is_read_in_little_memory(tmp_path: Path) -> None:
+    form = FORMATS["criteo"]
+    source = _source(form, tmp_path / "log", form.text() + b"\n" * 300_000)
+    (block,) = source.blocks()
+
+    tracemalloc.start()
+    pieces = [(len(piece.labels), [bad.line for bad in piece.rejected]) for piece in source.read(block, 0)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert sum(rows for rows, _ in pieces) == 60
+    assert [line for _, lines in pieces for line in lines] == list(range(61, 300_061))
+    assert peak < 60_000_000
+
+
+@every_format
+def test_far_more_malformed_rows_than_allowed_stop_the_job_before_the_end(
+    tmp_path: Path, here: pytest.MonkeyPatch, form: Format
+) -> None:
+    here.setattr(parse, "HOPELESS_ROWS", 100)
+    here.setattr(text_log, "PART_BAD_LINES", 20)
+    here.setattr(csv_table, "BATCH_BYTES", 1_000)
+    here.setattr(files, "CHUNK_BYTES", 1_000)
+    source = _source(form, tmp_path / "log", form.text(form.lines + ["broken"] * 5_000))
+
+    with pytest.raises(DataError) as caught:
+        prepare(source, str(tmp_path / "data"), _protocol(form, source, max_bad_rows=0.01))
+
+    found = re.search(r"log: ([\d,]+) rows are malformed, more than --max-bad-rows allows", str(caught.value))
+    assert found
+    rejected = int(found[1].replace(",", ""))
+    assert 100 < rejected < 1_000
+    named = [f"log:{60 + form.first_line + n} 1 fields instead of" in str(caught.value) for n in range(12)]
+    assert named == [True] * 10 + [False] * 2
+    kept = list((tmp_path / "data" / "rejected").iterdir())
+    assert sum(len(path.read_text().splitlines()) for path in kept) == rejected

@@ -11,6 +11,7 @@ of workers and any size of blocks, and after any interruption.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -189,6 +190,8 @@ class _Preparation:
 
     def _max_rejected(self, blocks: Sequence[Block]) -> int:
         """More malformed rows than the whole log may have, however rough the estimate of its rows."""
+        if self.protocol.max_bad_rows == 1:
+            return sys.maxsize
         rows = sum(block.expected_rows for block in blocks)
         return max(parse.HOPELESS_ROWS, round(2 * rows * self.protocol.max_bad_rows))
 

@@ -28,6 +28,7 @@ from data_prep.spool import open_arrow
 
 UNKNOWN = 0
 MERGE_TOKENS = 250_000
+MERGE_FRAMES = 16
 RANGE_TOKENS = 16_000_000
 SAMPLED_TOKENS = 1_000
 CHUNK_IDS = 1 << 20
@@ -64,7 +65,8 @@ class TokenCounts:
         """Add (V) tokens, which may repeat, and how often each occurs."""
         self._waiting.append(pl.DataFrame({"token": tokens, "count": counts.cast(pl.Int64)}))
         self._size += len(tokens)
-        if self._size > self._limit:
+        # However small a frame is, it keeps the file mapped from which it came.
+        if self._size > self._limit or len(self._waiting) > MERGE_FRAMES:
             self._compact()
             self._limit = max(MERGE_TOKENS, 2 * self._size)
 

@@ -108,6 +108,7 @@ def main(config: Prepare) -> None:
     from afm_dist import cluster
     from afm_dist.dataset.description import Description
     from data_prep import describe, dry_run, pipeline, presets
+    from data_prep.work import Usage
 
     for path in (config.describe, config.output):
         cluster.check_paths(output=path)
@@ -130,13 +131,14 @@ def main(config: Prepare) -> None:
     if config.dry_run:
         dry_run.show_plan(source, protocol)
         return
-    manifest = pipeline.prepare(source, output, protocol, resume=config.resume)
+    usage = Usage()
+    manifest = pipeline.prepare(source, output, protocol, resume=config.resume, usage=usage)
     description = Description.of(manifest)
     describe.show_summary(description)
     describe.write_page(description, output)
-    console.say(
-        f"done in {time.monotonic() - started:.1f} s; look at it: python jobs/prepare.py --describe {output}"
-    )
+    memory = f", peak memory of a worker {usage.peak_bytes / 1e6:,.0f} MB" if usage.peak_bytes else ""
+    console.say(f"done in {time.monotonic() - started:.1f} s{memory}")
+    console.say(f"look at it: python jobs/prepare.py --describe {output}")
 
 
 def source_name(config: Prepare, preset: Preset) -> SourceName:

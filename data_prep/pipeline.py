@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal
@@ -22,8 +22,8 @@ import ray
 
 from afm_dist import cluster, console, storage
 from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
-from data_prep import encode, parse, vocabulary
-from data_prep.fields import TokenBuilder, add_up, build, write_maps
+from data_prep import encode, parse
+from data_prep.field_stage import FieldStage
 from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
 from data_prep.parse import BlockReceipt, Parsing
 from data_prep.plan import (
@@ -39,17 +39,12 @@ from data_prep.plan import (
 from data_prep.protocol import Protocol
 from data_prep.shards import cut_into_shards
 from data_prep.sources import files
-from data_prep.sources.source import Block, RawField, Source, check_field_names
-from data_prep.split import SPLITS, TRAIN, SplitRule
-from data_prep.spool import open_values
+from data_prep.sources.source import Block, Source, check_field_names
+from data_prep.split import SPLITS, SplitRule
 from data_prep.transforms import FieldRule
-from data_prep.vocabulary import TokenRange
 from data_prep.work import Task, Usage, WorkDirectory
 
 __all__ = ["Protocol", "prepare"]
-
-SAMPLED_PARTS = 32
-GROUP_TOKENS = 400_000
 
 
 def prepare(
@@ -202,135 +197,17 @@ class _Preparation:
 
     def fields(self, found: Findings) -> tuple[tuple[Field, ...], dict[str, Shard], list[list[str]]]:
         """Fields with cardinalities, means and deviations; vocabularies; and maps from values to ids."""
-        parts = [part.path for part in found.parts]
-        training_rows = found.split_rows[TRAIN]
-        shared_parts = ray.put(parts)
-        cut = self._cut_fields(found, parts)
-        groups = group_fields(
-            {i: found.distinct(rule.column) for i, rule in enumerate(self.rules) if i not in cut}
-        )
-        tasks = [
-            Task(
-                key=f"group-{number:05d}",
-                function=_build_fields,
-                arguments=(
-                    self.source,
-                    [self.rules[index] for index in group],
-                    self.columns,
-                    shared_parts,
-                    [self._map_path(index, 0) for index in group],
-                    self.protocol.threshold,
-                    self.output,
-                    training_rows,
-                ),
-                weight=len(group),
-            )
-            for number, group in enumerate(groups)
-        ]
-        results = self._fields_in_ranges(cut, shared_parts, training_rows)
-        for group, made in zip(
-            groups, self.work.run("vocabulary", "assigning ids", tasks, unit="fields"), strict=True
-        ):
-            results.update(zip(group, made, strict=True))
-
-        fields, vocabularies, maps = [], {}, []
-        for index, rule in enumerate(self.rules):
-            measured = results[index]
-            if rule.kind == "categorical":
-                vocabularies[rule.name] = Shard(**measured)
-                measured = {"cardinality": measured["rows"]}
-            fields.append(
-                Field(name=rule.name, kind=rule.kind, column=rule.column, transform=rule.spelled, **measured)
-            )
-            maps.append([self._map_path(index, number) for number in range(len(cut.get(index, [None])))])
-        return tuple(fields), vocabularies, maps
-
-    @cached_property
-    def columns(self) -> list[RawField]:
-        """The raw columns that are spooled."""
         wanted = {rule.column for rule in self.rules}
-        return [column for column in self.source.fields if column.name in wanted]
-
-    def _cut_fields(self, found: Findings, parts: list[str]) -> dict[int, list[TokenRange]]:
-        """The fields whose tokens have to be cut into ranges, by index."""
-        cut = {}
-        for index, rule in enumerate(self.rules):
-            distinct = found.distinct(rule.column)
-            # Tokens that were made of raw values are few, and not in their order.
-            if rule.keeps_tokens and distinct > vocabulary.RANGE_TOKENS:
-                sampled = []
-                for part in parts[:: -(-len(parts) // SAMPLED_PARTS)]:
-                    with open_values(part, self.columns) as values:
-                        sampled.append(values[rule.column]["value"])
-                cut[index] = vocabulary.cut_into_ranges(distinct, sampled)
-        return cut
-
-    def _fields_in_ranges(
-        self, cut: dict[int, list[TokenRange]], parts: Any, training_rows: int
-    ) -> dict[int, dict[str, Any]]:
-        """Vocabularies of the fields that are too large for one task: count, assign, join."""
-        pieces = [(index, number) for index, ranges in cut.items() for number in range(len(ranges))]
-        if not pieces:
-            return {}
-        builders = {
-            (index, number): TokenBuilder(
-                self.source, self.rules[index], self.protocol.threshold, cut[index][number]
-            )
-            for index, number in pieces
-        }
-        keys = {piece: f"field-{piece[0]:05d}-{piece[1]:05d}" for piece in pieces}
-        counts = {piece: self.work.folder("ranges", f"{key}-counts.arrow") for piece, key in keys.items()}
-        ids = {piece: self.work.folder("ranges", f"{key}-ids.arrow") for piece, key in keys.items()}
-        counting = [
-            Task(
-                key=keys[piece],
-                function=_count_range,
-                arguments=(builders[piece], parts, self.columns, counts[piece]),
-            )
-            for piece in pieces
-        ]
-        counted = self.work.run("count-ranges", "counting tokens", counting, unit="ranges")
-        histograms = dict(zip(pieces, counted, strict=True))
-        assigning: list[Task] = []
-        for index, ranges in cut.items():
-            firsts = vocabulary.first_ids([histograms[index, number] for number in range(len(ranges))])
-            assigning.extend(
-                Task(
-                    key=keys[index, number],
-                    function=_assign_range,
-                    arguments=(
-                        builders[index, number],
-                        parts,
-                        self.columns,
-                        list(first_id.items()),
-                        counts[index, number],
-                        ids[index, number],
-                        self._map_path(index, number),
-                    ),
-                )
-                for number, first_id in enumerate(firsts)
-            )
-        self.work.run("assign-ranges", "assigning ids", assigning, unit="ranges")
-        joining: list[Task] = []
-        for index, ranges in cut.items():
-            known = [entry for number in range(len(ranges)) for entry in histograms[index, number]]
-            joining.append(
-                Task(
-                    key=f"field-{index:05d}",
-                    function=_join_ranges,
-                    arguments=(
-                        builders[index, 0],
-                        [ids[index, number] for number in range(len(ranges))],
-                        self.output,
-                        training_rows - sum(count * tokens for count, tokens in known),
-                    ),
-                )
-            )
-        joined = self.work.run("join-ranges", "writing vocabularies", joining, unit="fields")
-        return dict(zip(cut, joined, strict=True))
-
-    def _map_path(self, field: int, number: int) -> str:
-        return self.work.folder("maps", f"field-{field:05d}-{number:05d}.arrow")
+        stage = FieldStage(
+            source=self.source,
+            rules=self.rules,
+            columns=[column for column in self.source.fields if column.name in wanted],
+            found=found,
+            threshold=self.protocol.threshold,
+            dataset=self.output,
+            work=self.work,
+        )
+        return stage.run()
 
     def encode(
         self, found: Findings, fields: tuple[Field, ...], maps: list[list[str]]
@@ -421,73 +298,6 @@ def _count_rows(source: Source, block: Block) -> int | None:
 
 def _parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> dict[str, Any]:
     return parse.parse_block(parsing, index, block, first_row).to_json()
-
-
-def group_fields(distinct: Mapping[int, int]) -> list[list[int]]:
-    """Fields that are built by one task, because they have few values together.
-
-    Args:
-        distinct: By index of a field, the sum over the parts of its distinct values.
-    """
-    groups: list[list[int]] = []
-    room = 0
-    for index in sorted(distinct, key=lambda i: (-distinct[i], i)):
-        if not groups or room < distinct[index]:
-            groups.append([])
-            room = GROUP_TOKENS
-        groups[-1].append(index)
-        room -= distinct[index]
-    return groups
-
-
-def _build_fields(
-    source: Source,
-    rules: list[FieldRule],
-    columns: list[RawField],
-    parts: list[str],
-    paths: list[str],
-    threshold: int,
-    dataset: str,
-    training_rows: int,
-) -> list[dict[str, Any]]:
-    return build(
-        source,
-        rules,
-        columns,
-        parts,
-        paths,
-        threshold=threshold,
-        dataset=dataset,
-        training_rows=training_rows,
-    )
-
-
-def _count_range(
-    builder: TokenBuilder, parts: list[str], columns: list[RawField], path: str
-) -> list[list[int]]:
-    add_up([builder], parts, columns)
-    counted = builder.counted()
-    vocabulary.write_counts(counted, path)
-    return vocabulary.count_histogram(counted)
-
-
-def _assign_range(
-    builder: TokenBuilder,
-    parts: list[str],
-    columns: list[RawField],
-    first_id: list[tuple[int, int]],
-    counts_path: str,
-    ids_path: str,
-    map_path: str,
-) -> None:
-    builder.assign(vocabulary.assign_ids(vocabulary.read_counts(counts_path), dict(first_id)))
-    write_maps([builder], parts, columns, [map_path])
-    vocabulary.write_ids(builder.ids, ids_path)
-
-
-def _join_ranges(builder: TokenBuilder, paths: list[str], dataset: str, unknown_rows: int) -> dict[str, Any]:
-    chunks = vocabulary.merge_ids(paths)
-    return asdict(vocabulary.write_vocabulary(builder.rule.name, dataset, chunks, builder.text, unknown_rows))
 
 
 def _encode_shard(*arguments: Any) -> tuple[dict[str, Any], dict[str, int]]:

@@ -17,8 +17,8 @@ import pytest
 from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
-from data_prep import pipeline, vocabulary
-from data_prep.pipeline import group_fields, prepare
+from data_prep import field_stage, vocabulary
+from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
 from data_prep.sources import parquet_table
 from data_prep.sources.criteo import CriteoSource
@@ -256,8 +256,8 @@ def test_fields_in_ranges_of_tokens_and_in_small_groups_change_no_bit(
     zeros: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:
     whole = _prepare(zeros, tmp_path / "whole")
-    here.setattr(pipeline, "GROUP_TOKENS", 100)
-    here.setattr(pipeline, "SAMPLED_PARTS", 2)
+    here.setattr(field_stage, "GROUP_TOKENS", 100)
+    here.setattr(field_stage, "SAMPLED_PARTS", 2)
     here.setattr(vocabulary, "RANGE_TOKENS", 40)
     here.setattr(vocabulary, "MERGE_TOKENS", 50)
     ranges: list[int] = []
@@ -335,9 +335,9 @@ def test_row_groups_of_parquet_change_no_row(tmp_path: Path, here: pytest.Monkey
 
 
 def test_every_field_is_built_once_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "GROUP_TOKENS", 10)
+    monkeypatch.setattr(field_stage, "GROUP_TOKENS", 10)
 
-    groups = group_fields({0: 3, 1: 50, 2: 0, 3: 10, 4: 4, 7: 3})
+    groups = field_stage.group_fields({0: 3, 1: 50, 2: 0, 3: 10, 4: 4, 7: 3})
 
     assert sorted(index for group in groups for index in group) == [0, 1, 2, 3, 4, 7]
     assert groups == [[1], [3], [4, 0, 7, 2]]

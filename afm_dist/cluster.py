@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 
 from afm_dist import console, storage
-from afm_dist.errors import AfmError, OptionError, StageError
-
-Item = TypeVar("Item")
+from afm_dist.errors import OptionError
 
 MIN_OBJECT_STORE_BYTES = 256 << 20
-IN_FLIGHT_PER_CORE = 2
 
 # Ray Train polls its workers every 2 s by default: seconds of waiting per short training.
 _RAY_TRAIN_SETTINGS = {
@@ -107,46 +102,3 @@ def cpus_per_worker(nodes: Sequence[int], workers: int) -> int:
         if sum(node // cpus for node in nodes) >= workers:
             return cpus
     return 0
-
-
-def run_tasks(
-    submit: Callable[[Item], Any],
-    items: list[Item],
-    *,
-    finished: Callable[[Item, Any], None],
-) -> None:
-    """Run one Ray task per item with a bounded number in flight: twice the CPUs there are.
-
-    The bound follows a cluster that grows or shrinks meanwhile.
-
-    Args:
-        submit: Starts the task of an item and returns its object reference.
-        items: In the order in which to start them.
-        finished: Called on the driver with each item and its result, in order of completion.
-
-    Raises:
-        AfmError: what a task raised.
-        StageError: workers kept dying, beyond Ray's own retries.
-    """
-    waiting = list(reversed(items))
-    in_flight: dict[Any, Item] = {}
-    while waiting or in_flight:
-        limit = IN_FLIGHT_PER_CORE * available_cpus()
-        while waiting and len(in_flight) < limit:
-            item = waiting.pop()
-            in_flight[submit(item)] = item
-        ready, _ = ray.wait(list(in_flight), num_returns=1)
-        for reference in ready:
-            item = in_flight.pop(reference)
-            try:
-                result = ray.get(reference)
-            except RayTaskError as error:
-                if isinstance(error.cause, AfmError | OSError):
-                    raise error.cause from None
-                raise
-            except RayError as error:
-                raise StageError(
-                    f"task {item!r} was lost again and again ({type(error).__name__}); look for workers "
-                    "killed for memory, then run the same command to go on"
-                ) from error
-            finished(item, result)

@@ -18,8 +18,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from afm_dist import cluster, console, storage
+from afm_dist import console, storage
 from afm_dist.errors import AfmError, DataError
+from afm_dist.tasks import run_tasks
 
 FOLDER = ".work"
 PLAN = "plan.json"
@@ -170,7 +171,7 @@ class WorkDirectory:
                 advance(task.weight)
 
             try:
-                cluster.run_tasks(submit, todo, finished=finished)
+                run_tasks(submit, todo, finished=finished)
             except BaseException as error:
                 _stop(started)
                 if isinstance(error, RayTaskError) and isinstance(error.cause, AfmError | OSError):

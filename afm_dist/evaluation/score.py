@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from afm_dist import console
-from afm_dist.cluster import ensure_ray, run_tasks
+from afm_dist.cluster import ensure_ray
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError
 from afm_dist.evaluation.metrics import auc, log_loss
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, share
+from afm_dist.tasks import run_tasks
 
 BATCH_SIZE = 8192
 

@@ -19,7 +19,7 @@ from ray import cloudpickle
 from torch import nn
 
 from afm_dist import __version__, console, storage
-from afm_dist.cluster import ensure_ray, run_tasks
+from afm_dist.cluster import ensure_ray
 from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
@@ -30,6 +30,7 @@ from afm_dist.sharing import SharedModel, load_shared, model_bytes, model_digest
 from afm_dist.statistics.moments import Moments, moments_of_table
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
+from afm_dist.tasks import run_tasks
 
 BATCH_SIZE = 8192
 MAX_RETRIES = 5

@@ -19,6 +19,7 @@ import ray
 
 from afm_dist import cluster, console, storage
 from afm_dist.errors import OptionError
+from afm_dist.tasks import run_tasks
 from data_prep.sources.planted import BLOCK_ROWS, PART_ROWS, PlantedModel
 from data_prep.sources.planted_shapes import SHAPES, ShapeName
 from data_prep.sources.planted_text import FORMATS, LineWriter
@@ -156,7 +157,7 @@ def _write_parts(folder: str, log: SyntheticLog, todo: list[int]) -> None:
         return _write_part.options(name=what).remote(folder, log.shape, log.seed, index, count)
 
     with console.progress(what, sum(_rows_of_part(index, log.rows) for index in todo)) as advance:
-        cluster.run_tasks(submit, todo, finished=lambda index, _: advance(_rows_of_part(index, log.rows)))
+        run_tasks(submit, todo, finished=lambda index, _: advance(_rows_of_part(index, log.rows)))
 
 
 @ray.remote

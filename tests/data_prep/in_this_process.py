@@ -12,6 +12,7 @@ import ray
 
 from afm_dist import cluster
 from data_prep import work
+from data_prep.sources import synthetic
 
 _RUN_TASK = work._run_task._function
 
@@ -44,5 +45,6 @@ def in_this_process() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(work, "_run_task", _Direct())
         patch.setattr(work, "_stop", lambda references: None)
         patch.setattr(cluster, "ensure_ray", lambda: None)
-        patch.setattr(cluster, "run_tasks", _one_after_the_other)
+        patch.setattr(work, "run_tasks", _one_after_the_other)
+        patch.setattr(synthetic, "run_tasks", _one_after_the_other)
         yield patch

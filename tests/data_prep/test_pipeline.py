@@ -247,7 +247,7 @@ def test_the_order_of_tasks_changes_no_bit(zeros: Path, tmp_path: Path, here: py
         for item in reversed(items):
             finished(item, submit(item))
 
-    here.setattr("afm_dist.cluster.run_tasks", backwards)
+    here.setattr("data_prep.work.run_tasks", backwards)
 
     assert _prepare(zeros, tmp_path / "backwards", block_bytes=30_000).fingerprint() == forwards.fingerprint()
 

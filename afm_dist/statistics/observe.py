@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from afm_dist.compression.ranks import field_key
-from afm_dist.compression.rewrite import compressible
-from afm_dist.embedding import FusedEmbedding
+from afm_dist.compression.registry import compressible, handler_of
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import MomentAccumulator, Moments
 
@@ -46,30 +44,6 @@ def match_modules(model: nn.Module, targets: Targets) -> list[str]:
     return [name for name in candidates if name in chosen]
 
 
-def _widths(name: str, module: nn.Module) -> Mapping[str, int]:
-    if isinstance(module, FusedEmbedding):
-        return {field_key(name, field): module.dim for field in module.names}
-    if isinstance(module, nn.Embedding):
-        return {name: module.embedding_dim}
-    assert isinstance(module, nn.Linear)
-    return {name: module.out_features}
-
-
-def _rows(name: str, module: nn.Module, output: Any) -> Iterator[tuple[str, Tensor]]:
-    """The rows of one call of a module, by the name of the moments they belong to.
-
-    Embeddings are narrow: in float64 they cost little and agree with the counts to 1e-9.
-    """
-    if isinstance(module, FusedEmbedding):
-        _, vectors = output
-        for i, field in enumerate(module.names):
-            yield field_key(name, field), vectors[:, i].double()
-    elif isinstance(module, nn.Embedding):
-        yield name, output.reshape(-1, output.shape[-1]).double()
-    else:
-        yield name, output.reshape(-1, output.shape[-1])
-
-
 class Observer:
     """Accumulates the moments of the outputs of some modules while they are called.
 
@@ -81,7 +55,7 @@ class Observer:
         self._accumulators = {
             key: MomentAccumulator(width)
             for name, module in self._modules.items()
-            for key, width in _widths(name, module).items()
+            for key, width in handler_of(name, module).widths(name, module).items()
         }
 
     @property
@@ -96,20 +70,24 @@ class Observer:
         Raises:
             ValueError: from the call itself, when an output holds NaN or infinity; names the module.
         """
-        hooks = [module.register_forward_hook(self._hook(name)) for name, module in self._modules.items()]
+        hooks = [
+            module.register_forward_hook(self._hook(name), with_kwargs=True)
+            for name, module in self._modules.items()
+        ]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            del inputs
-            for key, rows in _rows(name, module, output):
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        handler = handler_of(name, self._modules[name])
+
+        def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            for seen in handler.observe(name, module, output, *args, **kwargs):
                 try:
-                    self._accumulators[key].update(rows.detach())
+                    self._accumulators[seen.key].update(seen.rows.detach())
                 except ValueError as error:
-                    raise ValueError(f"output of {key}: {error}") from error
+                    raise ValueError(f"output of {seen.key}: {error}") from error
 
         return record

@@ -1,0 +1,103 @@
+"""How the fused table of this library's models is compressed, and folded into the layer behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from afm_dist.compression.factorize import fold
+from afm_dist.compression.handler import Handler, Observation, check_width
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.compression.ranks import field_key
+from afm_dist.compression.tables import table_factors
+from afm_dist.embedding import FusedEmbedding
+from afm_dist.errors import OptionError
+from afm_dist.statistics.moments import Moments
+
+
+class FusedHandler(Handler[FusedEmbedding]):
+    """Each field has moments, a projection and a bias of its own; the rank is common."""
+
+    def widths(self, name: str, module: FusedEmbedding) -> Mapping[str, int]:
+        """One for each field."""
+        return {field_key(name, field): module.dim for field in module.names}
+
+    def observe(
+        self, name: str, module: FusedEmbedding, output: tuple[Tensor, Tensor], *args: Any, **kwargs: Any
+    ) -> Iterator[Observation]:
+        """Each field's embeddings; they are narrow, so float64 costs little and agrees with the counts."""
+        _, vectors = output
+        for i, field in enumerate(module.names):
+            yield Observation(field_key(name, field), vectors[:, i].double())
+
+    def build(self, module: FusedEmbedding, entry: PlanEntry) -> FusedEmbedding:
+        """A narrow fused table with projections."""
+        if module.projection is not None:
+            raise OptionError(f"{entry.name} is already compressed; start from the uncompressed model")
+        check_width(entry, module.dim)
+        return FusedEmbedding(
+            module.names, module.cardinalities, module.dim, code_dim=entry.rank, sparse=module.sparse
+        )
+
+    def fill(
+        self,
+        new: FusedEmbedding,
+        module: FusedEmbedding,
+        entry: PlanEntry,
+        moments: Mapping[str, Moments],
+    ) -> None:
+        """Factors of eq. 10, or of the SVD, field by field."""
+        projection, shift = _projection(new)
+        for i, field in enumerate(module.names):
+            rows = module.rows(i)
+            table = module.weight.detach()[rows].cpu()
+            factors = table_factors(table, field_key(entry.name, field), entry, moments)
+            new.weight[rows] = factors.codes.to(new.weight)
+            projection[i] = factors.projection.to(projection)
+            shift[i] = factors.bias.to(shift)
+
+    def fold(self, model: nn.Module, new: FusedEmbedding, entry: PlanEntry, *, values: bool) -> None:
+        """As declared by the model in ``folds``."""
+        name = cast(str, entry.folded_into)
+        wide = _reader(model, entry.name, name)
+        read = len(new.names) * new.dim
+        narrow = nn.Linear(len(new.names) * new.code_dim + wide.in_features - read, wide.out_features).to(
+            wide.weight
+        )
+        if values:
+            _fold_values_(narrow, wide, new)
+        new.folded = True
+        model.set_submodule(name, narrow)
+
+
+def _projection(table: FusedEmbedding) -> tuple[Tensor, Tensor]:
+    assert table.projection is not None
+    assert table.bias is not None
+    return table.projection, table.bias
+
+
+def _reader(model: nn.Module, table: str, name: str) -> nn.Linear:
+    """The linear layer into which the model declares that a table may be folded."""
+    declared = getattr(model, "folds", {})
+    modules = dict(model.named_modules())
+    linear = modules.get(name)
+    if not isinstance(linear, nn.Linear) or declared.get(table) != name:
+        allowed = ", ".join(f"{source} into {target}" for source, target in declared.items()) or "nothing"
+        raise OptionError(
+            f"{table} cannot be folded into {name}: that is right only where the layer reads the "
+            f"embeddings directly, which {type(model).__name__} declares for {allowed}"
+        )
+    return linear
+
+
+def _fold_values_(narrow: nn.Linear, wide: nn.Linear, table: FusedEmbedding) -> None:
+    projection, shift = _projection(table)
+    T, K = table.dim, table.code_dim
+    bias: Tensor = narrow.bias.new_zeros(wide.out_features) if wide.bias is None else wide.bias
+    for i in range(len(table.names)):
+        columns, bias = fold(wide.weight[:, i * T : (i + 1) * T], bias, projection[i], shift[i])
+        narrow.weight[:, i * K : (i + 1) * K] = columns.to(narrow.weight)
+    narrow.weight[:, len(table.names) * K :] = wide.weight[:, len(table.names) * T :]
+    narrow.bias.copy_(bias)

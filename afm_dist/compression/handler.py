@@ -1,0 +1,119 @@
+"""What a type of module must say about itself to be watched and compressed: one handler a type.
+
+Statistics, planning and rewriting ask a module's handler and know no module types themselves, so
+a new type is one subclass of ``Handler`` and one ``register_handler``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from afm_dist.compression.factorize import Spectrum, eigendecompose
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.errors import OptionError
+from afm_dist.statistics.moments import Moments
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one call of a module contributes to some moments.
+
+    Attributes:
+        key: Name of the moments.
+        rows: Shape (B, M).
+    """
+
+    key: str
+    rows: Tensor
+
+
+class Handler(ABC, Generic[M]):
+    """How modules of one type are watched and rewritten.
+
+    ``name`` is always the module's name in its model.
+    """
+
+    @abstractmethod
+    def widths(self, name: str, module: M) -> Mapping[str, int]:
+        """The moments of a module: their names and widths."""
+
+    @abstractmethod
+    def observe(self, name: str, module: M, output: Any, *args: Any, **kwargs: Any) -> Iterator[Observation]:
+        """What a call adds to the moments.
+
+        Args:
+            name: Of the module.
+            module: That was called.
+            output: What it returned.
+            args: What it was called with.
+            kwargs: What it was called with.
+        """
+
+    @abstractmethod
+    def build(self, module: M, entry: PlanEntry) -> nn.Module:
+        """The empty replacement: all that a reader of a checkpoint needs.
+
+        Raises:
+            OptionError: the entry does not fit the module.
+        """
+
+    @abstractmethod
+    def fill(self, new: Any, module: M, entry: PlanEntry, moments: Mapping[str, Moments]) -> None:
+        """Write the values into what ``build`` gave.
+
+        Raises:
+            OptionError: moments that are missing or of another width.
+        """
+
+    def fold(self, model: nn.Module, new: Any, entry: PlanEntry, *, values: bool) -> None:
+        """Let the linear layer ``entry.folded_into`` read the codes (paper eq. 12).
+
+        Args:
+            model: Its layer is replaced by a narrower one.
+            new: What ``build`` gave.
+            entry: Of the table.
+            values: Whether there are values to fold, or only the structure.
+
+        Raises:
+            OptionError: this is no table whose codes another layer can read.
+        """
+        del model, new, values
+        raise OptionError(
+            f"{entry.name} cannot be folded into {entry.folded_into}: only the fused tables of this "
+            "library's models are folded; leave folded_into out"
+        )
+
+
+def check_width(entry: PlanEntry, width: int) -> None:
+    """Refuse a rank larger than a module.
+
+    Raises:
+        OptionError: names module, rank and width.
+    """
+    if entry.rank > width:
+        raise OptionError(
+            f"rank {entry.rank} for {entry.name}: larger than the layer's {width}; lower the rank"
+        )
+
+
+def spectrum_of(moments: Mapping[str, Moments], key: str, width: int) -> Spectrum:
+    """Principal components of some moments, which must be there and of this width.
+
+    Raises:
+        OptionError: they are not.
+    """
+    if key not in moments:
+        raise OptionError(f"no moments of {key}; collect them with collect_moments(model, data, …) first")
+    if moments[key].width != width:
+        raise OptionError(
+            f"the moments of {key} have width {moments[key].width}, the module has {width} outputs: they are "
+            "of another model; collect them with collect_moments(model, data, …) again"
+        )
+    return eigendecompose(moments[key])

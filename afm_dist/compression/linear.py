@@ -1,0 +1,52 @@
+"""How ``nn.Linear`` is compressed (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from afm_dist.compression.factorize import afm_linear, svd_linear
+from afm_dist.compression.handler import Handler, Observation, check_width, spectrum_of
+from afm_dist.compression.layers import LowRankLinear
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.statistics.moments import Moments
+
+
+class LinearHandler(Handler[nn.Linear]):
+    """Two thin linear layers for a wide one; every position of a sequence is a row."""
+
+    def widths(self, name: str, module: nn.Linear) -> Mapping[str, int]:
+        """The outputs."""
+        return {name: module.out_features}
+
+    def observe(
+        self, name: str, module: nn.Linear, output: Tensor, *args: Any, **kwargs: Any
+    ) -> Iterator[Observation]:
+        """Every output."""
+        yield Observation(name, output.reshape(-1, output.shape[-1]))
+
+    def build(self, module: nn.Linear, entry: PlanEntry) -> LowRankLinear:
+        """The two layers."""
+        check_width(entry, module.out_features)
+        return LowRankLinear(module.in_features, module.out_features, entry.rank, entry.activation)
+
+    def fill(
+        self, new: LowRankLinear, module: nn.Linear, entry: PlanEntry, moments: Mapping[str, Moments]
+    ) -> None:
+        """Factors of eq. 5, or of the SVD."""
+        spectrum = spectrum_of(moments, entry.name, module.out_features)
+        factorize = afm_linear if entry.method == "afm" else svd_linear
+        weight = module.weight.cpu()
+        bias = None if module.bias is None else module.bias.cpu()
+        factors = factorize(weight, bias, spectrum, entry.rank, entry.activation, entry.kappa)
+        rank = factors.first_weight.shape[0]
+        for target in (new.first.weight, new.second.weight):
+            target.zero_()  # an SVD of a layer with fewer inputs than the rank leaves zeros
+        new.first.weight[:rank].copy_(factors.first_weight)
+        if factors.first_bias is not None:
+            new.first.bias.zero_()
+            new.first.bias[:rank].copy_(factors.first_bias)
+        new.second.weight[:, :rank].copy_(factors.second_weight)
+        new.second.bias.copy_(factors.second_bias)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 
-from afm_dist import console, storage
+from afm_dist import console, resources, storage
 from afm_dist.errors import OptionError
+from afm_dist.resources import Node, ResourceOptions, TaskResources, TrainingResources
 
 MIN_OBJECT_STORE_BYTES = 256 << 20
 
@@ -83,22 +85,49 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
 
 def available_cpus() -> int:
     """CPUs the connected cluster has now, at least 1: a head without CPUs may be alone at first."""
-    return max(1, sum(node_cpus()))
+    return max(1, sum(int(node.cpus) for node in nodes()))
 
 
-def node_cpus() -> list[int]:
-    """CPUs of each node of the connected cluster."""
-    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+def nodes() -> list[Node]:
+    """The nodes of the connected cluster that are alive."""
+    return [node_of(entry) for entry in ray.nodes() if entry["Alive"]]
 
 
-def cpus_per_worker(nodes: Sequence[int], workers: int) -> int:
-    """Most CPUs that each of some equal workers can have when none spans two nodes; 0: they do not fit.
+def node_of(entry: Mapping[str, Any]) -> Node:
+    """A node from an entry of ``ray.nodes()``."""
+    offered = entry["Resources"]
+    return Node(
+        name=entry["NodeManagerAddress"],
+        cpus=offered.get("CPU", 0),
+        gpus=offered.get("GPU", 0),
+        memory=int(offered.get("memory", 0)),
+        object_store=int(offered.get("object_store_memory", 0)),
+    )
 
-    Args:
-        nodes: CPUs of each node.
-        workers: How many workers there are to be.
+
+def task_resources(options: ResourceOptions) -> TaskResources:
+    """What each task of a pass gets of the connected cluster."""
+    if use_gpus(options):
+        return TaskResources(cpus=options.task_cpus, gpus=options.task_gpus, device="cuda")
+    return TaskResources(cpus=options.task_cpus)
+
+
+def training_resources(options: ResourceOptions, workers: int) -> TrainingResources:
+    """What each training worker gets of the connected cluster.
+
+    Raises:
+        OptionError: so many workers do not fit.
     """
-    for cpus in range(max(nodes, default=0), 0, -1):
-        if sum(node // cpus for node in nodes) >= workers:
-            return cpus
-    return 0
+    return resources.training_resources(nodes(), workers, use_gpu=use_gpus(options))
+
+
+def task_slots(task: TaskResources) -> int:
+    """How many such tasks run at once in the connected cluster, at least 1: it may be about to grow."""
+    return max(1, task.slots(nodes()))
+
+
+def use_gpus(options: ResourceOptions) -> bool:
+    """Whether models run on GPUs: as the options say, and where nodes offer some."""
+    if options.use_gpu == "auto":
+        return any(node.gpus for node in nodes())
+    return options.use_gpu == "always"

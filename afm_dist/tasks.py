@@ -13,7 +13,7 @@ from afm_dist.errors import AfmError, StageError
 
 Item = TypeVar("Item")
 
-IN_FLIGHT_PER_CORE = 2
+IN_FLIGHT_PER_SLOT = 2
 
 
 def run_tasks(
@@ -21,8 +21,9 @@ def run_tasks(
     items: list[Item],
     *,
     finished: Callable[[Item, Any], None],
+    slots: Callable[[], int] = available_cpus,
 ) -> None:
-    """Run one Ray task per item with a bounded number in flight: twice the CPUs there are.
+    """Run one Ray task per item with a bounded number in flight: twice those that run at once.
 
     The bound follows a cluster that grows or shrinks meanwhile.
 
@@ -30,6 +31,7 @@ def run_tasks(
         submit: Starts the task of an item and returns its object reference.
         items: In the order in which to start them.
         finished: Called on the driver with each item and its result, in order of completion.
+        slots: How many tasks run at once in the cluster as it is now.
 
     Raises:
         AfmError: what a task raised.
@@ -38,7 +40,7 @@ def run_tasks(
     waiting = list(reversed(items))
     in_flight: dict[Any, Item] = {}
     while waiting or in_flight:
-        limit = IN_FLIGHT_PER_CORE * available_cpus()
+        limit = IN_FLIGHT_PER_SLOT * slots()
         while waiting and len(in_flight) < limit:
             item = waiting.pop()
             in_flight[submit(item)] = item

@@ -40,6 +40,10 @@ class Batch:
         # Several times faster than indexing with a tensor.
         return Batch(*(tensor.index_select(0, rows) for tensor in (self.ids, self.numeric, self.labels)))
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same rows on a device; themselves, if they are there."""
+        return Batch(*(tensor.to(device) for tensor in (self.ids, self.numeric, self.labels)))
+
     @classmethod
     def room(cls, manifest: Manifest, rows: int) -> Batch:
         """Rows of a dataset's shape without content, to be written to."""

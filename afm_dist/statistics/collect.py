@@ -19,13 +19,14 @@ from ray import cloudpickle
 from torch import nn
 
 from afm_dist import __version__, console, storage
-from afm_dist.cluster import ensure_ray
+from afm_dist.cluster import ensure_ray, task_resources, task_slots
 from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
+from afm_dist.resources import AUTOMATIC, Device, ResourceOptions
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, model_digest, share
 from afm_dist.statistics.moments import Moments, moments_of_table
 from afm_dist.statistics.moments_file import load_moments, save_moments
@@ -48,6 +49,7 @@ class Pass:
         batch_size: Rows of a batch.
         folder: Where partials are committed.
         fingerprint: Of everything the partials depend on.
+        device: Type of the device the model runs on.
     """
 
     shared: SharedModel
@@ -57,6 +59,7 @@ class Pass:
     batch_size: int
     folder: str
     fingerprint: str
+    device: Device = "cpu"
 
     def partial(self, group: int) -> str:
         """Where the partial of a group is committed."""
@@ -73,6 +76,7 @@ def collect_moments(
     batch_size: int = BATCH_SIZE,
     max_groups: int = MAX_GROUPS,
     folder: str | None = None,
+    options: ResourceOptions = AUTOMATIC,
 ) -> dict[str, Moments]:
     """Moments of the outputs of some modules over a dataset (E[y] and Cov(y) of the paper's eq. 1).
 
@@ -87,6 +91,8 @@ def collect_moments(
         max_groups: At most this many tasks and partials.
         folder: Where partials are committed, a path that all workers share; interrupted passes go
             on from there. Default: a temporary folder on this machine.
+        options: What each task of the Ray pass gets of the cluster. The result is the same bits
+            whatever it is, on one type of device; GPUs and CPUs round differently.
 
     Returns:
         By module name, or ``module[field]`` for each field of a fused table.
@@ -109,7 +115,7 @@ def collect_moments(
         )
     try:
         return _collect_on_ray(
-            model, dataset, modules, split, call, batch_size, max_groups, folder or str(temporary)
+            model, dataset, modules, split, call, batch_size, max_groups, folder or str(temporary), options
         )
     finally:
         if temporary is not None:
@@ -146,7 +152,9 @@ def _collect_on_ray(
     batch_size: int,
     max_groups: int,
     folder: str,
+    options: ResourceOptions,
 ) -> dict[str, Moments]:
+    resources = task_resources(options)
     groups = manifest.groups(split, max_groups)
     fingerprint = storage.fingerprint(
         {
@@ -158,6 +166,7 @@ def _collect_on_ray(
             "modules": list(modules),
             "batch_size": batch_size,
             "groups": len(groups),
+            "device": resources.device,
         }
     )
     folder = storage.join(folder, f"partials-{fingerprint[:16]}")
@@ -170,7 +179,9 @@ def _collect_on_ray(
         batch_size=batch_size,
         folder=folder,
         fingerprint=fingerprint,
+        device=resources.device,
     )
+    collect_group = _collect_group.options(**resources.ray_options)
     reference = ray.put(pass_)
     with console.progress("statistics", manifest.rows(split)) as advance:
         missing = []
@@ -182,9 +193,10 @@ def _collect_on_ray(
         if len(missing) < len(groups):
             console.say(f"  {len(groups) - len(missing)} of {len(groups)} groups were already committed")
         run_tasks(
-            lambda i: _collect_group.remote(reference, i, groups[i]),
+            lambda i: collect_group.remote(reference, i, groups[i]),
             missing,
             finished=lambda i, receipt: advance(receipt["rows"]),
+            slots=lambda: task_slots(resources),
         )
     merged: dict[str, Moments] = {}
     for i in range(len(groups)):
@@ -208,18 +220,18 @@ def _committed(pass_: Pass, group: int) -> bool:
     return True
 
 
-@ray.remote(num_cpus=1, max_retries=MAX_RETRIES)
+@ray.remote(max_retries=MAX_RETRIES)
 def _collect_group(pass_: Pass, group: int, shards: Sequence[Shard]) -> dict[str, Any]:
     """Commit the partial of one group and return a receipt."""
     torch.set_num_threads(1)
-    model = load_shared(pass_.shared)
+    model = load_shared(pass_.shared).to(pass_.device)
     observer = Observer(model, pass_.modules)
     rows = 0
     with torch.inference_mode(), observer.watching():
         for shard in shards:
             try:
                 for batch in read_batches(pass_.manifest, [shard], pass_.batch_size):
-                    pass_.forward_fn(model, batch)
+                    pass_.forward_fn(model, batch.to(pass_.device))
                     rows += len(batch)
             except ValueError as error:
                 if isinstance(error, DataError):

@@ -13,9 +13,10 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import size_on_disk
-from afm_dist.cluster import cpus_per_worker, ensure_ray, node_cpus
+from afm_dist.cluster import ensure_ray, training_resources
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.errors import AfmError, OptionError, StageError
+from afm_dist.errors import AfmError, StageError
+from afm_dist.resources import ResourceOptions
 from afm_dist.training.loop import History
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.worker import PROGRESS, Assignment, Candidate, run_worker
@@ -23,6 +24,7 @@ from afm_dist.training.worker import PROGRESS, Assignment, Candidate, run_worker
 MAX_FAILURES = 3
 POLL_S = 0.5
 RAY_TRAIN = "ray_train"
+CPUS_ONLY = ResourceOptions(use_gpu="never")
 
 
 def fit(
@@ -32,6 +34,7 @@ def fit(
     *,
     folder: str,
     workers: int = 1,
+    options: ResourceOptions = CPUS_ONLY,
     fine_tuning: bool = False,
 ) -> dict[str, History]:
     """Train models on Ray Train, one after the other in one group of workers.
@@ -43,13 +46,14 @@ def fit(
         folder: Of the stage, on storage that all workers share; an interrupted training goes on
             from what lies there.
         workers: Data-parallel workers; the CPUs of each node are shared out among them.
+        options: Whether they use GPUs.
         fine_tuning: Whether the state before the first step competes for being kept.
 
     Returns:
         By candidate name.
 
     Raises:
-        OptionError: more workers than CPUs.
+        OptionError: more workers than fit on the nodes.
         DataError: what a worker found wrong with its data.
         StageError: training failed beyond its restarts.
     """
@@ -59,32 +63,30 @@ def fit(
     if waiting:
         # The passes after the training share the model through the object store of this Ray.
         ensure_ray(object_bytes=max(size_on_disk(candidate.source) for candidate in waiting))
-        nodes = node_cpus()
-        threads = cpus_per_worker(nodes, workers)
-        if threads == 0:
-            raise OptionError(
-                f"--workers {workers}: Ray has only {sum(nodes)} CPUs; use at most that many workers, or "
-                "start more nodes first"
-            )
+        resources = training_resources(options, workers)
         assignment = Assignment(
             candidates=tuple(candidates),
             data=storage.absolute(manifest.location),
             recipe=recipe,
             evaluate_first=fine_tuning,
-            threads=threads,
+            resources=resources,
             folder=storage.absolute(folder),
         )
         trainer = TorchTrainer(
             run_worker,
             train_loop_config={"assignment": assignment},
-            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": threads}),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=resources.gpus > 0,
+                resources_per_worker=resources.ray_resources,
+            ),
             run_config=RunConfig(
                 name=RAY_TRAIN,
                 storage_path=storage.absolute(folder),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
-            torch_config=TorchConfig(backend="gloo"),
+            torch_config=TorchConfig(backend=resources.backend),
         )
         total = len(candidates) * recipe.epochs * manifest.rows("train")
         what = ", ".join(candidate.name for candidate in waiting)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from afm_dist import storage
 from afm_dist.checkpoint import from_pretrained, load_config, save_pretrained
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.resources import TrainingResources
 from afm_dist.training.loop import History, Worker, total_steps, train
 from afm_dist.training.optimizer import LazyAdam
 from afm_dist.training.recipe import Recipe
@@ -65,7 +66,7 @@ class Assignment:
         data: Dataset directory.
         recipe: The same for all.
         evaluate_first: Whether the state before the first step competes.
-        threads: Threads of each worker.
+        resources: What each worker has.
         folder: Where progress is written.
     """
 
@@ -73,14 +74,14 @@ class Assignment:
     data: str
     recipe: Recipe
     evaluate_first: bool
-    threads: int
+    resources: TrainingResources
     folder: str
 
 
 def run_worker(config: dict[str, Any]) -> None:
     """Train every candidate that is not finished yet (called by Ray Train on each worker)."""
     assignment: Assignment = config["assignment"]
-    torch.set_num_threads(assignment.threads)
+    torch.set_num_threads(assignment.resources.cpus)
     context = ray.train.get_context()
     worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size())
     manifest = Manifest.load(assignment.data)

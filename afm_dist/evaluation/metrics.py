@@ -1,45 +1,51 @@
-"""AUC and log loss, exact, from logits."""
+"""AUC and log loss, exact, from scored rows."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afm_dist.evaluation.scored_rows import Floats, ScoredRows
 
-def auc(labels: NDArray[np.floating], scores: NDArray[np.floating]) -> float:
+
+def auc(rows: ScoredRows) -> float:
     """Area under the ROC curve; ties count one half (Mann and Whitney).
 
+    Without weights the pairs are counted in integers.
+
     Args:
-        labels: 0 or 1, shape (B,).
-        scores: Any monotone score, shape (B,).
+        rows: With any monotone score.
 
     Raises:
-        ValueError: all labels are equal, or a score is not finite.
+        ValueError: rows of only one label.
     """
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is NaN or infinite")
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    positives = labels[order] > 0.5
-    n_positive = int(positives.sum())
-    n_negative = len(positives) - n_positive
-    if n_positive == 0 or n_negative == 0:
-        raise ValueError("the AUC needs rows of both labels")
-    # The rank of a tie is the mean rank of its members, in halves, so in exact integers doubled.
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    ends = np.append(starts[1:], len(ordered))
-    doubled_ranks = np.repeat(starts + ends + 1, ends - starts)
-    doubled_sum = int(doubled_ranks[positives].sum())
-    return (doubled_sum - n_positive * (n_positive + 1)) / (2 * n_positive * n_negative)
+    positives, negatives = rows.positives, rows.negatives
+    if not len(positives) or not len(negatives):
+        raise ValueError(
+            "the AUC needs rows of both labels: "
+            f"there are {len(positives):,} with label 1 and {len(negatives):,} with label 0"
+        )
+    wins = positives.sum_of(lambda scores: negatives.weight_below(scores) + negatives.weight_up_to(scores))
+    # Products of weights may round to above 1.
+    return min(1.0, wins / (2 * positives.weight * negatives.weight))
 
 
-def log_loss(labels: NDArray[np.floating], logits: NDArray[np.floating]) -> float:
-    """Mean negative log likelihood in nats, from logits, without overflow.
+def log_loss(rows: ScoredRows) -> float:
+    """Mean negative log likelihood in nats, without overflow or clipping.
+
+    Args:
+        rows: Scored with logits.
 
     Raises:
-        ValueError: no rows, or a logit is not finite.
+        ValueError: no rows.
     """
-    if len(logits) == 0 or not np.isfinite(logits).all():
-        raise ValueError("the log loss needs rows with finite logits")
+    if not len(rows):
+        raise ValueError("the log loss needs rows")
+    total = rows.positives.sum_of(lambda logits: softplus(-logits)) + rows.negatives.sum_of(softplus)
+    return total / rows.weight
+
+
+def softplus(logits: Floats) -> NDArray[np.float64]:
+    """ln(1 + eᶻ): the loss of a row with label 0 and logit z, or with label 1 and logit −z."""
     z = logits.astype(np.float64)
-    return float(np.mean(np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))))
+    return np.asarray(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from afm_dist import console
 from afm_dist.cluster import ensure_ray, task_resources, task_slots
-from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError
+from afm_dist.evaluation.calibration import Calibration, calibration
 from afm_dist.evaluation.metrics import auc, log_loss
+from afm_dist.evaluation.scored_rows import ScoredRows
 from afm_dist.resources import AUTOMATIC, Device, ResourceOptions
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, share
 from afm_dist.tasks import run_tasks
@@ -33,51 +33,65 @@ class Quality:
         rows: Rows scored.
         auc: Area under the ROC curve.
         log_loss: In nats per row.
+        calibration: Predicted against observed clicks.
     """
 
     rows: int
     auc: float
     log_loss: float
+    calibration: Calibration
 
     @classmethod
-    def of(cls, labels: NDArray[np.float32], logits: NDArray[np.float32], what: str) -> Quality:
-        """From labels and logits.
+    def of(cls, scored: ScoredRows, what: str) -> Quality:
+        """From rows and their logits.
 
         Raises:
-            DataError: only one label occurs, or a logit is not finite; ``what`` names the rows.
+            DataError: only one label occurs; ``what`` names the rows.
         """
         try:
-            return cls(rows=len(labels), auc=auc(labels, logits), log_loss=log_loss(labels, logits))
+            return cls(len(scored), auc(scored), log_loss(scored), calibration(scored))
         except ValueError as error:
             raise DataError(f"{what}: {error}") from error
 
 
-def score_batches(
-    model: nn.Module, batches: Iterable[Batch]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Labels and logits of some batches, in order; the model's mode is left as it was.
+def score_shards(model: nn.Module, manifest: Manifest, shards: Sequence[Shard]) -> ScoredRows:
+    """Labels and logits of all rows of some shards; the model's mode is left as it was.
 
     The batches are moved to where the model is.
+
+    Raises:
+        DataError: a damaged shard, or a logit that is not finite (names shard and row).
     """
     training = model.training
-    device = next(model.parameters()).device
     model.eval()
+    try:
+        with torch.inference_mode():
+            return ScoredRows.merged(_score_shard(model, manifest, shard) for shard in shards)
+    finally:
+        model.train(training)
+
+
+def _score_shard(model: nn.Module, manifest: Manifest, shard: Shard) -> ScoredRows:
     labels, logits = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
-    with torch.inference_mode():
-        for batch in batches:
-            labels.append(batch.labels.numpy())
-            batch = batch.to(device)
-            logits.append(model(batch.ids, batch.numeric).float().cpu().numpy())
-    model.train(training)
-    return np.concatenate(labels), np.concatenate(logits)
+    device = next(model.parameters()).device
+    for batch in read_batches(manifest, [shard], BATCH_SIZE):
+        labels.append(batch.labels.numpy())
+        batch = batch.to(device)
+        logits.append(model(batch.ids, batch.numeric).float().cpu().numpy())
+    try:
+        return ScoredRows.of(np.concatenate(labels), np.concatenate(logits))
+    except ValueError as error:
+        raise DataError(
+            f"{shard.path}: {error}; look for broken values in this shard or for a diverged model"
+        ) from error
 
 
 @ray.remote
 def _score_group(
     shared: SharedModel, manifest: Manifest, shards: Sequence[Shard], device: Device
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> ScoredRows:
     torch.set_num_threads(1)
-    return score_batches(load_shared(shared).to(device), read_batches(manifest, shards, BATCH_SIZE))
+    return score_shards(load_shared(shared).to(device), manifest, shards)
 
 
 def evaluate_model(
@@ -88,7 +102,7 @@ def evaluate_model(
     name: str = "model",
     options: ResourceOptions = AUTOMATIC,
 ) -> Quality:
-    """AUC and log loss of a model on a split, by Ray tasks over its shard groups.
+    """AUC, log loss and calibration of a model on a split, by Ray tasks over its shard groups.
 
     Args:
         model: Called with ids and numbers.
@@ -105,12 +119,13 @@ def evaluate_model(
     resources = task_resources(options)
     score_group = _score_group.options(**resources.ray_options)
     shared, data = ray.put(share(model)), ray.put(manifest)
-    parts: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    parts: list[ScoredRows] = []
     with console.progress(f"{name} on {split}", manifest.rows(split)) as advance:
 
-        def finished(group: int, part: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-            parts[group] = part
-            advance(len(part[0]))
+        def finished(_: int, part: ScoredRows) -> None:
+            # A copy: what Ray hands over stays in its object store as long as it is referred to.
+            parts.append(ScoredRows.merged([part]))
+            advance(len(part))
 
         run_tasks(
             lambda i: score_group.remote(shared, data, groups[i], resources.device),
@@ -118,6 +133,5 @@ def evaluate_model(
             finished=finished,
             slots=lambda: task_slots(resources),
         )
-    labels = np.concatenate([parts[i][0] for i in range(len(groups))])
-    logits = np.concatenate([parts[i][1] for i in range(len(groups))])
-    return Quality.of(labels, logits, f"{name} on the {split} split")
+    # Merged rows are the same for any order of completion.
+    return Quality.of(ScoredRows.merged(parts), f"{name} on the {split} split")

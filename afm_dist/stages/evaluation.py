@@ -61,6 +61,8 @@ def measure_quality(subject: Subject, manifest: Manifest, split: str) -> dict[st
         "stage": subject.stage,
         "auc": quality.auc,
         "log_loss": quality.log_loss,
+        "calibration": quality.calibration.ratio,
+        "calibration_error": quality.calibration.expected_error,
         "parameters": count_parameters(model),
         "bytes": size_on_disk(subject.checkpoint),
     }

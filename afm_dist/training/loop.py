@@ -19,10 +19,9 @@ from torch.nn import functional
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import TrainingOrder
-from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError
-from afm_dist.evaluation.score import BATCH_SIZE as SCORING_BATCH
-from afm_dist.evaluation.score import Quality, score_batches
+from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.evaluation.scored_rows import ScoredRows
 from afm_dist.training.optimizer import LazyAdam
 from afm_dist.training.recipe import Recipe
 
@@ -246,11 +245,9 @@ def _set_dropout(model: nn.Module, probability: float | None) -> None:
 def _validate(model: nn.Module, manifest: Manifest, worker: Worker) -> Quality:
     """Quality on the validation split, each worker scoring its share of the shards."""
     shards = manifest.shards("validation")[worker.rank :: worker.world_size]
-    part = score_batches(model, read_batches(manifest, shards, SCORING_BATCH))
+    part = score_shards(model, manifest, shards)
     if worker.world_size > 1:
         parts: list[Any] = [None] * worker.world_size
         dist.all_gather_object(parts, part)
-    else:
-        parts = [part]
-    labels, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Quality.of(labels, logits, "validation")
+        part = ScoredRows.merged(parts)
+    return Quality.of(part, "validation")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
-from afm_dist.evaluation.score import Quality, score_batches
+from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import build_model
 from afm_dist.training.loop import History, Point, Worker, evaluation_steps, total_steps, train, train_step
 from afm_dist.training.optimizer import LazyAdam
@@ -107,8 +107,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def quality(model: nn.Module, log: Manifest) -> Quality:
-    shards = log.shards("validation")
-    return Quality.of(*score_batches(model, read_batches(log, shards, 512)), "validation")
+    return Quality.of(score_shards(model, log, log.shards("validation")), "validation")
 
 
 def test_training_learns_what_the_labels_follow_from(trained: Watched, log: Manifest) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from afm_dist.compression.factorize import fold
-from afm_dist.compression.handler import Handler, Observation, check_width
+from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler, Observation, check_width
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import field_key
 from afm_dist.compression.tables import table_factors
@@ -19,6 +19,10 @@ from afm_dist.statistics.moments import Moments
 
 class FusedHandler(Handler[FusedEmbedding]):
     """Each field has moments, a projection and a bias of its own; the rank is common."""
+
+    def refusal(self, module: FusedEmbedding) -> str | None:
+        """A table with projections."""
+        return None if module.projection is None else ALREADY_COMPRESSED
 
     def widths(self, name: str, module: FusedEmbedding) -> Mapping[str, int]:
         """One for each field."""
@@ -34,8 +38,6 @@ class FusedHandler(Handler[FusedEmbedding]):
 
     def build(self, module: FusedEmbedding, entry: PlanEntry) -> FusedEmbedding:
         """A narrow fused table with projections."""
-        if module.projection is not None:
-            raise OptionError(f"{entry.name} is already compressed; start from the uncompressed model")
         check_width(entry, module.dim)
         return FusedEmbedding(
             module.names, module.cardinalities, module.dim, code_dim=entry.rank, sparse=module.sparse
@@ -68,6 +70,7 @@ class FusedHandler(Handler[FusedEmbedding]):
         )
         if values:
             _fold_values_(narrow, wide, new)
+        narrow.requires_grad_(wide.weight.requires_grad)
         new.folded = True
         model.set_submodule(name, narrow)
 

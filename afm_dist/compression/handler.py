@@ -20,6 +20,8 @@ from afm_dist.statistics.moments import Moments
 
 M = TypeVar("M", bound=nn.Module)
 
+ALREADY_COMPRESSED = "is already compressed; start from the uncompressed model"
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -39,6 +41,11 @@ class Handler(ABC, Generic[M]):
 
     ``name`` is always the module's name in its model.
     """
+
+    def refusal(self, module: M) -> str | None:
+        """Why this very module cannot be compressed, to be read behind its name; None if it can."""
+        del module
+        return None
 
     @abstractmethod
     def widths(self, name: str, module: M) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ from afm_dist.compression.factorize import afm_linear, svd_linear
 from afm_dist.compression.handler import Handler, Observation, check_width, spectrum_of
 from afm_dist.compression.layers import LowRankLinear
 from afm_dist.compression.plan import PlanEntry
+from afm_dist.compression.ranks import module_key
 from afm_dist.statistics.moments import Moments
 
 
@@ -19,13 +20,13 @@ class LinearHandler(Handler[nn.Linear]):
 
     def widths(self, name: str, module: nn.Linear) -> Mapping[str, int]:
         """The outputs."""
-        return {name: module.out_features}
+        return {module_key(name): module.out_features}
 
     def observe(
         self, name: str, module: nn.Linear, output: Tensor, *args: Any, **kwargs: Any
     ) -> Iterator[Observation]:
         """Every output."""
-        yield Observation(name, output.reshape(-1, output.shape[-1]))
+        yield Observation(module_key(name), output.reshape(-1, output.shape[-1]))
 
     def build(self, module: nn.Linear, entry: PlanEntry) -> LowRankLinear:
         """The two layers."""
@@ -36,7 +37,7 @@ class LinearHandler(Handler[nn.Linear]):
         self, new: LowRankLinear, module: nn.Linear, entry: PlanEntry, moments: Mapping[str, Moments]
     ) -> None:
         """Factors of eq. 5, or of the SVD."""
-        spectrum = spectrum_of(moments, entry.name, module.out_features)
+        spectrum = spectrum_of(moments, module_key(entry.name), module.out_features)
         factorize = afm_linear if entry.method == "afm" else svd_linear
         weight = module.weight.cpu()
         bias = None if module.bias is None else module.bias.cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -96,11 +97,18 @@ def plan_ranks(
     )
 
 
+def module_key(module: str) -> str:
+    """The name of the moments of a whole module: its own name, ``[`` written ``\\[``."""
+    return re.sub(r"[\\[]", r"\\\g<0>", module)
+
+
 def field_key(module: str, field: str) -> str:
-    """The name of the moments of one field of a fused table."""
-    return f"{module}[{field}]"
+    """The name of the moments of one field of a fused table: ``module[field]``."""
+    return f"{module_key(module)}[{field}]"
 
 
 def module_name(key: str) -> str:
-    """The module that some moments belong to."""
-    return key.partition("[")[0]
+    """The module that some moments belong to: the inverse of ``module_key`` and ``field_key``."""
+    module = re.match(r"(?:[^\\[]|\\.)*", key, re.DOTALL)
+    assert module is not None
+    return re.sub(r"\\(.)", r"\1", module[0], flags=re.DOTALL)

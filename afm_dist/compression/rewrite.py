@@ -1,20 +1,25 @@
-"""Rewriting modules at low rank, on any ``nn.Module``: structure first, then values."""
+"""Rewriting modules at low rank, on any ``nn.Module``: all that a plan says, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.registry import compressible, handler_of
+from afm_dist.compression.registry import compressible, handler_of, refusal
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
 
 def compress_(model: nn.Module, plan: Plan, moments: Mapping[str, Moments]) -> nn.Module:
-    """Rewrite the planned modules of a model in place.
+    """Rewrite the planned modules of a model in place; when one cannot be, the model stays as it was.
+
+    A module that the model holds under several names is replaced under all of them. What was frozen
+    stays frozen. Optimizers and wrappers (``DistributedDataParallel``) made before hold the old
+    parameters: make them afterwards.
 
     Args:
         model: Any module; its planned submodules are replaced.
@@ -25,11 +30,15 @@ def compress_(model: nn.Module, plan: Plan, moments: Mapping[str, Moments]) -> n
         The same model.
 
     Raises:
-        OptionError: a module that does not exist, cannot be compressed, is shared (tied weights)
-            or smaller than its rank; or moments that are missing.
+        OptionError: a module that does not exist, cannot be compressed, shares its weights with
+            another one (tied weights) or is smaller than its rank; or moments that are missing.
+
+    Notes:
+        The originals are kept until the last module is rewritten: at most twice the model's memory.
     """
-    for entry in plan.entries:
-        _rewrite(model, entry, moments)
+    with _all_or_nothing(model):
+        for entry in plan.entries:
+            _rewrite(model, entry, moments)
     return model
 
 
@@ -39,48 +48,51 @@ def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         OptionError: as in ``compress_``.
     """
-    for entry in plan.entries:
-        _rewrite(model, entry, None)
+    with _all_or_nothing(model):
+        for entry in plan.entries:
+            _rewrite(model, entry, None)
     return model
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """After an error every module has the children it had before."""
+    before = [(module, dict(module._modules)) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, children in before:
+            module._modules.clear()
+            module._modules.update(children)
+        raise
 
 
 def _rewrite(model: nn.Module, entry: PlanEntry, moments: Mapping[str, Moments] | None) -> None:
     """Replace one module; without moments by an empty one."""
     original = _find(model, entry.name)
-    handler = handler_of(entry.name, original)
-    _refuse_tied(model, entry.name, original)
-    parameter = next(original.parameters())
-    replacement = handler.build(original, entry).to(parameter.device, parameter.dtype)
+    reason = refusal(model, entry.name)
+    if reason is not None:
+        raise OptionError(f"{entry.name or 'the model'} {reason}")
+    handler = handler_of(original)
+    parameters = list(original.parameters())
+    replacement = handler.build(original, entry).to(parameters[0].device, parameters[0].dtype)
     replacement.train(original.training)
+    if not any(parameter.requires_grad for parameter in parameters):
+        replacement.requires_grad_(False)
     with torch.no_grad():
         if moments is not None:
             handler.fill(replacement, original, entry, moments)
         if entry.folded_into is not None:
             handler.fold(model, replacement, entry, values=moments is not None)
-    model.set_submodule(entry.name, replacement)
+    for owner in list(model.modules()):
+        for child, module in owner._modules.items():
+            if module is original:
+                owner._modules[child] = replacement
 
 
 def _find(model: nn.Module, name: str) -> nn.Module:
-    if not name:
-        raise OptionError(
-            f"the model itself is a {type(model).__name__} and has no parent to replace it in; "
-            "wrap it, for example in nn.Sequential"
-        )
     try:
         return model.get_submodule(name)
     except AttributeError:
-        known = [key for key, module in model.named_modules() if compressible(module)]
-        raise OptionError(
-            f"the model has no module {name!r}; compressible are: {', '.join(known) or 'none'}"
-        ) from None
-
-
-def _refuse_tied(model: nn.Module, name: str, module: nn.Module) -> None:
-    own = {id(parameter): key for key, parameter in module.named_parameters()}
-    for other, parameter in model.named_parameters(remove_duplicate=False):
-        key = own.get(id(parameter))
-        if key is not None and other != f"{name}.{key}":
-            raise OptionError(
-                f"{name}.{key} is tied to {other}: compressing one would silently untie them; "
-                "leave this module out of the plan or untie the weights first"
-            )
+        known = ", ".join(compressible(model)) or "none"
+        raise OptionError(f"the model has no module {name!r}; compressible are: {known}") from None

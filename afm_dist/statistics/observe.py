@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from afm_dist.compression.registry import compressible, handler_of
+from afm_dist import console
+from afm_dist.compression.registry import handler_of, has_handler, refusals
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import MomentAccumulator, Moments
 
@@ -23,25 +24,41 @@ def forward_batch(model: nn.Module, batch: Any) -> Any:
 
 
 def match_modules(model: nn.Module, targets: Targets) -> list[str]:
-    """Names of the compressible modules that match a pattern (``mlp.*``) or a type.
+    """Names of the compressible modules that match a name, a pattern (``mlp.*``) or a type.
+
+    What a pattern or a type matches but cannot be compressed is left out with a warning; a module
+    that shares its weights with another one, for example, or a part of ``nn.MultiheadAttention``.
 
     Raises:
-        OptionError: a target matches nothing.
+        OptionError: a target matches nothing, or names a module that cannot be compressed.
     """
-    candidates = {name: module for name, module in model.named_modules() if compressible(module)}
-    chosen: set[str] = set()
+    reasons = refusals(model)
+    candidates = [name for name, reason in reasons.items() if reason is None]
+    matched: set[str] = set()
     for target in targets:
-        if isinstance(target, str):
-            matches = {name for name in candidates if fnmatchcase(name, target)}
-        else:
-            matches = {name for name, module in candidates.items() if isinstance(module, target)}
-        if not matches:
+        matches = _matches(model, target)
+        if matches.isdisjoint(candidates):
+            why = [f" ({name or 'the model'} {reasons[name]})" for name in sorted(matches)[:1]]
             raise OptionError(
-                f"target {target!r} matches no compressible module; there are: "
+                f"target {target!r} matches no compressible module{''.join(why)}; there are: "
                 f"{', '.join(candidates) or 'none'}"
             )
-        chosen |= matches
-    return [name for name in candidates if name in chosen]
+        matched |= matches
+    for name, reason in reasons.items():
+        if name in matched and reason is not None and has_handler(model.get_submodule(name)):
+            console.warn(f"left out of the statistics: {name} {reason}")
+    return [name for name in candidates if name in matched]
+
+
+def _matches(model: nn.Module, target: str | type[nn.Module]) -> set[str]:
+    """Names of the modules that match, each by the first of its names."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first = {module: name for name, module in model.named_modules()}
+    if isinstance(target, type):
+        return {first[module] for module in modules.values() if isinstance(module, target)}
+    if target in modules:
+        return {first[modules[target]]}
+    return {first[module] for name, module in modules.items() if name and fnmatchcase(name, target)}
 
 
 class Observer:
@@ -55,7 +72,7 @@ class Observer:
         self._accumulators = {
             key: MomentAccumulator(width)
             for name, module in self._modules.items()
-            for key, width in handler_of(name, module).widths(name, module).items()
+            for key, width in handler_of(module).widths(name, module).items()
         }
 
     @property
@@ -81,7 +98,7 @@ class Observer:
                 hook.remove()
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
-        handler = handler_of(name, self._modules[name])
+        handler = handler_of(self._modules[name])
 
         def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             for seen in handler.observe(name, module, output, *args, **kwargs):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from afm_dist.compression.ranks import FixedRank, KeptEnergy, field_key, module_name, plan_ranks
+from afm_dist.compression.ranks import FixedRank, KeptEnergy, field_key, module_key, module_name, plan_ranks
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
@@ -46,9 +46,17 @@ def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
     ]
 
 
-@pytest.mark.parametrize("field", ["site", "a[b]", "x y"])
-def test_a_field_key_leads_back_to_its_module(field: str) -> None:
-    assert module_name(field_key("tower.embedding", field)) == "tower.embedding"
+@pytest.mark.parametrize("module", ["tower.embedding", "tables.x[0]", "a]b", "[", "\\", "\\[", "a\\\nb[["])
+@pytest.mark.parametrize("field", ["site", "a[b]", "[x]", "x y", "\\"])
+def test_keys_lead_back_to_their_module(module: str, field: str) -> None:
+    assert module_name(field_key(module, field)) == module
+    assert module_name(module_key(module)) == module
+    assert module_key(module) != field_key(module.partition("[")[0], field)
+
+
+def test_names_without_brackets_are_their_own_keys() -> None:
+    assert module_key("mlp.3") == "mlp.3"
+    assert field_key("embedding", "site") == "embedding[site]"
 
 
 @pytest.mark.parametrize("rank", [0, 3])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding
 from afm_dist.compression.plan import Plan, PlanEntry
@@ -171,13 +172,43 @@ def test_full_rank_reproduces_a_plain_embedding(method: str, sparse: bool) -> No
     torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
 
 
-def test_an_embedding_that_renormalises_itself_is_refused() -> None:
-    model = nn.Sequential(nn.Embedding(30, 5, max_norm=1.0))
-    ids = torch.randint(0, 30, (200,), generator=torch.Generator().manual_seed(0))
-    moments = collect_moments(model, [ids], [nn.Embedding])
+def test_frozen_weights_stay_frozen() -> None:
+    table = nn.Embedding.from_pretrained(torch.randn(30, 5, generator=torch.Generator().manual_seed(0)))
+    model = nn.Sequential(table, nn.Linear(5, 4))
+    moments = collect_moments(model, [torch.arange(30)], ["*"])
 
-    with pytest.raises(OptionError, match="max_norm"):
-        compress_(model, plan_ranks(moments, FixedRank(rank=5)), moments)
+    compress_(model, plan_ranks(moments, FixedRank(rank=2)), moments)
+
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        "1.first.weight",
+        "1.second.weight",
+        "1.second.bias",
+    }
+
+
+def test_a_module_under_two_names_is_replaced_under_both() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.site = self.referer = nn.Embedding(30, 5)
+            self.towers = nn.ModuleList([nn.Sequential(nn.Linear(10, 10))] * 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = torch.cat([self.site(ids[:, 0]), self.referer(ids[:, 1])], 1)
+            return self.towers[1](self.towers[0](x))
+
+    torch.manual_seed(0)
+    model, ids = Shared(), torch.randint(0, 30, (200, 2), generator=torch.Generator().manual_seed(0))
+    expected = model(ids)
+    moments = collect_moments(model, [ids], [nn.Embedding, nn.Linear])
+    assert {name: item.count for name, item in moments.items()} == {"site": 400, "towers.0.0": 400}
+
+    compress_(model, plan_ranks(moments, KeptEnergy(share=1.0)), moments)
+
+    assert isinstance(model.site, ProjectedEmbedding)
+    assert model.site is model.referer
+    assert model.towers[0] is model.towers[1]
+    torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
 
 
 # DeepFM ------------------------------------------------------------------------------------------
@@ -295,16 +326,75 @@ def test_tied_weights_are_refused_by_name() -> None:
         model["output"].weight = model["embedding"].weight
         return model
 
-    both(tied, entry("output"), r"output\.weight is tied to embedding\.weight")
-    both(tied, entry("embedding"), r"embedding\.weight is tied to output\.weight")
+    both(tied, entry("output"), r"output has its weight tied to embedding\.weight")
+    both(tied, entry("embedding"), r"embedding has its weight tied to output\.weight")
 
 
-def test_a_module_used_under_two_names_is_refused() -> None:
-    def shared() -> nn.Module:
-        layer = nn.Linear(4, 4)
-        return nn.ModuleDict({"left": layer, "right": layer})
+def test_weights_in_the_same_memory_are_tied() -> None:
+    def transposed() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 4))
+        model[1].weight = nn.Parameter(model[0].weight.detach().T)
+        return model
 
-    both(shared, entry("left"), "tied")
+    both(transposed, entry("0"), r"0 has its weight tied to 1\.weight")
+
+
+def test_weights_that_a_hook_makes_are_refused() -> None:
+    def pruned() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 9))
+        prune.l1_unstructured(model[0], "weight", 0.5)
+        return model
+
+    both(pruned, entry("0"), "0 has hooks, which a replacement would lose")
+
+
+@pytest.mark.parametrize("name", ["attention.out_proj", "layer.linear1", "layer.self_attn.out_proj"])
+def test_parts_whose_weights_are_read_directly_are_refused(name: str) -> None:
+    def attentive() -> nn.Module:
+        parts = {"attention": nn.MultiheadAttention(4, 2), "layer": nn.TransformerEncoderLayer(4, 2, 8)}
+        return nn.ModuleDict(parts)
+
+    both(attentive, entry(name), f"{name} is a part of .*reads the weights of its parts without calling them")
+
+
+@pytest.mark.parametrize("name", ["0", "0.second", "1", "1.codes"])
+def test_what_is_compressed_already_is_refused(name: str) -> None:
+    def compressed() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Embedding(9, 4))
+        return restructure_(model, entry("0") + entry("1"))
+
+    both(compressed, entry(name), f"{name} is .*already compressed; start from the uncompressed model")
+
+
+def test_a_plain_table_is_folded_into_nothing() -> None:
+    class Declaring(nn.Sequential):
+        folds = {"0": "1"}  # noqa: RUF012
+
+    model = Declaring(nn.Embedding(9, 4), nn.Linear(4, 2))
+    moments = collect_moments(model, [torch.arange(9)], ["0"])
+
+    with pytest.raises(OptionError, match="0 cannot be folded into 1: only the fused tables"):
+        compress_(model, entry("0", folded_into="1"), moments)
+
+
+MISTAKES = {"unknown": "mlp.4711", "type": "mlp.1", "rank": "mlp.9", "moments": "mlp.3"}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_late_entry_leaves_the_model_as_it_was(mistake: str) -> None:
+    model = deepfm()
+    before = dict(model.named_modules())
+    moments = collect(model, ["embedding", "mlp.[69]"])
+    plan = entry("embedding", folded_into="mlp.0") + entry("mlp.6") + entry(MISTAKES[mistake])
+
+    with pytest.raises(OptionError):
+        compress_(model, plan, moments)
+
+    assert dict(model.named_modules()) == before
+    if mistake != "moments":
+        with pytest.raises(OptionError):
+            restructure_(model, plan)
+        assert dict(model.named_modules()) == before
 
 
 def test_an_unknown_module_is_refused_with_the_candidates() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
@@ -346,7 +347,7 @@ def test_nan_names_the_layer_and_the_batch() -> None:
 
 @pytest.mark.parametrize("target", ["mlp.*", nn.Conv2d, nn.Embedding, "1"])
 def test_a_target_that_matches_nothing_is_refused_with_the_candidates(target: Any) -> None:
-    with pytest.raises(OptionError, match="matches no compressible module; there are: 0, 3"):
+    with pytest.raises(OptionError, match=r"matches no compressible module.*; there are: 0, 3"):
         collect_moments(plain_model(), [plain_rows()], [target])
 
 
@@ -354,6 +355,66 @@ def test_patterns_and_types_are_united_in_the_order_of_the_model() -> None:
     moments = collect_moments(deepfm(), [], ["mlp.6", "mlp.[03]", FusedEmbedding])
 
     assert list(moments) == ["embedding[site]", "embedding[ad]", "mlp.0", "mlp.3", "mlp.6"]
+
+
+def test_a_module_with_brackets_in_its_name_is_found_by_it() -> None:
+    model = nn.ModuleDict({"x[0]": nn.Linear(5, 3), "x0": nn.Linear(5, 3)})
+
+    moments = collect_moments(model, [plain_rows()], ["x[0]"], forward_fn=lambda m, x: m["x[0]"](x))
+
+    assert list(moments) == [r"x\[0]"]
+    assert [entry.name for entry in plan_ranks(moments, FixedRank(rank=2)).entries] == ["x[0]"]
+
+
+class Attentive(nn.Module):
+    """A user's model: tables, attention between them, a linear layer behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+        self.renormalised = nn.Embedding(20, 4, max_norm=1.0)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.output = nn.Linear(4, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        vectors = self.table(ids) + self.renormalised(ids)
+        return self.output(self.attention(vectors, vectors, vectors)[0])
+
+
+@pytest.mark.parametrize("targets", [["*"], [nn.Linear, nn.Embedding]], ids=["pattern", "types"])
+def test_what_cannot_be_compressed_is_left_out_with_a_warning(
+    targets: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    moments = collect_moments(Attentive(), [torch.zeros(7, 3, dtype=torch.int64)], targets)
+
+    assert list(moments) == ["table", "output"]
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert "left out of the statistics: renormalised has max_norm=1.0" in warnings[0]
+    assert "left out of the statistics: attention.out_proj is a part of attention, a Multihe" in warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("attention.out_proj", "reads the weights of its parts without calling them"),
+        ("renormalised", "its rows change when they are looked up"),
+        ("attention", "is a MultiheadAttention, which cannot be compressed"),
+    ],
+)
+def test_a_named_module_that_cannot_be_compressed_is_refused_with_the_reason(target: str, why: str) -> None:
+    with pytest.raises(OptionError, match=rf"'{target}' .*{why}.*there are: table, output"):
+        collect_moments(Attentive(), [], [target])
+
+
+def test_a_module_under_two_names_goes_by_its_first() -> None:
+    layer = nn.Linear(5, 3)
+    model = nn.ModuleDict({"first": layer, "second": layer})
+
+    moments = collect_moments(model, [plain_rows()], ["second"], forward_fn=lambda m, x: m["second"](x))
+
+    assert list(moments) == ["first"]
+    assert moments["first"].count == 1000
 
 
 def test_a_folder_is_asked_for_where_workers_do_not_share_this_disk(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -30,17 +30,25 @@ class Observation:
     Attributes:
         key: Name of the moments.
         rows: Shape (B, M).
+        weights: Where the rows are weighted sums, the sum of each one's weights, shape (B,).
     """
 
     key: str
     rows: Tensor
+    weights: Tensor | None = None
 
 
 class Handler(ABC, Generic[M]):
     """How modules of one type are watched and rewritten.
 
     ``name`` is always the module's name in its model.
+
+    Attributes:
+        makes: Types of modules that ``build`` gives, other than the handled one: they are not
+            compressed again, nor are their parts.
     """
+
+    makes: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def refusal(self, module: M) -> str | None:
         """Why this very module cannot be compressed, to be read behind its name; None if it can."""

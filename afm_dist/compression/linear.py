@@ -18,6 +18,8 @@ from afm_dist.statistics.moments import Moments
 class LinearHandler(Handler[nn.Linear]):
     """Two thin linear layers for a wide one; every position of a sequence is a row."""
 
+    makes = (LowRankLinear,)
+
     def widths(self, name: str, module: nn.Linear) -> Mapping[str, int]:
         """The outputs."""
         return {module_key(name): module.out_features}

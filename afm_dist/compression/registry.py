@@ -9,19 +9,18 @@ from torch import Tensor, nn
 
 from afm_dist.compression.fused import FusedHandler
 from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler
-from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding
 from afm_dist.compression.linear import LinearHandler
-from afm_dist.compression.tables import EmbeddingHandler
+from afm_dist.compression.tables import EmbeddingBagHandler, EmbeddingHandler
 from afm_dist.embedding import FusedEmbedding
 
 _HANDLERS: dict[type[nn.Module], Handler[Any]] = {
     nn.Linear: LinearHandler(),
     nn.Embedding: EmbeddingHandler(),
+    nn.EmbeddingBag: EmbeddingBagHandler(),
     FusedEmbedding: FusedHandler(),
 }
 _Holders = dict[int, list[tuple[nn.Module, str]]]
 
-_COMPRESSED = (LowRankLinear, ProjectedEmbedding)
 # Their fused computations take the weights of their parts, which are then never called.
 _CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
@@ -65,13 +64,14 @@ def has_handler(module: nn.Module) -> bool:
 def _refusal(model: nn.Module, name: str, module: nn.Module, holders: _Holders) -> str | None:
     if module is model:
         return "itself has no parent to replace it in; wrap it, for example in nn.Sequential"
+    made = tuple(kind for handler in _HANDLERS.values() for kind in handler.makes)
     for owner_name, owner in _owners(model, name):
-        if isinstance(owner, _COMPRESSED):
+        if isinstance(owner, made):
             return f"is a part of {owner_name}, which {ALREADY_COMPRESSED}"
         if isinstance(owner, _CLOSED):
             whole = f"{owner_name or 'the model'}, a {type(owner).__name__}"
             return f"is a part of {whole}, which reads the weights of its parts without calling them"
-    if isinstance(module, _COMPRESSED):
+    if isinstance(module, made):
         return ALREADY_COMPRESSED
     handler = _HANDLERS.get(type(module))
     if handler is None:

@@ -27,15 +27,20 @@ TABLE_ROWS = 1 << 16
 class Moments:
     """Count, mean and scatter of some M-dimensional rows.
 
+    Rows may be weighted sums y = Σ wᵢeᵢ, as those of ``nn.EmbeddingBag``; with W = Σ wᵢ their mean is
+    that of the summands that explains the sums best, and their scatter is what it leaves unexplained.
+
     Attributes:
         count: Number of rows.
-        mean: E[y], shape (M,), float64.
-        scatter: Σ (y − E[y])(y − E[y])ᵀ, shape (M, M), float64.
+        mean: E[y], shape (M,), float64; of sums μ = Σ W·y / Σ W².
+        scatter: Σ (y − E[y])(y − E[y])ᵀ, shape (M, M), float64; of sums Σ (y − Wμ)(y − Wμ)ᵀ.
+        weight: Of sums Σ W²; None for plain rows, whose W are all 1.
     """
 
     count: int
     mean: Tensor
     scatter: Tensor
+    weight: float | None = None
 
     @classmethod
     def empty(cls, width: int) -> Moments:
@@ -74,19 +79,20 @@ class Moments:
             return other
         if other.count == 0:
             return self
-        count = self.count + other.count
+        a, b = (item.count if item.weight is None else item.weight for item in (self, other))
+        share = b / (a + b) if a + b > 0 else 0.0
         delta = other.mean - self.mean
         return Moments(
-            count=count,
-            mean=self.mean + delta * (other.count / count),
-            scatter=self.scatter
-            + other.scatter
-            + torch.outer(delta, delta * (self.count * (other.count / count))),
+            count=self.count + other.count,
+            mean=self.mean + delta * share,
+            scatter=self.scatter + other.scatter + torch.outer(delta, delta * (a * share)),
+            weight=None if self.weight is None and other.weight is None else float(a + b),
         )
 
     def digest(self) -> str:
         """SHA-256 of the exact bits: equal digests mean equal statistics."""
-        digest = hashlib.sha256(str(self.count).encode())
+        weight = "" if self.weight is None else f" {self.weight.hex()}"
+        digest = hashlib.sha256(f"{self.count}{weight}".encode())
         for tensor in (self.mean, self.scatter):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -200,3 +206,27 @@ def moments_of_table(table: Tensor, counts: Tensor) -> Moments:
         centred = (values - mean) * weight.sqrt()
         merged = merged.merge(Moments(count=count, mean=mean, scatter=centred.T @ centred))
     return merged
+
+
+def moments_of_sums(sums: Tensor, weights: Tensor) -> Moments:
+    """Moments of weighted sums y = Σ wᵢeᵢ, centred on W·μ, where W = Σ wᵢ and μ = Σ W·y / Σ W².
+
+    An approximation of the summands, ê = Qe + s, makes the error (y − ŷ) = (I − Q)y − W·s of a sum.
+    Its mean square is least for s = (I − Q)μ and Q the projection on the leading eigenvectors of this
+    scatter: for any Q, s is a regression through the origin, and what remains is (I − Q)(y − Wμ).
+    With all W = 1 these are plain moments.
+
+    Args:
+        sums: y, shape (B, M).
+        weights: W, shape (B,).
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    y, W = sums.double(), weights.double()
+    if not (torch.isfinite(y).all() and torch.isfinite(W).all()):
+        raise ValueError("NaN or infinity")
+    weight = float(W.square().sum())
+    mean = (W / weight) @ y if weight > 0 else y.new_zeros(y.shape[1])
+    residual = y - torch.outer(W, mean)
+    return Moments(count=len(y), mean=mean.cpu(), scatter=(residual.T @ residual).cpu(), weight=weight)

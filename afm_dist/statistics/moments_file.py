@@ -39,6 +39,7 @@ def save_moments(location: str, moments: Mapping[str, Moments], *, fingerprint: 
     metadata = {
         "format_version": FORMAT_VERSION,
         "counts": json.dumps({name: item.count for name, item in moments.items()}),
+        "weights": json.dumps({k: item.weight for k, item in moments.items() if item.weight is not None}),
         "digest": digest,
         "fingerprint": fingerprint,
     }
@@ -62,8 +63,14 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
         if metadata["format_version"] != FORMAT_VERSION:
             raise DataError(f"{location}: unknown format version {metadata['format_version']!r}")
+        weights = json.loads(metadata["weights"])
         moments = {
-            name: Moments(count=count, mean=tensors[f"{name}/mean"], scatter=tensors[f"{name}/scatter"])
+            name: Moments(
+                count=count,
+                mean=tensors[f"{name}/mean"],
+                scatter=tensors[f"{name}/scatter"],
+                weight=weights.get(name),
+            )
             for name, count in json.loads(metadata["counts"]).items()
         }
         recorded = metadata["digest"], metadata["fingerprint"]

@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from afm_dist import console
+from afm_dist.compression.handler import Observation
 from afm_dist.compression.registry import handler_of, has_handler, refusals
 from afm_dist.errors import OptionError
-from afm_dist.statistics.moments import MomentAccumulator, Moments
+from afm_dist.statistics.moments import MomentAccumulator, Moments, moments_of_sums
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 Targets = Sequence[str | type[nn.Module]]
@@ -74,11 +75,12 @@ class Observer:
             for name, module in self._modules.items()
             for key, width in handler_of(module).widths(name, module).items()
         }
+        self._sums: dict[str, Moments] = {}
 
     @property
     def moments(self) -> dict[str, Moments]:
         """By module name, or ``module[field]`` for the fields of a fused table."""
-        return {key: accumulator.moments for key, accumulator in self._accumulators.items()}
+        return {key: accumulator.moments for key, accumulator in self._accumulators.items()} | self._sums
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -97,13 +99,21 @@ class Observer:
             for hook in hooks:
                 hook.remove()
 
+    def _add(self, seen: Observation) -> None:
+        rows = seen.rows.detach()
+        if seen.weights is None:
+            self._accumulators[seen.key].update(rows)
+        else:
+            sums = moments_of_sums(rows, seen.weights.detach())
+            self._sums[seen.key] = self._sums[seen.key].merge(sums) if seen.key in self._sums else sums
+
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
         handler = handler_of(self._modules[name])
 
         def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             for seen in handler.observe(name, module, output, *args, **kwargs):
                 try:
-                    self._accumulators[seen.key].update(seen.rows.detach())
+                    self._add(seen)
                 except ValueError as error:
                     raise ValueError(f"output of {seen.key}: {error}") from error
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ def some_moments() -> dict[str, Moments]:
             count=10 * width,
             mean=torch.randn(width, generator=generator, dtype=torch.float64),
             scatter=torch.randn(width, width, generator=generator, dtype=torch.float64),
+            weight=weight,
         )
-        for name, width in {"mlp.3": 2, "embedding[site/ad]": 1}.items()
+        for name, width, weight in [("mlp.3", 2, None), ("embedding[site/ad]", 1, None), ("bag", 3, 0.1)]
     }
 
 
@@ -36,6 +38,13 @@ def test_every_bit_comes_back(saved: Path) -> None:
     assert {name: item.digest() for name, item in loaded.items()} == {
         name: item.digest() for name, item in some_moments().items()
     }
+
+
+def test_the_weight_of_sums_is_part_of_the_digest() -> None:
+    plain, *_, sums = some_moments().values()
+
+    assert replace(sums, weight=0.2).digest() != sums.digest()
+    assert replace(plain, weight=0.2).digest() != plain.digest()
 
 
 def test_saving_returns_the_digest_of_the_content(tmp_path: Path) -> None:

@@ -15,17 +15,18 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from afm_dist import __version__, console, storage
 from afm_dist.errors import OptionError
+from afm_dist.events import EventLog, now
 
 Resume = Literal["auto", "never"]
 
 CONFIG = "config.json"
+EVENTS = "events.jsonl"
 SUCCESS = "_SUCCESS"
 STARTED = "_STARTED"
 RECORDED_PACKAGES = ("torch", "ray", "pyarrow", "polars", "numpy", "safetensors")
@@ -82,14 +83,19 @@ class Run:
         self.stages: list[Stage] = []
         self.redone: list[str] = []
         self.reused: list[str] = []
+        self._events = EventLog(storage.join(self.path, EVENTS))
         storage.write_json(storage.join(self.path, CONFIG), {"job": job, **config})
         storage.write_json(storage.join(self.path, "environment.json"), environment())
         self.event("job started", job=job)
 
-    def event(self, what: str, **details: Any) -> None:
-        """Append one line to ``events.jsonl``."""
-        line = storage.json_line({"time": _now(), "event": what, **details})
-        storage.append_line(storage.join(self.path, "events.jsonl"), line)
+    def event(self, what: str, /, **details: Any) -> None:
+        """Add one line to ``events.jsonl``; an ``Emit`` to hand to what a stage calls."""
+        self._events.add(what, **details)
+
+    def _mark(self, what: str, **details: Any) -> None:
+        """An event that is written at once, also on an object store."""
+        self._events.add(what, **details)
+        self._events.flush()
 
     def stage(
         self,
@@ -133,7 +139,7 @@ class Run:
             return self.stages[-1]
 
         console.say(f"[{name}] {reason}")
-        self.event("stage started", stage=name, reason=reason)
+        self._mark("stage started", stage=name, reason=reason)
         if not resumable:
             # The markers first: what is left of a folder half removed must not look like a stage.
             for location in (storage.join(path, STARTED), storage.join(path, SUCCESS), path):
@@ -143,16 +149,16 @@ class Run:
         try:
             work(path)
         except BaseException as error:
-            self.event("stage failed", stage=name, error=f"{type(error).__name__}: {error}")
+            self._mark("stage failed", stage=name, error=f"{type(error).__name__}: {error}")
             raise
         seconds = round(time.monotonic() - started, 3)
         commit = uuid.uuid4().hex
         storage.write_json(
-            storage.join(path, SUCCESS), {**marker, "commit": commit, "seconds": seconds, "finished": _now()}
+            storage.join(path, SUCCESS), {**marker, "commit": commit, "seconds": seconds, "finished": now()}
         )
         storage.remove(storage.join(path, STARTED))
         self.redone.append(name)
-        self.event("stage finished", stage=name, seconds=seconds)
+        self._mark("stage finished", stage=name, seconds=seconds)
         console.say(f"[{name}] done in {seconds:.1f} s")
         self.stages.append(Stage(name=name, path=path, fingerprint=str(marker["fingerprint"]), commit=commit))
         return self.stages[-1]
@@ -255,7 +261,3 @@ def _git_revision() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return result.stdout.strip()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

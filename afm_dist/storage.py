@@ -141,18 +141,6 @@ def open_write(location: str) -> Iterator[BinaryIO]:
         raise
 
 
-def append_line(location: str, line: str) -> None:
-    """Add one line to a small log file."""
-    if is_local(location):
-        path = local_path(location)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        return
-    before = read_bytes(location) if exists(location) else b""
-    write_bytes(location, before + line.encode() + b"\n")
-
-
 def read_json(location: str) -> Any:
     """The content of a JSON file.
 
@@ -178,7 +166,7 @@ def plain(value: Any) -> Any:
 
 
 def json_line(value: Any) -> str:
-    """A value as one line of JSON, for ``append_line``."""
+    """A value as one line of JSON."""
     return json.dumps(value, allow_nan=False)
 
 

@@ -68,16 +68,24 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[int], None]]:
+def progress(
+    what: str, total: int, unit: str = "rows", *, before: int = 0
+) -> Iterator[Callable[[int], None]]:
     """One bar for one stage; yields a function to call with what was just finished.
 
     With a terminal: a bar with rate and time left. Without: a plain line every few seconds.
+
+    Args:
+        what: Name of the stage.
+        total: All there is to do, in units.
+        unit: What is counted.
+        before: What an earlier run had done already; it does not count as this one's speed.
     """
     started = time.monotonic()
-    done = 0
+    done = before
 
     def rate() -> str:
-        return f"{done / max(time.monotonic() - started, 1e-9):,.0f} {unit}/s"
+        return f"{(done - before) / max(time.monotonic() - started, 1e-9):,.0f} {unit}/s"
 
     if out.is_terminal:
         columns = (
@@ -88,7 +96,7 @@ def progress(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[in
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=out, transient=True) as bar:
-            task = bar.add_task(what, total=total, rate="")
+            task = bar.add_task(what, total=total, completed=before, rate="")
 
             def advance(amount: int) -> None:
                 nonlocal done
@@ -106,7 +114,7 @@ def progress(what: str, total: int, unit: str = "rows") -> Iterator[Callable[[in
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_S and done < total:
             last = now
-            left = (now - started) / max(done, 1) * (total - done)
+            left = (now - started) / max(done - before, 1) * (total - done)
             say(f"  {what}: {done:,} of {total:,} {unit}, {rate()}, {left:,.0f} s left")
 
     yield report

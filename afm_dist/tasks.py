@@ -1,61 +1,214 @@
-"""Running one Ray task per item with a bounded number in flight."""
+"""Running one Ray task per item: a bounded number in flight, and lost ones again.
+
+Tasks are submitted with ``max_retries=0``: what Ray repeats by itself nobody hears of. An item
+whose worker or node died, or that met a passing fault of the storage, is submitted again from
+here, with the reason in one line and one event, up to ``MAX_ATTEMPTS`` times. What a task raised
+because of its input is never tried again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import errno
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray import exceptions
 
+from afm_dist import console
 from afm_dist.cluster import available_cpus
 from afm_dist.errors import AfmError, StageError
+from afm_dist.events import Emit, unheard
+from afm_dist.stalls import StallWatch, cluster_in_words
 
 Item = TypeVar("Item")
 
+MAX_ATTEMPTS = 6
+# Before the second attempt; doubles with each further one.
+PAUSE_S = 1.0
 IN_FLIGHT_PER_SLOT = 2
+# So many ask for CPUs even where there are none yet, for an autoscaler to see.
+MIN_IN_FLIGHT = 16
+POLL_S = 1.0
+STOP_S = 10.0
+
+# Faults of a disk or a network that may pass; a full disk or a missing permission does not.
+PASSING_FAULTS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.EINTR,
+        errno.EIO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EPIPE,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+
+
+class TryAgainError(Exception):
+    """Raised by ``finished`` when a task's result is not there, and another attempt may mend it."""
+
+
+@dataclass
+class _Attempt(Generic[Item]):
+    item: Item
+    number: int = 1
+    due: float = 0.0
 
 
 def run_tasks(
     submit: Callable[[Item], Any],
-    items: list[Item],
+    items: Sequence[Item],
     *,
     finished: Callable[[Item, Any], None],
+    what: str = "tasks",
+    name_of: Callable[[Item], str] = str,
     slots: Callable[[], int] = available_cpus,
+    emit: Emit = unheard,
 ) -> None:
-    """Run one Ray task per item with a bounded number in flight: twice those that run at once.
+    """Run one Ray task per item with a bounded number in flight: about twice what can run at once.
 
-    The bound follows a cluster that grows or shrinks meanwhile.
+    The bound follows a cluster that grows or shrinks meanwhile. When this ends, no task runs on.
 
     Args:
-        submit: Starts the task of an item and returns its object reference.
+        submit: Starts the task of an item, with ``max_retries=0``, and returns its object reference.
         items: In the order in which to start them.
         finished: Called on the driver with each item and its result, in order of completion.
-        slots: How many tasks run at once in the cluster as it is now.
+        what: What the tasks are for, in messages and events.
+        name_of: What an item is called there.
+        slots: How many tasks the cluster can run at once now.
+        emit: Gets the events ``task lost`` and ``no progress``.
 
     Raises:
-        AfmError: what a task raised.
-        StageError: workers kept dying, beyond Ray's own retries.
+        AfmError: what a task or ``finished`` raised.
+        OSError: the same; passing faults of the storage only after ``MAX_ATTEMPTS``, as StageError.
+        StageError: an item's workers kept dying, or Ray could not run it.
     """
-    waiting = list(reversed(items))
-    in_flight: dict[Any, Item] = {}
-    while waiting or in_flight:
-        limit = IN_FLIGHT_PER_SLOT * slots()
-        while waiting and len(in_flight) < limit:
-            item = waiting.pop()
-            in_flight[submit(item)] = item
-        ready, _ = ray.wait(list(in_flight), num_returns=1)
-        for reference in ready:
-            item = in_flight.pop(reference)
-            try:
-                result = ray.get(reference)
-            except RayTaskError as error:
-                if isinstance(error.cause, AfmError | OSError):
-                    raise error.cause from None
-                raise
-            except RayError as error:
-                raise StageError(
-                    f"task {item!r} was lost again and again ({type(error).__name__}); look for workers "
-                    "killed for memory, then run the same command to go on"
-                ) from error
-            finished(item, result)
+    waiting = deque(_Attempt(item) for item in items)
+    again: list[_Attempt[Item]] = []
+    in_flight: dict[Any, _Attempt[Item]] = {}
+
+    def waiting_for() -> str:
+        return f"{len(in_flight)} tasks in flight, {len(waiting) + len(again)} waiting; {cluster_in_words()}"
+
+    watch = StallWatch(what, waiting_for=waiting_for, emit=emit)
+    try:
+        while waiting or again or in_flight:
+            now = time.monotonic()
+            waiting.extendleft(attempt for attempt in again if attempt.due <= now)
+            again = [attempt for attempt in again if attempt.due > now]
+            limit = max(MIN_IN_FLIGHT, IN_FLIGHT_PER_SLOT * slots())
+            while waiting and len(in_flight) < limit:
+                attempt = waiting.popleft()
+                in_flight[submit(attempt.item)] = attempt
+            lost: dict[str, list[_Attempt[Item]]] = defaultdict(list)
+            for reference in _ready(list(in_flight)):
+                attempt = in_flight.pop(reference)
+                reason = _finish(reference, attempt.item, finished, f"{what}: {name_of(attempt.item)}")
+                if reason is None:
+                    watch.progressed()
+                else:
+                    lost[reason].append(attempt)
+            for reason, attempts in lost.items():
+                _tell(what, reason, attempts, name_of, emit)
+                again += [_next(attempt) for attempt in attempts]
+            watch.check()
+    except BaseException:
+        _stop(list(in_flight))
+        raise
+
+
+def _ready(references: list[Any]) -> list[Any]:
+    """Those that are done, after a moment at most."""
+    if not references:
+        time.sleep(POLL_S / 10)
+        return []
+    ray.wait(references, num_returns=1, timeout=POLL_S)
+    ready: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0]
+    return ready
+
+
+def _finish(reference: Any, item: Item, finished: Callable[[Item, Any], None], name: str) -> str | None:
+    """Hand over a result; returns why there is none when the item is to be tried again."""
+    try:
+        result = ray.get(reference)
+    except exceptions.RayError as error:
+        reason = _passing(error)
+        if reason is not None:
+            return reason
+        if not isinstance(error, exceptions.RayTaskError):
+            raise StageError(f"{name} cannot run ({type(error).__name__}: {error})") from error
+        if isinstance(error.cause, AfmError | OSError):
+            raise error.cause from None
+        raise
+    try:
+        finished(item, result)
+    except TryAgainError as error:
+        return str(error)
+    return None
+
+
+def _passing(error: BaseException) -> str | None:
+    """In words why another attempt may succeed; None: it will not."""
+    match error:
+        case exceptions.RayTaskError():
+            return _passing(error.cause)
+        case exceptions.OutOfMemoryError():
+            return "killed for memory; run fewer tasks on a machine (ray start --num-cpus)"
+        case exceptions.WorkerCrashedError():
+            return "the worker died"
+        case exceptions.NodeDiedError() | exceptions.LocalRayletDiedError():
+            return "the node died"
+        case exceptions.ObjectLostError():
+            return "data in Ray's object store was lost with a node"
+        case OSError() if error.errno is None or error.errno in PASSING_FAULTS:
+            return f"the storage failed ({error})"
+    return None
+
+
+def _tell(
+    what: str,
+    reason: str,
+    attempts: Sequence[_Attempt[Item]],
+    name_of: Callable[[Item], str],
+    emit: Emit,
+) -> None:
+    """Say which items are tried again, and why.
+
+    Raises:
+        StageError: one of them was tried often enough.
+    """
+    names = [name_of(attempt.item) for attempt in attempts]
+    for attempt, name in zip(attempts, names, strict=True):
+        emit("task lost", what=what, task=name, attempt=attempt.number, reason=reason)
+        if attempt.number >= MAX_ATTEMPTS:
+            raise StageError(
+                f"{what}: {name} failed {attempt.number} times, at last: {reason}; mend that, then run the "
+                "same command to go on"
+            )
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    console.warn(f"{what}: {listed} again: {reason}")
+
+
+def _next(attempt: _Attempt[Item]) -> _Attempt[Item]:
+    pause = PAUSE_S * 2 ** (attempt.number - 1)
+    return _Attempt(attempt.item, attempt.number + 1, time.monotonic() + pause)
+
+
+def _stop(references: list[Any]) -> None:
+    """End tasks that still run, so that none writes after a failure: first gently, then not."""
+    for force in (False, True):
+        for reference in references:
+            ray.cancel(reference, force=force)
+        if references:
+            _, references = ray.wait(references, num_returns=len(references), timeout=STOP_S)

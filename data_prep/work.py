@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from afm_dist import console, storage
-from afm_dist.errors import AfmError, DataError
+from afm_dist.errors import DataError
 from afm_dist.tasks import run_tasks
 
 FOLDER = ".work"
 PLAN = "plan.json"
-STOP_TIMEOUT_S = 30
 CLEAR_PEAK, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 # Linux counts kilobytes, macOS bytes.
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -58,7 +56,7 @@ class Usage:
     peak_bytes: int = 0
 
 
-@ray.remote
+@ray.remote(max_retries=0)
 def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     # Polars sizes its thread pool when first used; Ray has given this task one core.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -81,13 +79,6 @@ def _peak_memory() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
-
-
-def _stop(references: list[Any]) -> None:
-    """End tasks that still run, so that none writes after the preparation has failed."""
-    for reference in references:
-        ray.cancel(reference, force=True)
-    ray.wait(references, num_returns=len(references), timeout=STOP_TIMEOUT_S)
 
 
 class WorkDirectory:
@@ -155,13 +146,9 @@ class WorkDirectory:
         if results:
             console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
 
-        started: list[Any] = []
-
         def submit(task: Task) -> Any:
             receipt = self.receipt(stage, task.key)
-            reference = _run_task.options(name=what).remote(receipt, task.function, *task.arguments)
-            started.append(reference)
-            return reference
+            return _run_task.options(name=what).remote(receipt, task.function, *task.arguments)
 
         with console.progress(what, sum(task.weight for task in todo), unit) as advance:
 
@@ -170,13 +157,7 @@ class WorkDirectory:
                 self.usage.peak_bytes = max(self.usage.peak_bytes, peak_bytes)
                 advance(task.weight)
 
-            try:
-                run_tasks(submit, todo, finished=finished)
-            except BaseException as error:
-                _stop(started)
-                if isinstance(error, RayTaskError) and isinstance(error.cause, AfmError | OSError):
-                    raise error.cause from None
-                raise
+            run_tasks(submit, todo, finished=finished, what=what, name_of=lambda task: task.key)
         return [results[task.key] for task in tasks]
 
     def remove(self) -> None:

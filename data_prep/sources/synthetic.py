@@ -157,10 +157,16 @@ def _write_parts(folder: str, log: SyntheticLog, todo: list[int]) -> None:
         return _write_part.options(name=what).remote(folder, log.shape, log.seed, index, count)
 
     with console.progress(what, sum(_rows_of_part(index, log.rows) for index in todo)) as advance:
-        run_tasks(submit, todo, finished=lambda index, _: advance(_rows_of_part(index, log.rows)))
+        run_tasks(
+            submit,
+            todo,
+            finished=lambda index, _: advance(_rows_of_part(index, log.rows)),
+            what=what,
+            name_of=lambda index: f"file {index}",
+        )
 
 
-@ray.remote
+@ray.remote(max_retries=0)
 def _write_part(folder: str, shape: ShapeName, seed: int, index: int, count: int) -> None:
     """Write one file and its truth, the file last: where it is, both are, whole."""
     # Polars sizes its thread pool when first used; Ray has given this task one core.

@@ -28,7 +28,7 @@ class _Direct:
 
 
 def _one_after_the_other(
-    submit: Callable[[Any], Any], items: list[Any], *, finished: Callable[[Any, Any], None]
+    submit: Callable[[Any], Any], items: list[Any], *, finished: Callable[[Any, Any], None], **_: Any
 ) -> None:
     for item in items:
         finished(item, submit(item))
@@ -43,7 +43,6 @@ def in_this_process() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(ray, "put", lambda value: value)
         patch.setattr(work, "_run_task", _Direct())
-        patch.setattr(work, "_stop", lambda references: None)
         patch.setattr(cluster, "ensure_ray", lambda: None)
         patch.setattr(work, "run_tasks", _one_after_the_other)
         patch.setattr(synthetic, "run_tasks", _one_after_the_other)

@@ -243,7 +243,7 @@ def test_the_size_of_blocks_changes_no_bit(
 def test_the_order_of_tasks_changes_no_bit(zeros: Path, tmp_path: Path, here: pytest.MonkeyPatch) -> None:
     forwards = _prepare(zeros, tmp_path / "forwards", block_bytes=30_000)
 
-    def backwards(submit: Any, items: list[Any], *, finished: Any) -> None:
+    def backwards(submit: Any, items: list[Any], *, finished: Any, **_: Any) -> None:
         for item in reversed(items):
             finished(item, submit(item))
 

@@ -18,10 +18,12 @@ from afm_dist.errors import DataError
 from afm_dist.evaluation.calibration import Calibration, calibration
 from afm_dist.evaluation.metrics import auc, log_loss
 from afm_dist.evaluation.scored_rows import ScoredRows
+from afm_dist.events import Emit, unheard
 from afm_dist.resources import AUTOMATIC, Device, ResourceOptions
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, share
 from afm_dist.tasks import run_tasks
 
+STAGE = "scoring"
 BATCH_SIZE = 8192
 
 
@@ -86,7 +88,7 @@ def _score_shard(model: nn.Module, manifest: Manifest, shard: Shard) -> ScoredRo
         ) from error
 
 
-@ray.remote
+@ray.remote(max_retries=0)
 def _score_group(
     shared: SharedModel, manifest: Manifest, shards: Sequence[Shard], device: Device
 ) -> ScoredRows:
@@ -101,6 +103,7 @@ def evaluate_model(
     *,
     name: str = "model",
     options: ResourceOptions = AUTOMATIC,
+    emit: Emit = unheard,
 ) -> Quality:
     """AUC, log loss and calibration of a model on a split, by Ray tasks over its shard groups.
 
@@ -108,16 +111,18 @@ def evaluate_model(
         model: Called with ids and numbers.
         manifest: The dataset.
         split: Which of its rows.
-        name: Of the model, for messages.
+        name: Of the model, for messages and events.
         options: What each task gets of the cluster.
+        emit: Gets the events, e.g. ``Run.event``.
 
     Raises:
         DataError: damaged shards, only one label, or logits that are not finite.
+        StageError: workers kept dying, or the storage kept failing.
     """
     groups = manifest.groups(split)
     ensure_ray(object_bytes=model_bytes(model))
     resources = task_resources(options)
-    score_group = _score_group.options(**resources.ray_options)
+    score_group = _score_group.options(name=STAGE, **resources.ray_options)
     shared, data = ray.put(share(model)), ray.put(manifest)
     parts: list[ScoredRows] = []
     with console.progress(f"{name} on {split}", manifest.rows(split)) as advance:
@@ -129,9 +134,12 @@ def evaluate_model(
 
         run_tasks(
             lambda i: score_group.remote(shared, data, groups[i], resources.device),
-            list(range(len(groups))),
+            range(len(groups)),
             finished=finished,
+            what=f"{STAGE} {name}",
+            name_of=lambda group: f"group {group}",
             slots=lambda: task_slots(resources),
+            emit=emit,
         )
     # Merged rows are the same for any order of completion.
     return Quality.of(ScoredRows.merged(parts), f"{name} on the {split} split")

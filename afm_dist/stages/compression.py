@@ -17,9 +17,11 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.training import Models
-from afm_dist.statistics.collect import collect_moments, moments_from_counts
+from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.partials import remove_partials
 
 MOMENTS = "moments.safetensors"
 STREAM_TOLERANCE = 1e-9
@@ -72,7 +74,8 @@ def linear_statistics(run: Run, data: Stage, manifest: Manifest, baseline: Model
 
     def work(folder: str) -> None:
         model = from_pretrained(baseline.checkpoints["baseline"])
-        moments = collect_moments(model, manifest, target_linears(model), folder=folder)
+        moments = collect_moments(model, manifest, target_linears(model), folder=folder, emit=run.event)
+        remove_partials(folder)
         digest = save_moments(storage.join(folder, MOMENTS), moments)
         console.say(f"  {manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
 
@@ -131,7 +134,8 @@ def table_statistics(
         model = from_pretrained(tuned.checkpoints["afm-mlp"])
         moments = moments_from_counts(model, manifest, TABLE)
         if stream_check:
-            streamed = collect_moments(model, manifest, [TABLE], folder=folder)
+            streamed = collect_moments(model, manifest, [TABLE], folder=folder, emit=run.event)
+            remove_partials(folder)
             _check_agreement(moments, streamed)
         save_moments(storage.join(folder, MOMENTS), moments)
 

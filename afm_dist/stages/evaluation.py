@@ -15,6 +15,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_shard
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
+from afm_dist.events import Emit, unheard
 from afm_dist.runs import Run, Stage
 
 RESULTS = "results.json"
@@ -41,7 +42,7 @@ def evaluate(
     """AUC, log loss, parameters and bytes of every subject on the test split."""
 
     def work(folder: str) -> None:
-        results = [measure_quality(subject, manifest, "test") for subject in subjects]
+        results = [measure_quality(subject, manifest, "test", emit=run.event) for subject in subjects]
         storage.write_json(storage.join(folder, RESULTS), results)
 
     return run.stage(
@@ -52,10 +53,12 @@ def evaluate(
     )
 
 
-def measure_quality(subject: Subject, manifest: Manifest, split: str) -> dict[str, Any]:
+def measure_quality(
+    subject: Subject, manifest: Manifest, split: str, *, emit: Emit = unheard
+) -> dict[str, Any]:
     """One row of the table, without throughput."""
     model = from_pretrained(subject.checkpoint)
-    quality = evaluate_model(model, manifest, split, name=f"{subject.name} {subject.stage}")
+    quality = evaluate_model(model, manifest, split, name=f"{subject.name} {subject.stage}", emit=emit)
     return {
         "name": subject.name,
         "stage": subject.stage,

@@ -2,13 +2,15 @@
 
 One Ray task per shard group, one committed partial per group, summed in group order. The groups
 follow from the manifest, a task runs one thread with a fixed batch size, so the result is the
-same bits for any number of workers, any schedule, and after killed workers or drivers.
+same bits for any number of workers, any schedule, and after killed workers or drivers. (Bits
+compare on processors of one kind: others round the same products differently.)
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,25 +22,25 @@ from torch import nn
 
 from afm_dist import __version__, console, storage
 from afm_dist.cluster import ensure_ray, task_resources, task_slots
-from afm_dist.compression.ranks import field_key
-from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
 from afm_dist.dataset.reader import read_batches
-from afm_dist.embedding import FusedEmbedding
-from afm_dist.errors import DataError, OptionError
-from afm_dist.resources import AUTOMATIC, Device, ResourceOptions
+from afm_dist.errors import DataError, OptionError, StageError
+from afm_dist.events import Emit, unheard
+from afm_dist.resources import AUTOMATIC, Device, ResourceOptions, TaskResources
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, model_digest, share
-from afm_dist.statistics.moments import Moments, moments_of_table
-from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
-from afm_dist.tasks import run_tasks
+from afm_dist.statistics.partials import Partials
+from afm_dist.tasks import TryAgainError, run_tasks
 
+STAGE = "statistics"
 BATCH_SIZE = 8192
-MAX_RETRIES = 5
+# How often a partial that was damaged after its commit is made again.
+MAX_REPAIRS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class Work:
     """What every task of a pass has in common.
 
     Attributes:
@@ -47,9 +49,8 @@ class Pass:
         modules: Names of the modules to watch.
         forward_fn: How the model is called with a batch.
         batch_size: Rows of a batch.
-        folder: Where partials are committed.
-        fingerprint: Of everything the partials depend on.
         device: Type of the device the model runs on.
+        partials: Where results are committed.
     """
 
     shared: SharedModel
@@ -57,13 +58,18 @@ class Pass:
     modules: Sequence[str]
     forward_fn: ForwardFn
     batch_size: int
-    folder: str
-    fingerprint: str
-    device: Device = "cpu"
+    device: Device
+    partials: Partials
 
-    def partial(self, group: int) -> str:
-        """Where the partial of a group is committed."""
-        return storage.join(self.folder, f"group-{group:05d}.safetensors")
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a task returns: small, the result itself lies in storage."""
+
+    rows: int
+    seconds: float
+    node: str
+    digest: str
 
 
 def collect_moments(
@@ -77,6 +83,7 @@ def collect_moments(
     max_groups: int = MAX_GROUPS,
     folder: str | None = None,
     options: ResourceOptions = AUTOMATIC,
+    emit: Emit = unheard,
 ) -> dict[str, Moments]:
     """Moments of the outputs of some modules over a dataset (E[y] and Cov(y) of the paper's eq. 1).
 
@@ -88,11 +95,13 @@ def collect_moments(
         split: Which split of a dataset.
         forward_fn: Called as ``forward_fn(model, batch)``; default ``model(batch.ids, batch.numeric)``.
         batch_size: Rows of a batch in the Ray pass.
-        max_groups: At most this many tasks and partials.
+        max_groups: At most this many tasks and partials. Another number of groups or another batch
+            size is another order of summation: equal within the error bound, not in bits.
         folder: Where partials are committed, a path that all workers share; interrupted passes go
             on from there. Default: a temporary folder on this machine.
         options: What each task of the Ray pass gets of the cluster. The result is the same bits
             whatever it is, on one type of device; GPUs and CPUs round differently.
+        emit: Gets the events of the Ray pass, e.g. ``Run.event``.
 
     Returns:
         By module name, or ``module[field]`` for each field of a fused table.
@@ -100,26 +109,57 @@ def collect_moments(
     Raises:
         OptionError: a target that matches nothing.
         DataError: a damaged shard, or NaN or infinity in an output (names module and shard or batch).
+        StageError: workers kept dying, or the storage kept failing.
     """
     modules = match_modules(model, targets)
-    call = forward_fn or forward_batch
     if isinstance(dataset, str):
         dataset = Manifest.load(dataset)
     if not isinstance(dataset, Manifest):
         return _collect_here(model, dataset, modules, forward_fn or (lambda model, batch: model(batch)))
+    groups = dataset.groups(split, max_groups)
     ensure_ray(object_bytes=model_bytes(model))
-    temporary = None if folder is not None else tempfile.mkdtemp(prefix="afm-dist-")
-    if temporary is not None and len(ray.nodes()) > 1:
-        raise OptionError(
-            "on a cluster of several nodes give collect_moments a folder= that all of them share"
-        )
+    temporary = None
+    if folder is None:
+        if sum(node["Alive"] for node in ray.nodes()) > 1:
+            raise OptionError(
+                "on a cluster of several nodes give collect_moments a folder= that all of them share"
+            )
+        folder = temporary = tempfile.mkdtemp(prefix="afm-dist-")
+    call = forward_fn or forward_batch
+    resources = task_resources(options)
+    facts = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "model": model_digest(model),
+        "forward": storage.sha256(_pickled(call)),
+        "data": dataset.fingerprint(),
+        "split": split,
+        "modules": modules,
+        "batch_size": batch_size,
+        "groups": len(groups),
+        "device": resources.device,
+    }
+    work = Work(
+        shared=share(model),
+        manifest=dataset,
+        modules=modules,
+        forward_fn=call,
+        batch_size=batch_size,
+        device=resources.device,
+        partials=Partials(parent=storage.absolute(folder), facts=facts),
+    )
     try:
-        return _collect_on_ray(
-            model, dataset, modules, split, call, batch_size, max_groups, folder or str(temporary), options
-        )
+        return _Pass(work, groups, resources, emit).run()
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _pickled(forward_fn: ForwardFn) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(forward_fn))
+    except Exception as error:
+        raise OptionError(f"forward_fn cannot be sent to workers: {error}") from error
 
 
 def _collect_here(
@@ -143,95 +183,131 @@ def _collect_here(
     return observer.moments
 
 
-def _collect_on_ray(
-    model: nn.Module,
-    manifest: Manifest,
-    modules: Sequence[str],
-    split: str,
-    forward_fn: ForwardFn,
-    batch_size: int,
-    max_groups: int,
-    folder: str,
-    options: ResourceOptions,
-) -> dict[str, Moments]:
-    resources = task_resources(options)
-    groups = manifest.groups(split, max_groups)
-    fingerprint = storage.fingerprint(
-        {
-            "version": __version__,
-            "model": model_digest(model),
-            "forward": storage.sha256(cloudpickle.dumps(forward_fn)),
-            "data": manifest.fingerprint(),
-            "split": split,
-            "modules": list(modules),
-            "batch_size": batch_size,
-            "groups": len(groups),
-            "device": resources.device,
-        }
-    )
-    folder = storage.join(folder, f"partials-{fingerprint[:16]}")
-    storage.remove_temporaries(folder)
-    pass_ = Pass(
-        shared=share(model),
-        manifest=manifest,
-        modules=modules,
-        forward_fn=forward_fn,
-        batch_size=batch_size,
-        folder=folder,
-        fingerprint=fingerprint,
-        device=resources.device,
-    )
-    collect_group = _collect_group.options(**resources.ray_options)
-    reference = ray.put(pass_)
-    with console.progress("statistics", manifest.rows(split)) as advance:
-        missing = []
-        for i, group in enumerate(groups):
-            if _committed(pass_, i):
-                advance(sum(shard.rows for shard in group))
-            else:
-                missing.append(i)
-        if len(missing) < len(groups):
-            console.say(f"  {len(groups) - len(missing)} of {len(groups)} groups were already committed")
-        run_tasks(
-            lambda i: collect_group.remote(reference, i, groups[i]),
-            missing,
-            finished=lambda i, receipt: advance(receipt["rows"]),
-            slots=lambda: task_slots(resources),
-        )
-    merged: dict[str, Moments] = {}
-    for i in range(len(groups)):
-        for name, part in load_moments(pass_.partial(i), fingerprint=fingerprint).items():
-            merged[name] = merged[name].merge(part) if name in merged else part
-    storage.remove(folder)
-    return merged
+class _Pass:
+    """The driver's side of a pass.
+
+    Args:
+        work: What the tasks have in common.
+        groups: The shards of each task.
+        resources: What each task gets.
+        emit: Gets the events.
+    """
+
+    def __init__(
+        self, work: Work, groups: Sequence[Sequence[Shard]], resources: TaskResources, emit: Emit
+    ) -> None:
+        self._work = ray.put(work)
+        self._partials = work.partials
+        self._groups = groups
+        self._resources = resources
+        self._emit = emit
+
+    def run(self) -> dict[str, Moments]:
+        """Do the groups that have no partial yet, and sum up."""
+        if beside := self._partials.beside():
+            console.say(f"  beside them lie partials of other passes, unused: {', '.join(beside)}")
+        self._partials.begin()
+        committed = self._partials.committed(len(self._groups))
+        if committed:
+            console.say(f"  {len(committed)} of {len(self._groups)} groups were already committed")
+            self._emit("groups found committed", what=STAGE, groups=committed)
+        self._collect([i for i in range(len(self._groups)) if i not in set(committed)])
+        merged = self._merge()
+        self._partials.end()
+        return merged
+
+    def _collect(self, groups: Sequence[int]) -> None:
+        """Commit the partials of some groups."""
+        todo = sum(self._rows(i) for i in groups)
+        total = sum(self._rows(i) for i in range(len(self._groups)))
+        collect_group = _collect_group.options(name=STAGE, **self._resources.ray_options)
+        with console.progress(STAGE, total, before=total - todo) as advance:
+
+            def finished(group: int, receipt: Receipt) -> None:
+                self._check_in(group, receipt)
+                advance(receipt.rows)
+
+            run_tasks(
+                lambda i: collect_group.remote(self._work, i, self._groups[i]),
+                groups,
+                finished=finished,
+                what=STAGE,
+                name_of=lambda i: f"group {i}",
+                slots=lambda: task_slots(self._resources),
+                emit=self._emit,
+            )
+
+    def _check_in(self, group: int, receipt: Receipt) -> None:
+        """See that a partial is where its receipt says.
+
+        Raises:
+            TryAgainError: it is not.
+        """
+        if storage.exists(self._partials.location(group)):
+            self._emit(
+                "group committed",
+                what=STAGE,
+                group=group,
+                rows=receipt.rows,
+                seconds=receipt.seconds,
+                node=receipt.node,
+                digest=receipt.digest,
+            )
+            return
+        if self._partials.under_way():
+            raise TryAgainError(
+                f"what node {receipt.node} wrote to {self._partials.folder} is not there for the driver; all "
+                "nodes must share that folder"
+            )
+        self._partials.begin()
+        raise TryAgainError("another driver ended the same pass meanwhile")
+
+    def _merge(self) -> dict[str, Moments]:
+        """Sum the partials in the order of the groups, one in memory at a time."""
+        merged: dict[str, Moments] = {}
+        for i in range(len(self._groups)):
+            for name, part in self._load(i).items():
+                merged[name] = merged[name].merge(part) if name in merged else part
+        return merged
+
+    def _load(self, group: int) -> dict[str, Moments]:
+        """A partial, made again if it was lost or damaged after its commit."""
+        for _ in range(MAX_REPAIRS):
+            try:
+                return self._partials.load(group)
+            except DataError as error:
+                console.warn(f"{error}; doing this group again")
+                self._emit("damaged partial", what=STAGE, group=group, reason=str(error))
+            storage.remove(self._partials.location(group))
+            if not self._partials.under_way():
+                self._partials.begin()
+            there = self._partials.committed(len(self._groups))
+            self._collect([i for i in range(group, len(self._groups)) if i not in set(there)])
+        try:
+            return self._partials.load(group)
+        except DataError as error:
+            raise StageError(
+                f"{error} (made {MAX_REPAIRS} times again); look for a failing disk, or for a program that "
+                "changes the files of this run"
+            ) from error
+
+    def _rows(self, group: int) -> int:
+        return sum(shard.rows for shard in self._groups[group])
 
 
-def _committed(pass_: Pass, group: int) -> bool:
-    """Whether a group's partial is there and sound; a damaged one is deleted and done again."""
-    location = pass_.partial(group)
-    if not storage.exists(location):
-        return False
-    try:
-        load_moments(location, fingerprint=pass_.fingerprint)
-    except DataError as error:
-        console.warn(f"{error}; doing this group again")
-        storage.remove(location)
-        return False
-    return True
-
-
-@ray.remote(max_retries=MAX_RETRIES)
-def _collect_group(pass_: Pass, group: int, shards: Sequence[Shard]) -> dict[str, Any]:
+@ray.remote(max_retries=0)
+def _collect_group(work: Work, group: int, shards: Sequence[Shard]) -> Receipt:
     """Commit the partial of one group and return a receipt."""
+    started = time.monotonic()
     torch.set_num_threads(1)
-    model = load_shared(pass_.shared).to(pass_.device)
-    observer = Observer(model, pass_.modules)
+    model = load_shared(work.shared).to(work.device)
+    observer = Observer(model, work.modules)
     rows = 0
     with torch.inference_mode(), observer.watching():
         for shard in shards:
             try:
-                for batch in read_batches(pass_.manifest, [shard], pass_.batch_size):
-                    pass_.forward_fn(model, batch.to(pass_.device))
+                for batch in read_batches(work.manifest, [shard], work.batch_size):
+                    work.forward_fn(model, batch.to(work.device))
                     rows += len(batch)
             except ValueError as error:
                 if isinstance(error, DataError):
@@ -239,36 +315,6 @@ def _collect_group(pass_: Pass, group: int, shards: Sequence[Shard]) -> dict[str
                 raise DataError(
                     f"{shard.path}: {error}; look for broken values in this shard or for a diverged model"
                 ) from error
-    digest = save_moments(pass_.partial(group), observer.moments, fingerprint=pass_.fingerprint)
-    return {"group": group, "rows": rows, "digest": digest}
-
-
-def moments_from_counts(
-    model: nn.Module, manifest: Manifest, module: str = "embedding"
-) -> dict[str, Moments]:
-    """Moments of every field of a fused table from the vocabulary's counts: exact, no inference.
-
-    Args:
-        model: Holds the fused table.
-        manifest: The dataset whose vocabulary says how often each id occurs in training.
-        module: Name of the fused table.
-
-    Returns:
-        By ``module[field]``, the same names as ``collect_moments`` gives.
-
-    Raises:
-        OptionError: the module is not a fused table.
-        DataError: the vocabulary is missing or does not fit, or the table holds NaN.
-    """
-    table = model.get_submodule(module)
-    if not isinstance(table, FusedEmbedding):
-        raise OptionError(f"{module} is a {type(table).__name__}; counts serve fused tables only")
-    counts = read_counts(manifest)
-    moments = {}
-    for i, field in enumerate(table.names):
-        rows = table.weight.detach()[table.rows(i)].cpu()
-        try:
-            moments[field_key(module, field)] = moments_of_table(rows, counts[field])
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{module}, field {field!r}: {error}") from error
-    return moments
+    digest = work.partials.commit(group, observer.moments)
+    seconds = round(time.monotonic() - started, 3)
+    return Receipt(rows=rows, seconds=seconds, node=ray.util.get_node_ip_address(), digest=digest)

@@ -21,7 +21,8 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.models import build_model
-from afm_dist.statistics.collect import collect_moments, moments_from_counts
+from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import digest_of
 from tests.small_dataset import FIELDS
@@ -154,14 +155,13 @@ def test_an_interrupted_pass_goes_on_from_its_sound_partials(
 
     def fail(calls: int, batch: Batch) -> None:
         if len(batch) == 200 and not repaired.exists():  # the last group only
+            while len(partials(folder)) < 4:
+                time.sleep(0.01)
             raise RuntimeError("power cut")
 
     forward = call_counting(tmp_path / "calls", fail)
     with pytest.raises(RuntimeError, match="power cut"):
         collect(dataset, forward_fn=forward, folder=str(folder), batch_size=500)
-    deadline = time.monotonic() + 30
-    while len(partials(folder)) < 4 and time.monotonic() < deadline:
-        time.sleep(0.05)  # tasks that were in flight finish on their own
     first, second, third, _ = partials(folder)
     second.unlink()
     content = bytearray(third.read_bytes())
@@ -172,7 +172,14 @@ def test_an_interrupted_pass_goes_on_from_its_sound_partials(
         call.unlink()
     repaired.touch()
 
-    moments = collect(dataset, forward_fn=forward, folder=str(folder), batch_size=500)
+    heard: list[dict[str, Any]] = []
+    moments = collect(
+        dataset,
+        forward_fn=forward,
+        folder=str(folder),
+        batch_size=500,
+        emit=lambda what, /, **details: heard.append({"event": what, **details}),
+    )
 
     assert len(list((tmp_path / "calls").iterdir())) == 3  # the deleted, the damaged, the last
     assert (
@@ -180,6 +187,13 @@ def test_an_interrupted_pass_goes_on_from_its_sound_partials(
     )
     assert digest_of(moments) == digest_of(collect(dataset, batch_size=500))
     assert list(folder.iterdir()) == []
+    assert [event["event"] for event in heard] == [
+        "groups found committed",
+        *["group committed"] * 2,
+        "damaged partial",
+        "group committed",
+    ]
+    assert heard[0]["groups"] == [0, 2, 3]
 
 
 @pytest.mark.ray
@@ -189,6 +203,8 @@ def test_partials_of_another_model_or_another_call_are_not_used(
     def flawed(model: nn.Module, batch: Batch) -> None:
         model(batch.ids, torch.zeros_like(batch.numeric))
         if len(batch) == 200:
+            while not partials(tmp_path / "stage"):
+                time.sleep(0.01)
             raise RuntimeError("power cut")
 
     options = {"folder": str(tmp_path / "stage"), "batch_size": 500}
@@ -420,7 +436,7 @@ def test_a_module_under_two_names_goes_by_its_first() -> None:
 def test_a_folder_is_asked_for_where_workers_do_not_share_this_disk(
     local_ray: None, dataset: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray.nodes", lambda: [{}, {}])
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}, {"Alive": True}])
 
     with pytest.raises(OptionError, match="folder="):
         collect(dataset)

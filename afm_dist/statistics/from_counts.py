@@ -1,0 +1,43 @@
+"""Moments of embedding tables from the vocabulary's counts: no inference, no Ray."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from afm_dist.compression.ranks import field_key
+from afm_dist.dataset.counts import read_counts
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.embedding import FusedEmbedding
+from afm_dist.errors import DataError, OptionError
+from afm_dist.statistics.moments import Moments, moments_of_table
+
+
+def moments_from_counts(
+    model: nn.Module, manifest: Manifest, module: str = "embedding"
+) -> dict[str, Moments]:
+    """Moments of every field of a fused table from the vocabulary's counts: exact, no inference.
+
+    Args:
+        model: Holds the fused table.
+        manifest: The dataset whose vocabulary says how often each id occurs in training.
+        module: Name of the fused table.
+
+    Returns:
+        By ``module[field]``, the same names as ``collect_moments`` gives.
+
+    Raises:
+        OptionError: the module is not a fused table.
+        DataError: the vocabulary is missing or does not fit, or the table holds NaN.
+    """
+    table = model.get_submodule(module)
+    if not isinstance(table, FusedEmbedding):
+        raise OptionError(f"{module} is a {type(table).__name__}; counts serve fused tables only")
+    counts = read_counts(manifest)
+    moments = {}
+    for i, field in enumerate(table.names):
+        rows = table.weight.detach()[table.rows(i)].cpu()
+        try:
+            moments[field_key(module, field)] = moments_of_table(rows, counts[field])
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{module}, field {field!r}: {error}") from error
+    return moments

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on a split of a dataset: AUC, log loss, size, throughput.
+"""Measure a checkpoint on a split of a dataset: AUC, log loss, calibration, size, throughput.
 
 python jobs/evaluate.py --data DATA --checkpoint RUN/checkpoint
 """
@@ -53,6 +53,13 @@ def main(config: Evaluate) -> None:
     row["rows_per_second"] = speed.rows_per_second
     console.say(f"AUC         {row['auc']:.6f}")
     console.say(f"log loss    {row['log_loss']:.6f}")
+    console.say(f"calibration {row['calibration']:.6f} (predicted over observed clicks)")
+    for each in row["reliability"]:
+        predicted, observed = (each[clicks] / each["weight"] for clicks in ("predicted", "observed"))
+        console.say(
+            f"            {predicted:.6f} predicted, {observed:.6f} observed, {each['weight']:,} rows"
+        )
+    console.say(f"            {row['calibration_error']:.6f} mean distance of the two (expected error)")
     console.say(f"parameters  {row['parameters']:,}")
     console.say(f"bytes       {row['bytes']:,}")
     console.say(f"throughput  {row['rows_per_second']:,.0f} rows/s (eager, CPU, batch 10000)")

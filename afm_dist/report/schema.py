@@ -14,6 +14,17 @@ Round = Literal["mlp", "embedding"]
 STAGES: tuple[Stage, ...] = ("trained", "before-finetune", "after-finetune")
 
 
+class ReliabilityBin(TypedDict):
+    """Rows with neighbouring predictions."""
+
+    weight: float
+    """How many rows."""
+    predicted: float
+    """Clicks the model expects."""
+    observed: float
+    """Clicks there were."""
+
+
 class Row(TypedDict):
     """One measured model. Names: baseline, control-mlp, control, afm-mlp, afm-emb, svd-mlp, svd-emb, …"""
 
@@ -29,6 +40,12 @@ class Row(TypedDict):
     throughput_ratio_min: NotRequired[float]
     throughput_ratio_max: NotRequired[float]
     validation_auc: NotRequired[float]
+    calibration: NotRequired[float]
+    """Predicted over observed clicks of all rows."""
+    calibration_error: NotRequired[float]
+    """Mean over the rows of |predicted - observed rate| of their bin."""
+    reliability: NotRequired[list[ReliabilityBin]]
+    """By ascending prediction."""
     note: NotRequired[str]
 
 

@@ -13,6 +13,7 @@ from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, 
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_shard
+from afm_dist.evaluation.calibration import BINS
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
 from afm_dist.events import Emit, unheard
@@ -39,7 +40,7 @@ class Subject:
 def evaluate(
     run: Run, data: Stage, manifest: Manifest, subjects: Sequence[Subject], *, inputs: Sequence[Stage]
 ) -> Stage:
-    """AUC, log loss, parameters and bytes of every subject on the test split."""
+    """AUC, log loss, calibration, parameters and bytes of every subject on the test split."""
 
     def work(folder: str) -> None:
         results = [measure_quality(subject, manifest, "test", emit=run.event) for subject in subjects]
@@ -48,7 +49,10 @@ def evaluate(
     return run.stage(
         "evaluate",
         work,
-        config={"subjects": [[subject.name, subject.stage] for subject in subjects]},
+        config={
+            "subjects": [[subject.name, subject.stage] for subject in subjects],
+            "calibration_bins": BINS,
+        },
         inputs=[data, *inputs],
     )
 
@@ -66,6 +70,7 @@ def measure_quality(
         "log_loss": quality.log_loss,
         "calibration": quality.calibration.ratio,
         "calibration_error": quality.calibration.expected_error,
+        "reliability": quality.calibration.to_json(),
         "parameters": count_parameters(model),
         "bytes": size_on_disk(subject.checkpoint),
     }
@@ -76,7 +81,7 @@ def say_quality(quality: Stage) -> None:
     for row in storage.read_json(quality.file(RESULTS)):
         console.say(
             f"{row['name']} on the test split: AUC {row['auc']:.4f}, log loss {row['log_loss']:.4f}, "
-            f"{row['parameters']:,} parameters, {row['bytes']:,} bytes"
+            f"calibration {row['calibration']:.4f}, {row['parameters']:,} parameters, {row['bytes']:,} bytes"
         )
 
 

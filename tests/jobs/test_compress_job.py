@@ -151,4 +151,5 @@ def test_evaluate_repeats_the_figures_of_the_report(compressed: Compressed, tmp_
     )
     assert measured["auc"] == shipped["auc"]
     assert measured["log_loss"] == shipped["log_loss"]
+    assert measured["reliability"] == shipped["reliability"]
     assert measured["parameters"] == shipped["parameters"]

@@ -124,6 +124,17 @@ def test_any_optional_section_may_be_absent(tmp_path, absent):
     _write(tmp_path, report)
 
 
+def test_calibration_is_shown_where_it_was_measured(tmp_path):
+    report = example_report()
+    for row in report["rows"][1:]:
+        del row["calibration"]
+
+    page, _, _ = _write(tmp_path, report)
+
+    assert page.words.count("Calibration") == 1
+    assert page.words.count("1.0123") == 1
+
+
 def test_the_least_report_has_only_results(tmp_path):
     full = example_report()
     keys = ("name", "stage", "auc", "log_loss", "parameters", "bytes", "rows_per_second", "throughput_ratio")

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 class Benchmark:
     """Measure performance. What is compared runs in turn; ratios are those of the same round."""
 
-    suite: tyro.conf.Positional[Literal["prepare", "statistics", "training", "inference"]]
+    suite: tyro.conf.Positional[Literal["prepare", "statistics", "training", "inference", "metrics"]]
     """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. training: DeepFM
-    with lazily updated tables. inference: DeepFM before and after compression."""
+    with lazily updated tables. inference: DeepFM before and after compression. metrics: AUC, log loss and
+    calibration, one thread."""
     json: str | None = None
     """Also write the figures to this file."""
     rounds: int = 7
     """Rounds that count."""
     rows: int = 3_000_000
-    """prepare: rows of the log."""
+    """prepare: rows of the log. metrics: rows scored."""
     peers_python: str | None = None
     """prepare: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
     vocabulary: int = 10_000_000
@@ -100,6 +101,10 @@ def measure(config: Benchmark) -> list[Result]:
 
         rows = batch_size if config.quick else 8192
         return layer_statistics.run(hidden=config.hidden, batch_size=rows, rounds=config.rounds)
+    if config.suite == "metrics":
+        from jobs.benchmarks import metrics
+
+        return metrics.run(rows=config.rows, rounds=config.rounds)
     if config.suite == "training":
         from jobs.benchmarks import training
 

@@ -36,7 +36,7 @@ def check_figures(figures: list[dict[str, Any]], suite: str) -> None:
             assert 0 < figure["ratio_min"] <= figure["ratio"] <= figure["ratio_max"]
 
 
-@pytest.mark.parametrize("suite", ["statistics", "inference"])
+@pytest.mark.parametrize("suite", ["statistics", "inference", "metrics"])
 def test_suite_writes_its_figures(suite: str, tmp_path: Path) -> None:
     figures = run(suite, tmp_path)
     check_figures(figures, suite)

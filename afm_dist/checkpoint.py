@@ -24,6 +24,7 @@ from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import AfmError, DataError
 from afm_dist.models import build_model
+from afm_dist.tensors import load_tensors_, named_tensors
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
@@ -89,9 +90,12 @@ def save_pretrained(
         config: What it is; for a model of your own leave it out.
         plan: What was done to a model of your own (instead of ``config``).
         max_file_bytes: Where the tensors are split over several files.
+
+    Raises:
+        OptionError: tensors that share memory without being one parameter.
     """
     config = config or ModelConfig(hyper_parameters={}, plan=plan or Plan())
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in named_tensors(model).items()}
     files = _split(tensors, max_file_bytes)
     index_path = storage.join(location, INDEX)
     if len(files) > 1 or storage.exists(index_path):
@@ -161,7 +165,8 @@ def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Modu
 
     Args:
         location: Checkpoint directory.
-        model: For a model of your own: the same model, uncompressed; changed in place.
+        model: For a model of your own: the same model, uncompressed; changed in place. What it has
+            tied or frozen stays so.
 
     Raises:
         DataError: not a checkpoint, damaged, or tensors that do not fit the model.
@@ -178,12 +183,12 @@ def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Modu
         raise DataError(f"{location}: {error}") from error
     tensors = _load_tensors(location)
     try:
-        model.load_state_dict(tensors, strict=True, assign=True)
+        load_tensors_(model, tensors)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise DataError(f"{location}: the tensors do not fit the model ({detail})") from error
     _rebuild_buffers_(model)
-    return model.requires_grad_(True).eval()
+    return model.eval()
 
 
 def _rebuild_buffers_(model: nn.Module) -> None:

@@ -21,8 +21,12 @@ import torch
 from ray.cloudpickle import CloudPickler
 from torch import Tensor, nn
 
+from afm_dist.errors import OptionError
+
 # NumPy has no bfloat16: such tensors travel as their bits.
 _BITS = {torch.bfloat16: torch.uint16}
+# Attributes that say nothing of what a module computes in eval mode, or are looked at elsewhere.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,19 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def share(model: nn.Module) -> SharedModel:
-    """Put a model into the object store of the connected Ray."""
+    """Put a model into the object store of the connected Ray.
+
+    Raises:
+        OptionError: the model holds something that cannot be sent to another process.
+    """
     file = io.BytesIO()
     pickler = _Pickler(file)
-    pickler.dump(model)  # type: ignore[no-untyped-call]
+    try:
+        pickler.dump(model)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise OptionError(
+            f"the model cannot be sent to workers: {error}; keep locks, open files and the like out of it"
+        ) from error
     return SharedModel(file.getvalue(), [ray.put(_array(tensor)) for tensor in pickler.tensors])
 
 
@@ -102,9 +115,24 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's structure as printed, and of its tensors' names, shapes, types and bits."""
+    """SHA-256 of a model: its structure as printed, the plain values that its modules hold as
+    attributes, and the names, shapes, types and bits of its tensors.
+    """
     digest = hashlib.sha256(str(model).encode())
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
+        values = [(key, value) for key, value in sorted(plain.items()) if _is_plain(value)]
+        digest.update(f"{name}{type(module).__module__}.{type(module).__qualname__}{values}".encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(_array(tensor).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is printed the same in every process."""
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    return value is None or type(value) in (bool, int, float, str, bytes, torch.dtype)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,3 +64,16 @@ def test_a_job_that_returns_exits_0(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     assert stopped.value.code == 0
     assert (tmp_path / "done").exists()
+
+
+def test_what_an_earlier_run_did_counts_as_progress_and_not_as_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
+    clock = iter([0.0, 10.0, 10.0])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    with console.progress("statistics", 1000, before=600) as advance:
+        advance(100)
+
+    assert capsys.readouterr().out == "  statistics: 700 of 1,000 rows, 10 rows/s, 30 s left\n"

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 import ray
 import torch
 from torch import Tensor, nn
 
 from afm_dist.compression.layers import LowRankLinear
+from afm_dist.errors import OptionError
 from afm_dist.models import build_model
 from afm_dist.sharing import load_shared, model_bytes, model_digest, share
 from tests.small_dataset import FIELDS
@@ -73,6 +77,33 @@ def test_the_tensors_are_not_copied(local_ray: None) -> None:
     assert len(shared.skeleton) < 10_000
 
 
+def private_bytes() -> int:
+    """Memory of this process that it shares with no other."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_a_table_takes_no_memory_of_a_worker_s_own(local_ray: None) -> None:
+    table = nn.Embedding.from_pretrained(torch.ones(1_600_000, 32))
+    assert model_bytes(table) > 200_000_000
+
+    @ray.remote(num_cpus=1)
+    def growth(shared, copied: bool) -> int:
+        before = private_bytes()
+        model = load_shared(shared)
+        if copied:
+            model.weight = nn.Parameter(model.weight.clone())
+        assert float(model.weight.sum(dtype=torch.float64)) == model.weight.numel()  # reads every page
+        return private_bytes() - before
+
+    shared = share(table)
+
+    assert max(ray.get([growth.remote(shared, False) for _ in range(2)])) < 5_000_000
+    assert ray.get(growth.remote(shared, True)) > 200_000_000  # the measure would see a copy
+
+
 @pytest.mark.ray
 def test_a_shared_model_is_in_eval_mode_and_the_original_untouched(local_ray: None) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
@@ -110,6 +141,28 @@ def test_the_digest_sees_what_the_tensors_are_used_for() -> None:
     plain.load_state_dict(linear.state_dict())
 
     assert model_digest(plain) != model_digest(linear)
+
+
+def test_the_digest_sees_plain_values_that_are_not_printed() -> None:
+    digests = set()
+    for scale in (1.0, 2.0, (1.0, None), {"scale": 1.0}):
+        model = nn.Linear(2, 2)
+        nn.init.ones_(model.weight)
+        nn.init.ones_(model.bias)
+        model.scale = scale
+        model.lock = threading.Lock()  # printed differently each time
+        digests |= {model_digest(model), model_digest(model.eval())}
+
+    assert len(digests) == 4
+
+
+@pytest.mark.ray
+def test_a_model_that_cannot_be_sent_is_refused_with_the_reason(local_ray: None) -> None:
+    model = nn.Linear(2, 2)
+    model.lock = threading.Lock()
+
+    with pytest.raises(OptionError, match=r"cannot be sent to workers: cannot pickle '_thread.lock' object"):
+        share(model)
 
 
 def test_the_digest_is_that_of_the_same_model_built_again() -> None:

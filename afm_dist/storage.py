@@ -136,8 +136,11 @@ def open_write(location: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk, for example, does not say which.
+            error.filename = str(path)
         raise
 
 

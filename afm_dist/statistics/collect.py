@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,56 +18,19 @@ import torch
 from ray import cloudpickle
 from torch import nn
 
-from afm_dist import __version__, console, storage
-from afm_dist.cluster import ensure_ray, task_resources, task_slots
-from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
-from afm_dist.dataset.reader import read_batches
-from afm_dist.errors import DataError, OptionError, StageError
+from afm_dist import __version__, storage
+from afm_dist.cluster import ensure_ray, task_resources
+from afm_dist.dataset.manifest import MAX_GROUPS, Manifest
+from afm_dist.errors import DataError, OptionError
 from afm_dist.events import Emit, unheard
-from afm_dist.resources import AUTOMATIC, Device, ResourceOptions, TaskResources
-from afm_dist.sharing import SharedModel, load_shared, model_bytes, model_digest, share
+from afm_dist.resources import AUTOMATIC, ResourceOptions
+from afm_dist.sharing import model_bytes, model_digest, share
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
 from afm_dist.statistics.partials import Partials
-from afm_dist.tasks import TryAgainError, run_tasks
+from afm_dist.statistics.ray_pass import RayPass, Work
 
-STAGE = "statistics"
 BATCH_SIZE = 8192
-# How often a partial that was damaged after its commit is made again.
-MAX_REPAIRS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What every task of a pass has in common.
-
-    Attributes:
-        shared: The model in the object store.
-        manifest: The dataset.
-        modules: Names of the modules to watch.
-        forward_fn: How the model is called with a batch.
-        batch_size: Rows of a batch.
-        device: Type of the device the model runs on.
-        partials: Where results are committed.
-    """
-
-    shared: SharedModel
-    manifest: Manifest
-    modules: Sequence[str]
-    forward_fn: ForwardFn
-    batch_size: int
-    device: Device
-    partials: Partials
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What a task returns: small, the result itself lies in storage."""
-
-    rows: int
-    seconds: float
-    node: str
-    digest: str
 
 
 def collect_moments(
@@ -149,7 +110,7 @@ def collect_moments(
         partials=Partials(parent=storage.absolute(folder), facts=facts),
     )
     try:
-        return _Pass(work, groups, resources, emit).run()
+        return RayPass(work, groups, resources, emit).run()
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -181,140 +142,3 @@ def _collect_here(
         for module, training in modes.items():
             module.training = training
     return observer.moments
-
-
-class _Pass:
-    """The driver's side of a pass.
-
-    Args:
-        work: What the tasks have in common.
-        groups: The shards of each task.
-        resources: What each task gets.
-        emit: Gets the events.
-    """
-
-    def __init__(
-        self, work: Work, groups: Sequence[Sequence[Shard]], resources: TaskResources, emit: Emit
-    ) -> None:
-        self._work = ray.put(work)
-        self._partials = work.partials
-        self._groups = groups
-        self._resources = resources
-        self._emit = emit
-
-    def run(self) -> dict[str, Moments]:
-        """Do the groups that have no partial yet, and sum up."""
-        if beside := self._partials.beside():
-            console.say(f"  beside them lie partials of other passes, unused: {', '.join(beside)}")
-        self._partials.begin()
-        committed = self._partials.committed(len(self._groups))
-        if committed:
-            console.say(f"  {len(committed)} of {len(self._groups)} groups were already committed")
-            self._emit("groups found committed", what=STAGE, groups=committed)
-        self._collect([i for i in range(len(self._groups)) if i not in set(committed)])
-        merged = self._merge()
-        self._partials.end()
-        return merged
-
-    def _collect(self, groups: Sequence[int]) -> None:
-        """Commit the partials of some groups."""
-        todo = sum(self._rows(i) for i in groups)
-        total = sum(self._rows(i) for i in range(len(self._groups)))
-        collect_group = _collect_group.options(name=STAGE, **self._resources.ray_options)
-        with console.progress(STAGE, total, before=total - todo) as advance:
-
-            def finished(group: int, receipt: Receipt) -> None:
-                self._check_in(group, receipt)
-                advance(receipt.rows)
-
-            run_tasks(
-                lambda i: collect_group.remote(self._work, i, self._groups[i]),
-                groups,
-                finished=finished,
-                what=STAGE,
-                name_of=lambda i: f"group {i}",
-                slots=lambda: task_slots(self._resources),
-                emit=self._emit,
-            )
-
-    def _check_in(self, group: int, receipt: Receipt) -> None:
-        """See that a partial is where its receipt says.
-
-        Raises:
-            TryAgainError: it is not.
-        """
-        if storage.exists(self._partials.location(group)):
-            self._emit(
-                "group committed",
-                what=STAGE,
-                group=group,
-                rows=receipt.rows,
-                seconds=receipt.seconds,
-                node=receipt.node,
-                digest=receipt.digest,
-            )
-            return
-        if self._partials.under_way():
-            raise TryAgainError(
-                f"what node {receipt.node} wrote to {self._partials.folder} is not there for the driver; all "
-                "nodes must share that folder"
-            )
-        self._partials.begin()
-        raise TryAgainError("another driver ended the same pass meanwhile")
-
-    def _merge(self) -> dict[str, Moments]:
-        """Sum the partials in the order of the groups, one in memory at a time."""
-        merged: dict[str, Moments] = {}
-        for i in range(len(self._groups)):
-            for name, part in self._load(i).items():
-                merged[name] = merged[name].merge(part) if name in merged else part
-        return merged
-
-    def _load(self, group: int) -> dict[str, Moments]:
-        """A partial, made again if it was lost or damaged after its commit."""
-        for _ in range(MAX_REPAIRS):
-            try:
-                return self._partials.load(group)
-            except DataError as error:
-                console.warn(f"{error}; doing this group again")
-                self._emit("damaged partial", what=STAGE, group=group, reason=str(error))
-            storage.remove(self._partials.location(group))
-            if not self._partials.under_way():
-                self._partials.begin()
-            there = self._partials.committed(len(self._groups))
-            self._collect([i for i in range(group, len(self._groups)) if i not in set(there)])
-        try:
-            return self._partials.load(group)
-        except DataError as error:
-            raise StageError(
-                f"{error} (made {MAX_REPAIRS} times again); look for a failing disk, or for a program that "
-                "changes the files of this run"
-            ) from error
-
-    def _rows(self, group: int) -> int:
-        return sum(shard.rows for shard in self._groups[group])
-
-
-@ray.remote(max_retries=0)
-def _collect_group(work: Work, group: int, shards: Sequence[Shard]) -> Receipt:
-    """Commit the partial of one group and return a receipt."""
-    started = time.monotonic()
-    torch.set_num_threads(1)
-    model = load_shared(work.shared).to(work.device)
-    observer = Observer(model, work.modules)
-    rows = 0
-    with torch.inference_mode(), observer.watching():
-        for shard in shards:
-            try:
-                for batch in read_batches(work.manifest, [shard], work.batch_size):
-                    work.forward_fn(model, batch.to(work.device))
-                    rows += len(batch)
-            except ValueError as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(
-                    f"{shard.path}: {error}; look for broken values in this shard or for a diverged model"
-                ) from error
-    digest = work.partials.commit(group, observer.moments)
-    seconds = round(time.monotonic() - started, 3)
-    return Receipt(rows=rows, seconds=seconds, node=ray.util.get_node_ip_address(), digest=digest)

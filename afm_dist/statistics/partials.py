@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from afm_dist import storage
+from afm_dist.errors import DataError
 from afm_dist.statistics.moments import Moments
-from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.moments_file import digest_of, load_moments, save_moments
 
 Result = TypeVar("Result")
 
@@ -82,6 +83,15 @@ class Partials:
         if not self.under_way():
             _remove_folder(self.folder)
         return digest
+
+    def digest(self, group: int) -> str | None:
+        """The digest of a group's partial; None when there is no sound one."""
+        if not storage.exists(self.location(group)):
+            return None
+        try:
+            return digest_of(self.load(group))
+        except DataError:
+            return None
 
     def load(self, group: int) -> dict[str, Moments]:
         """The partial of a group.

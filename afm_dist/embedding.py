@@ -38,6 +38,7 @@ class FusedEmbedding(nn.Module):
     """
 
     offsets: Tensor
+    limits: Tensor
     projection: nn.Parameter | None
     bias: nn.Parameter | None
 
@@ -61,7 +62,8 @@ class FusedEmbedding(nn.Module):
         self.folded = False
         self.weight = nn.Parameter(torch.empty(sum(cardinalities), code_dim or dim))
         nn.init.normal_(self.weight, std=std)
-        self.register_buffer("offsets", first_rows(self.cardinalities), persistent=False)
+        self.register_buffer("offsets", self.rebuild_offsets(), persistent=False)
+        self.register_buffer("limits", self.rebuild_limits(), persistent=False)
         if code_dim is None:
             self.register_parameter("projection", None)
             self.register_parameter("bias", None)
@@ -74,6 +76,10 @@ class FusedEmbedding(nn.Module):
         """The offsets anew; they are not stored in checkpoints."""
         return first_rows(self.cardinalities)
 
+    def rebuild_limits(self) -> Tensor:
+        """The rows of each field anew; they are not stored in checkpoints."""
+        return torch.tensor(self.cardinalities, dtype=torch.int64)
+
     @property
     def code_dim(self) -> int:
         """K, the width of the stored table."""
@@ -85,8 +91,27 @@ class FusedEmbedding(nn.Module):
         return slice(start, start + self.cardinalities[field])
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Codes of some ids, (B, F) -> (B, F, K). An id counts from 0 within its field."""
-        return functional.embedding(ids + self.offsets, self.weight, sparse=self.sparse)
+        """Codes of some ids, (B, F) -> (B, F, K). An id counts from 0 within its field.
+
+        Raises:
+            ValueError: an id outside its field's rows. Where torch cannot say so at once (compiled, or
+                on a GPU) the error is torch's own; a row of another field is never read.
+        """
+        if ids.ndim != 2 or ids.shape[1] != len(self.names):
+            raise ValueError(
+                f"ids of shape {tuple(ids.shape)}: expected (B, {len(self.names)}), a column a field"
+            )
+        # An id outside its field is sent outside the table, where no lookup succeeds.
+        outside = (ids < 0) | (ids >= self.limits)
+        rows = (ids + self.offsets).masked_fill_(outside, self.weight.shape[0])
+        try:
+            return functional.embedding(rows, self.weight, sparse=self.sparse)
+        except IndexError:
+            i, field = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"id {int(ids[i, field])} in row {i} of field {self.names[field]!r} lies outside its table "
+                f"of {self.cardinalities[field]} rows; ids count from 0 within each field"
+            ) from None
 
     def expand(self, codes: Tensor) -> Tensor:
         """Embeddings of some codes, (B, F, K) -> (B, F, T)."""

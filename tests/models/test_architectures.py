@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -84,6 +86,27 @@ def test_ids_of_shards_are_taken_as_they_are(name: str) -> None:
     ids, numeric = inputs()
 
     assert torch.equal(model(ids.int(), numeric), model(ids, numeric))
+
+
+@every_model
+@pytest.mark.parametrize(("field", "id"), [(0, 7), (0, -1), (1, 4), (1, -1), (2, 9)])
+def test_an_id_outside_its_table_is_refused_and_never_reads_another_field(
+    name: str, field: int, id: int
+) -> None:
+    model = small_model(name)
+    ids, numeric = inputs(5)
+    ids[3, field] = id
+    told = f"id {id} in row 3 of field '{NO_NUMBERS[field].name}' lies outside its table of"
+
+    for given in (ids, ids.int()):
+        with pytest.raises(ValueError, match=told):
+            model(given, numeric)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5, 4), (3,), (5, 3, 1)])
+def test_ids_of_another_shape_than_a_column_a_field_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"ids of shape {re.escape(str(shape))}: expected \(B, 3\)"):
+        small_model("deepfm")(torch.zeros(shape, dtype=torch.int64), torch.zeros(5, 2))
 
 
 @every_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import threading
 import time
@@ -221,6 +222,48 @@ class Straggler:
             time.sleep(0.01)
 
 
+class Together:
+    """The first groups wait until so many workers have one.
+
+    Args:
+        workers: How many.
+        folder: Where each leaves a file.
+    """
+
+    def __init__(self, workers: int, folder: Path) -> None:
+        self.workers = workers
+        self.folder = str(folder)
+
+    def __call__(self, group: int) -> None:
+        Path(self.folder).mkdir(exist_ok=True)
+        Path(self.folder, str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(Path(self.folder).iterdir())) < self.workers and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
 def slowly(group: int) -> None:
     """For a pass that lasts long enough to be disturbed."""
-    time.sleep(0.1)
+    time.sleep(0.2)
+
+
+def run_pass(manifest: Manifest, folder: Path, act: Act | None = None) -> tuple[str, list[dict[str, Any]]]:
+    """Run a pass in a driver of its own; its digest and its events."""
+    trial = Pass(manifest, folder, act)
+    return trial.digest(), trial.events
+
+
+def run_pass_and_die(manifest: Manifest, folder: Path, act: Act | None, point: int | str) -> None:
+    """Run a pass in a driver that is killed when so many groups are committed, or at another point."""
+    trial = Pass(manifest, folder, act)
+    if point == "before the sum":
+        Partials.load = lambda *_: die()  # type: ignore[method-assign,assignment,return-value]
+    elif point == "while it deletes the partials":
+        shutil.rmtree = lambda *_, **__: die()  # type: ignore[assignment]
+
+    def count(event: dict[str, Any]) -> None:
+        if len(trial.happened("group committed")) == point:
+            die()
+
+    trial.heard = count
+    trial.digest()

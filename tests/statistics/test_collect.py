@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,35 +80,6 @@ def test_only_the_chosen_split_counts(local_ray: None, dataset: Manifest) -> Non
     assert collect(dataset, split="validation")["mlp.3"].count == dataset.rows("validation")
 
 
-@pytest.mark.ray
-def test_two_workers_give_the_bits_of_one(local_ray: None, dataset: Manifest, tmp_path: Path) -> None:
-    seen = tmp_path / "workers"
-    seen.mkdir()
-
-    def together(model: nn.Module, batch: Batch) -> None:
-        (seen / str(os.getpid())).touch()
-        deadline = time.monotonic() + 30
-        while len(list(seen.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        model(batch.ids, batch.numeric)
-
-    two = collect(dataset, forward_fn=together)
-
-    program = (
-        "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
-        "from tests.statistics.test_collect import *\n"
-        f"moments = collect(Manifest.load({dataset.location!r}))\n"
-        "print('digest', int(ray.cluster_resources()['CPU']), digest_of(moments))"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    root = Path(__file__).parents[2]
-    one = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True, check=True
-    )
-    assert len(list(seen.iterdir())) == 2
-    assert one.stdout.splitlines()[-1] == f"digest 1 {digest_of(two)}"
-
-
 def call_counting(folder: Path, act: Callable[[int, Batch], None]) -> Callable[[nn.Module, Batch], None]:
     """A forward function that leaves one file a call and acts on the number of calls so far."""
     folder.mkdir()
@@ -122,25 +90,6 @@ def call_counting(folder: Path, act: Callable[[int, Batch], None]) -> Callable[[
         model(batch.ids, batch.numeric)
 
     return forward
-
-
-@pytest.mark.ray
-def test_a_worker_killed_in_the_pass_changes_no_bit(
-    local_ray: None, dataset: Manifest, tmp_path: Path
-) -> None:
-    killed = tmp_path / "killed"
-
-    def die(calls: int, batch: Batch) -> None:
-        if calls == 4 and not killed.exists():
-            killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    moments = collect(dataset, forward_fn=call_counting(tmp_path / "calls", die))
-
-    assert killed.exists()
-    batches = sum(-(-shard.rows // BATCH_SIZE) for shard in dataset.shards("train"))
-    assert len(list((tmp_path / "calls").iterdir())) > batches  # a group was begun twice
-    assert digest_of(moments) == digest_of(collect(dataset))
 
 
 def partials(folder: Path) -> list[Path]:

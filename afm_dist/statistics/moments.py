@@ -1,6 +1,6 @@
 """Mergeable first and second moments: count, mean and centred scatter, in float64.
 
-Shape legend: B rows of a batch, M outputs of a layer, V rows of a table, T embedding dimension.
+Shape legend: M outputs of a layer, V rows of a table, T embedding dimension.
 
 The scatter is the *centred* sum of outer products, so the covariance never comes from the
 subtraction E[yyᵀ] − E[y]E[y]ᵀ, which loses all digits when the mean is large against the
@@ -15,10 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows per float32 product, so that its rounding stays below the bound of 1e-6.
-PRODUCT_ROWS = 1024
-# Relative error of a batch's float32 products above which they are done again in float64.
-PRODUCT_TOLERANCE = 4e-7
 # Rows of a table per float64 block: bounds memory by the block, not the table.
 TABLE_ROWS = 1 << 16
 
@@ -96,78 +92,6 @@ class Moments:
         for tensor in (self.mean, self.scatter):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-class MomentAccumulator:
-    """Moments of a stream of batches, one batch in memory at a time.
-
-    Rows are shifted by the running mean before the product, so the product may run in the rows'
-    own precision (float32); it is summed in float64. A batch whose product is not good enough for
-    the error bound of 1e-6 is done again in float64.
-
-    Args:
-        width: M, the number of dimensions.
-
-    Notes:
-        A batch costs O(B·M²) operations and O(M²) memory besides the batch.
-    """
-
-    def __init__(self, width: int) -> None:
-        self._moments = Moments.empty(width)
-
-    @property
-    def moments(self) -> Moments:
-        """What was accumulated so far."""
-        return self._moments
-
-    def update(self, rows: Tensor) -> None:
-        """Add a batch of rows, shape (B, M), float32 or float64.
-
-        Raises:
-            ValueError: a row holds NaN or infinity, or has another width.
-        """
-        if rows.ndim != 2 or rows.shape[1] != self._moments.width:
-            raise ValueError(f"expected rows of shape (B, {self._moments.width}), got {tuple(rows.shape)}")
-        if rows.shape[0] == 0:
-            return
-        if rows.dtype not in (torch.float32, torch.float64):
-            rows = rows.float()
-        self._moments = self._moments.merge(self._batch_moments(rows))
-
-    def _batch_moments(self, rows: Tensor) -> Moments:
-        seen = self._moments.count > 0
-        mean = self._moments.mean if seen else rows[:PRODUCT_ROWS].mean(0, dtype=torch.float64)
-        shift = mean.to(rows)
-        total = torch.zeros(rows.shape[1], dtype=torch.float64)
-        squares = torch.zeros(rows.shape[1], dtype=torch.float64)
-        gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-        for block in rows.split(PRODUCT_ROWS):
-            shifted = block - shift
-            gram += (shifted.T @ shifted).cpu()
-            wide = shifted.double()
-            total += wide.sum(0).cpu()
-            squares += wide.square_().sum(0).cpu()
-        residual = total / rows.shape[0]
-        scatter = gram - torch.outer(total, residual)
-        if rows.dtype == torch.float32 and not _accurate(gram, squares, scatter):
-            return self._batch_moments(rows.double())
-        if not torch.isfinite(total).all():
-            raise ValueError("NaN or infinity")
-        if not torch.isfinite(gram).all():
-            raise ValueError("values so large that their squares overflow float64")
-        return Moments(count=rows.shape[0], mean=shift.double().cpu() + residual, scatter=scatter)
-
-
-def _accurate(gram: Tensor, squares: Tensor, scatter: Tensor) -> bool:
-    """Whether a float32 product is good enough, judged by its diagonal, which float64 also gave.
-
-    It is not when the running mean was far from this batch's (the shift is then much larger than
-    the deviations), when all rows take a few values only (their roundings add up instead of
-    cancelling), and when squares overflow.
-    """
-    error = torch.linalg.vector_norm(gram.diagonal() - squares)
-    allowed = PRODUCT_TOLERANCE * torch.linalg.vector_norm(scatter.diagonal())
-    return bool(error.isfinite() and error <= allowed)
 
 
 def moments_of_table(table: Tensor, counts: Tensor) -> Moments:

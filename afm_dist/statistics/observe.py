@@ -13,7 +13,8 @@ from afm_dist import console
 from afm_dist.compression.handler import Observation
 from afm_dist.compression.registry import handler_of, has_handler, refusals
 from afm_dist.errors import OptionError
-from afm_dist.statistics.moments import MomentAccumulator, Moments, moments_of_sums
+from afm_dist.statistics.accumulator import MomentAccumulator, Workspace
+from afm_dist.statistics.moments import Moments, moments_of_sums
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 Targets = Sequence[str | type[nn.Module]]
@@ -70,8 +71,9 @@ class Observer:
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._modules = {name: model.get_submodule(name) for name in names}
+        workspace = Workspace()
         self._accumulators = {
-            key: MomentAccumulator(width)
+            key: MomentAccumulator(width, workspace)
             for name, module in self._modules.items()
             for key, width in handler_of(module).widths(name, module).items()
         }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from afm_dist.evaluation.timing import time_in_turn
 from afm_dist.models.layers import MLP, hidden_linears
-from afm_dist.statistics.moments import MomentAccumulator
+from afm_dist.statistics.accumulator import MomentAccumulator
 from afm_dist.statistics.observe import Observer
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.result import Result, rates

@@ -19,7 +19,8 @@ from afm_dist.compression.factorize import (
     svd_table,
 )
 from afm_dist.compression.plan import ACTIVATIONS, Activation
-from afm_dist.statistics.moments import MomentAccumulator, Moments, moments_of_table
+from afm_dist.statistics.accumulator import MomentAccumulator
+from afm_dist.statistics.moments import Moments, moments_of_table
 
 B, N, M, T = 2000, 9, 6, 5
 

@@ -115,6 +115,7 @@ def test_the_arrays_given_are_left_as_they_are() -> None:
         ([0, 1, 1], [0.3, np.nan, 0.1], None, "score of row 1 is nan"),
         ([0, 1, 1], [0.3, 0.1, -np.inf], None, "score of row 2 is -inf"),
         ([0, 1, 2], [0.3, 0.2, 0.1], None, "label of row 2 is 2, not 0 or 1"),
+        ([-1, 1], [0.3, 0.2], None, "label of row 0 is -1, not 0 or 1"),
         ([0, np.nan], [0.3, 0.2], None, "label of row 1 is nan"),
         ([0, 1], [0.3, 0.2], [1, -1], "weight of row 1 is -1"),
         ([0, 1], [0.3, 0.2], [np.nan, 1], "weight of row 0 is nan"),

@@ -20,7 +20,6 @@ MIN_OBJECT_STORE_BYTES = 256 << 20
 _RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 
 
@@ -73,6 +72,8 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
         # The logs of workers stay in the dashboard; the driver says what happened.
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
+    # A local Ray has nobody who collects them.
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     console.say("starting a local Ray")
     ray.init(
         address="local",

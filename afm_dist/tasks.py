@@ -164,7 +164,7 @@ def _passing(error: BaseException) -> str | None:
         case exceptions.RayTaskError():
             return _passing(error.cause)
         case exceptions.OutOfMemoryError():
-            return "killed for memory; run fewer tasks on a machine (ray start --num-cpus)"
+            return "the worker was killed for memory (with --task-cpus 2 half as many share a machine)"
         case exceptions.WorkerCrashedError():
             return "the worker died"
         case exceptions.NodeDiedError() | exceptions.LocalRayletDiedError():
@@ -197,7 +197,7 @@ def _tell(
                 "same command to go on"
             )
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    console.warn(f"{what}: {listed} again: {reason}")
+    console.warn(f"{what}: doing {listed} again: {reason}")
 
 
 def _next(attempt: _Attempt[Item]) -> _Attempt[Item]:

@@ -19,6 +19,7 @@ import ray
 
 from afm_dist import console, storage
 from afm_dist.errors import DataError
+from afm_dist.events import Emit, unheard
 from afm_dist.tasks import run_tasks
 
 FOLDER = ".work"
@@ -89,10 +90,14 @@ class WorkDirectory:
         plan: Everything the result depends on; another plan's receipts are thrown away.
         keep: Whether receipts of an interrupted run may be used.
         usage: Kept up to date while tasks finish.
+        emit: Gets the events of lost tasks.
     """
 
-    def __init__(self, output: str, plan: dict[str, Any], *, keep: bool, usage: Usage) -> None:
+    def __init__(
+        self, output: str, plan: dict[str, Any], *, keep: bool, usage: Usage, emit: Emit = unheard
+    ) -> None:
         self.usage = usage
+        self._emit = emit
         self.path = storage.join(output, FOLDER)
         self._plan = plan
         self.resumed = keep and self._recorded() == plan
@@ -157,7 +162,9 @@ class WorkDirectory:
                 self.usage.peak_bytes = max(self.usage.peak_bytes, peak_bytes)
                 advance(task.weight)
 
-            run_tasks(submit, todo, finished=finished, what=what, name_of=lambda task: task.key)
+            run_tasks(
+                submit, todo, finished=finished, what=what, name_of=lambda task: task.key, emit=self._emit
+            )
         return [results[task.key] for task in tasks]
 
     def remove(self) -> None:

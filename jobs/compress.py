@@ -267,8 +267,9 @@ def demo_dataset(run: Run, config: Compress) -> tuple[Stage, Manifest]:
     from data_prep.sources.synthetic_source import synthetic_source
 
     def work(folder: str) -> None:
-        log = write_synthetic(f"{folder}/raw", config.demo_rows, config.seed)
-        prepare(synthetic_source(log), f"{folder}/data", Protocol(seed=config.seed, rows_per_shard=20_000))
+        log = write_synthetic(f"{folder}/raw", config.demo_rows, config.seed, emit=run.event)
+        protocol = Protocol(seed=config.seed, rows_per_shard=20_000)
+        prepare(synthetic_source(log), f"{folder}/data", protocol, emit=run.event)
 
     stage = run.stage("prepare", work, config={"rows": config.demo_rows, "seed": config.seed})
     return stage, Manifest.load(stage.file("data"))

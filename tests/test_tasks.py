@@ -77,7 +77,7 @@ def test_a_killed_worker_is_told_and_its_item_done_again(
     assert run.events == [
         {"event": "task lost", "what": "trial", "task": "item 1", "attempt": 1, "reason": "the worker died"}
     ]
-    assert "trial: item 1 again: the worker died" in capsys.readouterr().err
+    assert "trial: doing item 1 again: the worker died" in capsys.readouterr().err
 
 
 def test_a_task_that_kills_every_worker_ends_in_a_clear_error(

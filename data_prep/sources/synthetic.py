@@ -19,6 +19,7 @@ import ray
 
 from afm_dist import cluster, console, storage
 from afm_dist.errors import OptionError
+from afm_dist.events import Emit, unheard
 from afm_dist.tasks import run_tasks
 from data_prep.sources.planted import BLOCK_ROWS, PART_ROWS, PlantedModel
 from data_prep.sources.planted_shapes import SHAPES, ShapeName
@@ -48,7 +49,9 @@ class SyntheticLog:
     shape: ShapeName
 
 
-def write_synthetic(folder: str, rows: int, seed: int, shape: ShapeName = "criteo") -> SyntheticLog:
+def write_synthetic(
+    folder: str, rows: int, seed: int, shape: ShapeName = "criteo", *, emit: Emit = unheard
+) -> SyntheticLog:
     """Write a planted log on Ray, file by file in bounded memory.
 
     Files that are there are kept: a log that is complete is not written again, one that was
@@ -59,6 +62,7 @@ def write_synthetic(folder: str, rows: int, seed: int, shape: ShapeName = "crite
         rows: Number of rows.
         seed: Any integer.
         shape: The raw format, with its cardinalities and missing shares.
+        emit: Gets the events of lost tasks, e.g. ``Run.event``.
 
     Raises:
         OptionError: no rows are asked for, there is no such shape, or the folder holds a log of
@@ -80,7 +84,7 @@ def write_synthetic(folder: str, rows: int, seed: int, shape: ShapeName = "crite
     done = _claim(folder, {"generator": GENERATOR_VERSION, "shape": shape, "seed": seed, "rows": rows})
     todo = [index for index in parts if not {_part_name(index, shape), _truth_name(index)} <= done]
     if todo:
-        _write_parts(folder, log, todo)
+        _write_parts(folder, log, todo, emit)
     return log
 
 
@@ -146,7 +150,7 @@ def _valid_parts(before: dict[str, Any], record: dict[str, Any]) -> int:
     return int(min(before["rows"], record["rows"]) // PART_ROWS)
 
 
-def _write_parts(folder: str, log: SyntheticLog, todo: list[int]) -> None:
+def _write_parts(folder: str, log: SyntheticLog, todo: list[int], emit: Emit) -> None:
     cluster.ensure_ray()
     what = "writing the synthetic log"
     if len(todo) < len(log.paths):
@@ -163,6 +167,7 @@ def _write_parts(folder: str, log: SyntheticLog, todo: list[int]) -> None:
             finished=lambda index, _: advance(_rows_of_part(index, log.rows)),
             what=what,
             name_of=lambda index: f"file {index}",
+            emit=emit,
         )
 
 

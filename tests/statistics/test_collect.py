@@ -80,6 +80,44 @@ def test_only_the_chosen_split_counts(local_ray: None, dataset: Manifest) -> Non
     assert collect(dataset, split="validation")["mlp.3"].count == dataset.rows("validation")
 
 
+class ByName(nn.Module):
+    """A user's model: fields by name, several layers of several kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tables = nn.ModuleDict({"site": nn.Embedding(30, 3), "ad": nn.Embedding(7, 2)})
+        self.age = nn.Linear(1, 4)
+        self.head = nn.Linear(9, 2)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        vectors = [table(features[name]) for name, table in self.tables.items()]
+        return self.head(torch.cat([*vectors, self.age(features["age"])], 1))
+
+
+@pytest.mark.ray
+def test_a_model_of_any_interface_is_watched_at_several_modules_in_one_pass(
+    local_ray: None, dataset: Manifest
+) -> None:
+    def call(model: nn.Module, batch: Batch) -> None:
+        model({"site": batch.ids[:, 0], "ad": batch.ids[:, 1], "age": batch.numeric})
+
+    model = ByName()
+    moments = collect_moments(
+        model, dataset, ["head", "age", nn.Embedding], forward_fn=call, batch_size=BATCH_SIZE
+    )
+
+    batch = whole_split(dataset)
+    vectors = {
+        f"tables.{name}": table(batch.ids[:, i]) for i, (name, table) in enumerate(model.tables.items())
+    }
+    vectors["age"] = model.age(batch.numeric)
+    vectors["head"] = model.head(torch.cat(list(vectors.values()), 1))
+    assert list(moments) == list(vectors)
+    for name, rows in vectors.items():
+        assert_moments_of(moments[name], rows)
+
+
 def call_counting(folder: Path, act: Callable[[int, Batch], None]) -> Callable[[nn.Module, Batch], None]:
     """A forward function that leaves one file a call and acts on the number of calls so far."""
     folder.mkdir()

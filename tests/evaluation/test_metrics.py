@@ -43,20 +43,20 @@ def test_log_loss_of_extreme_logits_neither_overflows_nor_clips(
         assert log_loss(ScoredRows.of([label], [logit])) == loss
 
 
-def more_than_a_block() -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def many_rows() -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     generator = np.random.default_rng(0)
     logits = generator.normal(size=300_000).astype(np.float32)
     return generator.random(300_000) < probabilities(logits), logits
 
 
 def test_float32_logits_of_many_rows_are_summed_in_float64() -> None:
-    labels, logits = more_than_a_block()
+    labels, logits = many_rows()
     exact = np.logaddexp(0, logits.astype(np.float64)) - logits.astype(np.float64) * labels
     assert log_loss(ScoredRows.of(labels, logits)) == pytest.approx(exact.mean(), rel=1e-12)
 
 
 def test_auc_of_many_rows_is_that_of_scikit_learn() -> None:
-    labels, logits = more_than_a_block()
+    labels, logits = many_rows()
     weights = np.random.default_rng(1).exponential(size=len(labels))
     for each in (None, weights):
         expected = metrics.roc_auc_score(labels, logits, sample_weight=each)

@@ -8,6 +8,7 @@ by number, and workers read them in place.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import pickle
 import warnings
@@ -115,10 +116,12 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 of a model: its structure as printed, the plain values that its modules hold as
-    attributes, and the names, shapes, types and bits of its tensors.
+    """SHA-256 of a model: its structure as printed, the source of its classes, the plain values that
+    its modules hold as attributes, and the names, shapes, types and bits of its tensors.
     """
     digest = hashlib.sha256(str(model).encode())
+    for kind in {type(module): None for module in model.modules()}:
+        digest.update(source_of(kind).encode())
     for name, module in model.named_modules():
         plain = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
         values = [(key, value) for key, value in sorted(plain.items()) if _is_plain(value)]
@@ -127,6 +130,21 @@ def model_digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(_array(tensor).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def source_of(code: Any) -> str:
+    """The source of a class, a function, or an instance's class; empty where there is none to be had.
+
+    What is pickled by its name alone may be another one tomorrow. PyTorch's own is left out.
+    """
+    if not isinstance(code, type) and not inspect.isroutine(code):
+        code = type(code)
+    if code.__module__.partition(".")[0] == "torch":
+        return ""
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return ""
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from pathlib import Path
 
@@ -154,6 +156,21 @@ def test_the_digest_sees_plain_values_that_are_not_printed() -> None:
         digests |= {model_digest(model), model_digest(model.eval())}
 
     assert len(digests) == 4
+
+
+def test_the_digest_sees_what_a_class_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = set()
+    for scale in (1, 1, 20):
+        (tmp_path / "scaled_model.py").write_text(
+            "from torch import nn\n\n\nclass Scaled(nn.Module):\n"
+            f"    def forward(self, x):\n        return x * {scale}\n"
+        )
+        sys.modules.pop("scaled_model", None)
+        importlib.invalidate_caches()
+        digests.add(model_digest(importlib.import_module("scaled_model").Scaled()))
+
+    assert len(digests) == 2
 
 
 @pytest.mark.ray

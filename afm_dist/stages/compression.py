@@ -74,9 +74,11 @@ def linear_statistics(run: Run, data: Stage, manifest: Manifest, baseline: Model
 
     def work(folder: str) -> None:
         model = from_pretrained(baseline.checkpoints["baseline"])
-        moments = collect_moments(model, manifest, target_linears(model), folder=folder, emit=run.event)
-        remove_partials(folder)
+        moments = collect_moments(
+            model, manifest, target_linears(model), folder=folder, keep=True, emit=run.event
+        )
         digest = save_moments(storage.join(folder, MOMENTS), moments)
+        remove_partials(folder)
         console.say(f"  {manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
 
     return run.stage("statistics-mlp", work, inputs=[data, baseline.stage])
@@ -134,10 +136,10 @@ def table_statistics(
         model = from_pretrained(tuned.checkpoints["afm-mlp"])
         moments = moments_from_counts(model, manifest, TABLE)
         if stream_check:
-            streamed = collect_moments(model, manifest, [TABLE], folder=folder, emit=run.event)
-            remove_partials(folder)
+            streamed = collect_moments(model, manifest, [TABLE], folder=folder, keep=True, emit=run.event)
             _check_agreement(moments, streamed)
         save_moments(storage.join(folder, MOMENTS), moments)
+        remove_partials(folder)
 
     return run.stage(
         "statistics-embedding",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -24,7 +25,7 @@ from afm_dist.dataset.manifest import MAX_GROUPS, Manifest
 from afm_dist.errors import DataError, OptionError
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.sharing import model_bytes, model_digest, share
+from afm_dist.sharing import model_bytes, model_digest, share, source_of
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
 from afm_dist.statistics.partials import Partials
@@ -43,6 +44,7 @@ def collect_moments(
     batch_size: int = BATCH_SIZE,
     max_groups: int = MAX_GROUPS,
     folder: str | None = None,
+    keep: bool = False,
     options: ResourceOptions = AUTOMATIC,
     emit: Emit = unheard,
 ) -> dict[str, Moments]:
@@ -59,7 +61,10 @@ def collect_moments(
         max_groups: At most this many tasks and partials. Another number of groups or another batch
             size is another order of summation: equal within the error bound, not in bits.
         folder: Where partials are committed, a path that all workers share; interrupted passes go
-            on from there. Default: a temporary folder on this machine.
+            on from there, unless the model, ``forward_fn`` (as far as their source shows), the data
+            or the options changed. Default: a temporary folder on this machine.
+        keep: Leave the partials in ``folder`` until what is made of them is saved; ``remove_partials``
+            of ``afm_dist.statistics.partials`` deletes them then. Default: they are deleted here.
         options: What each task of the Ray pass gets of the cluster. The result is the same bits
             whatever it is, on one type of device; GPUs and CPUs round differently.
         emit: Gets the events of the Ray pass, e.g. ``Run.event``.
@@ -68,7 +73,8 @@ def collect_moments(
         By module name, or ``module[field]`` for each field of a fused table.
 
     Raises:
-        OptionError: a target that matches nothing.
+        OptionError: a target that matches nothing, or a model or ``forward_fn`` that cannot be sent
+            to workers.
         DataError: a damaged shard, or NaN or infinity in an output (names module and shard or batch).
         StageError: workers kept dying, or the storage kept failing.
     """
@@ -77,43 +83,55 @@ def collect_moments(
         dataset = Manifest.load(dataset)
     if not isinstance(dataset, Manifest):
         return _collect_here(model, dataset, modules, forward_fn or (lambda model, batch: model(batch)))
+    if not 1 <= max_groups <= MAX_GROUPS:
+        raise OptionError(f"max_groups {max_groups}: must lie between 1 and {MAX_GROUPS}")
     groups = dataset.groups(split, max_groups)
     ensure_ray(object_bytes=model_bytes(model))
-    temporary = None
-    if folder is None:
-        if sum(node["Alive"] for node in ray.nodes()) > 1:
-            raise OptionError(
-                "on a cluster of several nodes give collect_moments a folder= that all of them share"
-            )
-        folder = temporary = tempfile.mkdtemp(prefix="afm-dist-")
-    call = forward_fn or forward_batch
-    resources = task_resources(options)
-    facts = {
-        "version": __version__,
-        "torch": torch.__version__,
-        "model": model_digest(model),
-        "forward": storage.sha256(_pickled(call)),
-        "data": dataset.fingerprint(),
-        "split": split,
-        "modules": modules,
-        "batch_size": batch_size,
-        "groups": len(groups),
-        "device": resources.device,
-    }
-    work = Work(
-        shared=share(model),
-        manifest=dataset,
-        modules=modules,
-        forward_fn=call,
-        batch_size=batch_size,
-        device=resources.device,
-        partials=Partials(parent=storage.absolute(folder), facts=facts),
-    )
+    with _shared_folder(folder) as parent:
+        call = forward_fn or forward_batch
+        resources = task_resources(options)
+        facts = {
+            "version": __version__,
+            "torch": torch.__version__,
+            "model": model_digest(model),
+            "forward": storage.sha256(_pickled(call) + source_of(call).encode()),
+            "data": dataset.fingerprint(),
+            "split": split,
+            "modules": modules,
+            "batch_size": batch_size,
+            "groups": len(groups),
+            "device": resources.device,
+        }
+        work = Work(
+            shared=share(model),
+            manifest=dataset,
+            modules=modules,
+            forward_fn=call,
+            batch_size=batch_size,
+            device=resources.device,
+            partials=Partials(parent=parent, facts=facts),
+        )
+        moments = RayPass(work, groups, resources, emit).run()
+        if not keep:
+            work.partials.end()
+    return moments
+
+
+@contextmanager
+def _shared_folder(folder: str | None) -> Iterator[str]:
+    """The folder that was given, or a temporary one where this machine is all there is."""
+    if folder is not None:
+        yield storage.absolute(folder)
+        return
+    if sum(node["Alive"] for node in ray.nodes()) > 1:
+        raise OptionError(
+            "on a cluster of several nodes give collect_moments a folder= that all of them share"
+        )
+    temporary = tempfile.mkdtemp(prefix="afm-dist-")
     try:
-        return RayPass(work, groups, resources, emit).run()
+        yield temporary
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _pickled(forward_fn: ForwardFn) -> bytes:

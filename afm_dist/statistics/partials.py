@@ -64,8 +64,7 @@ class Partials:
 
     def end(self) -> None:
         """Delete it all. Another driver may be doing the same."""
-        storage.remove(storage.join(self.folder, UNDER_WAY))
-        _remove_folder(self.folder)
+        _end(self.folder)
 
     def committed(self, groups: int) -> list[int]:
         """Which of the groups have a partial. Whether it is sound shows when it is loaded."""
@@ -114,7 +113,13 @@ def remove_partials(parent: str) -> None:
     """Delete the partials of all passes in a folder."""
     for name in storage.list_names(parent):
         if name.startswith(PREFIX):
-            _remove_folder(storage.join(parent, name))
+            _end(storage.join(parent, name))
+
+
+def _end(folder: str) -> None:
+    # The announcement first: see ``Partials.commit``.
+    storage.remove(storage.join(folder, UNDER_WAY))
+    _remove_folder(folder)
 
 
 def _name(group: int) -> str:

@@ -94,9 +94,7 @@ class RayPass:
             console.say(f"  {len(committed)} of {len(self._groups)} groups were already committed")
             self._emit("groups found committed", what=STAGE, groups=committed)
         self._collect([i for i in range(len(self._groups)) if i not in set(committed)])
-        merged = self._merge()
-        self._partials.end()
-        return merged
+        return self._merge()
 
     def _collect(self, groups: Sequence[int]) -> None:
         """Commit the partials of some groups."""

@@ -35,6 +35,8 @@ BATCH_SIZE = 500
 GROUPS = 12
 FIRST_ROWS = 60
 
+_DRAWING = threading.Lock()
+
 Act = Callable[[int], None]
 
 
@@ -44,9 +46,11 @@ def write_shards(location: Path) -> Manifest:
 
 
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (12, 10, 8), "dropout": 0.5})
-    nn.init.normal_(model.embedding.weight, std=0.5)
+    # Drivers in threads share one random generator.
+    with _DRAWING:
+        torch.manual_seed(0)
+        model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (12, 10, 8), "dropout": 0.5})
+        nn.init.normal_(model.embedding.weight, std=0.5)
     return model
 
 

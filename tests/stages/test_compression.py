@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
     MOMENTS,
     check_ranks,
+    linear_statistics,
     rewrite_linears,
     rewrite_tables,
     table_statistics,
@@ -82,6 +84,37 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
         assert isinstance(compressed.get_submodule("mlp.6"), LowRankLinear)
         assert compressed.get_submodule("embedding").folded == (name in FOLDED)
         assert compressed(batches[0].ids, batches[0].numeric).isfinite().all()
+
+
+@pytest.mark.ray
+def test_a_pass_is_not_done_again_when_the_driver_dies_before_its_result_is_saved(
+    local_ray: None, dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model("deepfm", dataset.fields, HYPER)
+    source = str(tmp_path / "baseline")
+    config = ModelConfig(architecture="deepfm", hyper_parameters=HYPER, fields=dataset.fields)
+    save_pretrained(model, source, config)
+    stage = Stage.external("baseline", source, "model")
+    baseline = Models(stage=stage, checkpoints={"baseline": source}, histories={})
+    data = Stage.external("data", dataset.location, "data")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        run = Run(str(tmp_path / "run"), job="compress", config={})
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("afm_dist.stages.compression.save_moments", killed)
+            linear_statistics(run, data, dataset, baseline)
+    run = Run(str(tmp_path / "run"), job="compress", config={})
+    done = linear_statistics(run, data, dataset, baseline)
+
+    lines = Path(run.path, "events.jsonl").read_text().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    groups = len(dataset.shards("train"))
+    assert events.count("group committed") == groups
+    assert events.count("groups found committed") == 2
+    assert sorted(path.name for path in Path(done.path).iterdir()) == ["_SUCCESS", MOMENTS]
 
 
 def _save(folder: str, moments: dict) -> None:

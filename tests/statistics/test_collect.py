@@ -348,6 +348,12 @@ def test_nan_names_the_layer_and_the_batch() -> None:
         collect_moments(plain_model(), x.split(64), [nn.Linear])
 
 
+@pytest.mark.parametrize("max_groups", [0, 257])
+def test_a_number_of_groups_that_no_pass_has_is_refused(dataset: Manifest, max_groups: int) -> None:
+    with pytest.raises(OptionError, match=f"max_groups {max_groups}: must lie between 1 and 256"):
+        collect(dataset, max_groups=max_groups)
+
+
 @pytest.mark.parametrize("target", ["mlp.*", nn.Conv2d, nn.Embedding, "1"])
 def test_a_target_that_matches_nothing_is_refused_with_the_candidates(target: Any) -> None:
     with pytest.raises(OptionError, match=r"matches no compressible module.*; there are: 0, 3"):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from afm_dist.statistics.moments import Moments
 
-# Rows per product, so that the rounding of float32 stays below the bound of 1e-6.
-PRODUCT_ROWS = 1024
+# Rows of a block, so that the rounding of its float32 product stays below the bound of 1e-6.
+BLOCK_ROWS = 1024
 # Relative error of a block's float32 product above which it is done again in float64.
 PRODUCT_TOLERANCE = 3e-7
 # Share of distinct values at the top of a block's largest column below which it is done in float64, too.
@@ -40,7 +40,7 @@ class Workspace:
         """Memory for the product of some rows; only that for full blocks is kept."""
         key = (*rows.shape, rows.dtype, rows.device)
         product = self._products.get(key) or _Product(rows)
-        if len(rows) == PRODUCT_ROWS:
+        if len(rows) == BLOCK_ROWS:
             self._products[key] = product
         return product
 
@@ -73,7 +73,9 @@ class _Product:
         self.total = self._shifted.sum(0)
         for (left, right), panel in zip(self._factors, self.panels, strict=True):
             torch.mm(left, right, out=panel)
-        self.squares = self._shifted.square_().sum(0)
+        self.squares = self.diagonal
+        if rows.dtype == torch.float32:
+            self.squares = self._shifted.square_().sum(0)
         return self
 
     @property
@@ -143,11 +145,11 @@ class MomentAccumulator:
             rows = rows.float()
         with _plain_tensors():
             _check_values(rows)
-            head = min(PRODUCT_ROWS - self._held, len(rows)) if self._held else 0
-            tail = (len(rows) - head) % PRODUCT_ROWS
+            head = min(BLOCK_ROWS - self._held, len(rows)) if self._held else 0
+            tail = (len(rows) - head) % BLOCK_ROWS
             self._wait(rows[:head])
-            for start in range(head, len(rows) - tail, PRODUCT_ROWS):
-                self._add(rows[start : start + PRODUCT_ROWS])
+            for start in range(head, len(rows) - tail, BLOCK_ROWS):
+                self._add(rows[start : start + BLOCK_ROWS])
             self._wait(rows[len(rows) - tail :])
 
     def _wait(self, rows: Tensor) -> None:
@@ -155,7 +157,7 @@ class MomentAccumulator:
             # A copy: what comes after the layer may overwrite its output.
             self._waiting.append(rows.clone())
             self._held += len(rows)
-        if self._held == PRODUCT_ROWS:
+        if self._held == BLOCK_ROWS:
             self._add_waiting()
 
     def _add_waiting(self) -> None:
@@ -217,11 +219,16 @@ def _plain_tensors() -> Iterator[None]:
 
 
 def _check_values(rows: Tensor) -> None:
-    # The terms of a finite sum are finite; those of another may be, too.
-    if not (math.isfinite(rows.sum()) or rows.isfinite().all()):
+    if rows.dtype == torch.float64 and rows.numel():
+        largest = float(torch.stack(torch.aminmax(rows)).abs().max())
+        finite = math.isfinite(largest)
+        if finite and largest > LARGEST:
+            raise ValueError("values so large that their squares overflow float64")
+    else:
+        # A finite sum has finite terms; another one may have, too.
+        finite = math.isfinite(rows.sum()) or bool(rows.isfinite().all())
+    if not finite:
         raise ValueError("NaN or infinity")
-    if rows.dtype == torch.float64 and len(rows) and rows.abs().max() > LARGEST:
-        raise ValueError("values so large that their squares overflow float64")
 
 
 def _panels(matrix: Tensor) -> list[Tensor]:

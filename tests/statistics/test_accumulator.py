@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.covariance import EmpiricalCovariance
 
-from afm_dist.statistics.accumulator import PRODUCT_ROWS, MomentAccumulator, Workspace
+from afm_dist.statistics.accumulator import BLOCK_ROWS, MomentAccumulator, Workspace
 from afm_dist.statistics.moments import Moments
 from tests.statistics.oracle import (
     BOUND_FLOAT32,
@@ -132,7 +132,7 @@ def test_float32_values_whose_differences_overflow_are_counted_in_float64() -> N
 
 
 def test_float32_values_whose_squares_are_lost_to_underflow_are_counted_in_float64() -> None:
-    rows = correlated(2 * PRODUCT_ROWS, 6, 0.0) * 1e-21
+    rows = correlated(2 * BLOCK_ROWS, 6, 0.0) * 1e-21
 
     moments = accumulate(rows, len(rows))
 
@@ -140,7 +140,7 @@ def test_float32_values_whose_squares_are_lost_to_underflow_are_counted_in_float
 
 
 def test_ordinary_float32_rows_are_not_done_again_in_float64() -> None:
-    rows = correlated(4 * PRODUCT_ROWS, 100, 1.0)
+    rows = correlated(4 * BLOCK_ROWS, 100, 1.0)
 
     error = relative_error(accumulate(rows, len(rows)).covariance, two_pass(rows)[1])
 
@@ -218,7 +218,7 @@ def test_one_row_has_no_scatter() -> None:
 # Any batches, any context ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 64, 1000, PRODUCT_ROWS, 1025, 3000])
+@pytest.mark.parametrize("batch_size", [1, 64, 1000, BLOCK_ROWS, 1025, 3000])
 def test_the_bits_follow_from_the_rows_not_from_their_batches(batch_size: int) -> None:
     rows = correlated(3500, 5, 10.0)
 
@@ -283,5 +283,5 @@ def test_layers_in_turn_share_their_memory_and_no_values() -> None:
 
     for accumulator, rows in zip(accumulators, layers, strict=True):
         assert accumulator.moments.digest() == accumulate(rows, 1000).digest()
-    full = torch.empty(PRODUCT_ROWS, 5)
+    full = torch.empty(BLOCK_ROWS, 5)
     assert workspace.product(full) is workspace.product(full)

@@ -103,12 +103,12 @@ def save_pretrained(
         storage.remove(storage.join(location, CONFIG))
     if len(files) == 1:
         names = [TENSORS]
-        storage.write_bytes(storage.join(location, TENSORS), safetensors.torch.save(files[0]))
+        _save_tensors(storage.join(location, TENSORS), files[0])
     else:
         names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
         weight_map = {}
         for name, part in zip(names, files, strict=True):
-            storage.write_bytes(storage.join(location, name), safetensors.torch.save(part))
+            _save_tensors(storage.join(location, name), part)
             weight_map.update(dict.fromkeys(part, name))
         total = sum(tensor.nbytes for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -118,6 +118,12 @@ def save_pretrained(
         if name not in names and _TENSOR_FILE.fullmatch(name):
             storage.remove(storage.join(location, name))
     storage.write_json(storage.join(location, CONFIG), config.to_json())
+
+
+def _save_tensors(location: str, tensors: Mapping[str, Tensor]) -> None:
+    """By way of a file: as bytes, tensors would be in memory twice."""
+    with storage.new_file(location) as path:
+        safetensors.torch.save_file(dict(tensors), path)
 
 
 def _split(tensors: Mapping[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:
@@ -210,13 +216,12 @@ def _load_tensors(location: str) -> dict[str, Tensor]:
         path = storage.join(location, name)
         if not storage.exists(path):
             raise DataError(f"{path}: missing; the checkpoint is incomplete")
-        try:
-            if storage.is_local(path):
-                tensors |= safetensors.torch.load_file(storage.local_path(path))
-            else:
-                tensors |= safetensors.torch.load(storage.read_bytes(path))
-        except (SafetensorError, json.JSONDecodeError, ValueError) as error:
-            raise DataError(f"{path}: damaged ({error})") from error
+        with storage.local_copy(path) as file:
+            try:
+                # The file stays mapped, also when its name is gone.
+                tensors |= safetensors.torch.load_file(file)
+            except (SafetensorError, json.JSONDecodeError, ValueError) as error:
+                raise DataError(f"{path}: damaged ({error})") from error
     return tensors
 
 
@@ -264,7 +269,7 @@ def count_parameters(model: nn.Module) -> int:
 def size_on_disk(location: str) -> int:
     """Bytes of a checkpoint directory's files."""
     return sum(
-        storage.size(storage.join(location, name))
-        for name in storage.list_names(location)
+        size
+        for name, size in storage.list_sizes(location).items()
         if name == CONFIG or name.startswith("model")
     )

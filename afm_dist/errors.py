@@ -28,4 +28,8 @@ class DataError(AfmError, ValueError):
 
 
 class StageError(AfmError, RuntimeError):
-    """A stage that could not finish (workers lost, storage failing). Exit code 1."""
+    """A stage that could not finish (workers lost). Exit code 1."""
+
+
+class StorageError(AfmError, RuntimeError):
+    """A file or folder that could not be read or written, though it should exist. Exit code 1."""

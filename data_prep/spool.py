@@ -23,6 +23,8 @@ from data_prep.columns import Column
 from data_prep.sources.source import RawField
 from data_prep.split import SPLITS, TRAIN
 
+# Fetched at once from an object store: what is wanted is small, and lies apart.
+READ_BYTES = 1 << 20
 CODES = "codes"
 FILE_OF: dict[FieldKind, str] = {"categorical": "tokens", "numeric": "numbers"}
 # No field can have this name.
@@ -115,8 +117,7 @@ def open_arrow(path: str) -> Iterator[pa.RecordBatchFileReader]:
         with pa.memory_map(str(storage.local_path(path))) as source, pa.ipc.open_file(source) as reader:
             yield reader
     else:
-        filesystem, inner = storage.file_system(path)
-        with filesystem.open_input_file(inner) as source, pa.ipc.open_file(source) as reader:
+        with storage.open_read(path, READ_BYTES) as source, pa.ipc.open_file(source) as reader:
             yield reader
 
 

@@ -7,11 +7,24 @@ import pytest
 import ray
 
 from afm_dist.dataset.manifest import Manifest
+from tests.object_store.faulty_proxy import FaultyProxy
 from tests.small_dataset import write_dataset
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def store_proxy() -> Iterator[FaultyProxy]:
+    """Where S3 is for this process and all that it starts; the server itself is started when asked for."""
+    proxy = FaultyProxy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.address)
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
+def local_ray(store_proxy: FaultyProxy) -> Iterator[None]:
     """A Ray of two CPUs, shared by all tests of a session."""
     if ray.is_initialized():
         yield

@@ -84,37 +84,6 @@ def test_a_file_uri_is_the_local_file(tmp_path: Path, written: str, folder: str)
     assert not storage.exists(uri)
 
 
-def test_another_file_system_behaves_like_the_local_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # pyarrow's own local file system stands in for an object store: the other branch of each function.
-    monkeypatch.setattr(storage, "is_local", lambda location: False)
-    (tmp_path / "bucket").mkdir()
-    uri = f"file://{tmp_path}/bucket"
-
-    storage.write_json(storage.join(uri, "a.json"), {"x": [1, 2]})
-    storage.write_bytes(storage.join(uri, "log"), b"first\nsecond\n")
-
-    assert storage.read_json(storage.join(uri, "a.json")) == {"x": [1, 2]}
-    assert storage.read_bytes(storage.join(uri, "log")) == b"first\nsecond\n"
-    assert storage.list_names(uri) == ["a.json", "log"]
-    assert storage.list_names(storage.join(uri, "absent")) == []
-    assert storage.size(storage.join(uri, "log")) == 13
-    assert storage.file_sha256(storage.join(uri, "log")) == hashlib.sha256(b"first\nsecond\n").hexdigest()
-    with pytest.raises(DataError, match=r"absent: no such file"):
-        storage.read_bytes(storage.join(uri, "absent"))
-    storage.remove(storage.join(uri, "log"))
-    storage.remove(uri)
-    storage.remove(uri)
-    assert not storage.exists(uri)
-
-
-@pytest.mark.parametrize("read", [storage.read_bytes, storage.read_json, storage.size, storage.file_sha256])
-def test_a_missing_file_is_named(tmp_path: Path, read) -> None:
-    with pytest.raises(DataError, match="absent: no such file"):
-        read(str(tmp_path / "absent"))
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe"])
 def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
-from pyarrow import fs as pafs
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import Field, Manifest
@@ -107,9 +106,10 @@ def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
             "prepare the data again"
         )
     location = storage.join(manifest.location, file.path)
-    if not storage.exists(location):
-        raise _damaged(location, "no such file")
-    size = storage.size(location)
+    try:
+        size = storage.size(location)
+    except DataError as error:
+        raise _damaged(location, "no such file") from error
     if size != file.bytes:
         raise _damaged(location, f"{size} bytes where the manifest promises {file.bytes}")
     try:
@@ -135,13 +135,9 @@ def _damaged(location: str, how: str) -> DataError:
 
 @contextmanager
 def _open(location: str) -> Iterator[pq.ParquetFile]:
-    if storage.is_local(location):
-        filesystem, path = pafs.LocalFileSystem(), str(storage.local_path(location))
-    else:
-        filesystem, path = storage.file_system(location)
     # With a buffer, columns are read page by page instead of a row group at once.
     with (
-        filesystem.open_input_file(path) as source,
+        storage.open_read(location, BUFFER_BYTES) as source,
         pq.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
     ):
         yield parquet

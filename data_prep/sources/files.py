@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -83,20 +81,13 @@ class Lines:
         return replace(self, text=self.text[size:], overlong=overlong)
 
 
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    if storage.is_uri(path):
-        return storage.file_system(path)
-    return pafs.LocalFileSystem(), path
-
-
 def describe(path: str) -> InputFile:
     """Size and time of change of an input.
 
     Raises:
         DataError: it is absent, or a folder.
     """
-    filesystem, inner = _filesystem(path)
-    info = filesystem.get_file_info(inner)
+    info = storage.info(path)
     if info.type == pafs.FileType.NotFound:
         raise DataError(f"{path}: no such file; check --input")
     if info.type != pafs.FileType.File:
@@ -118,13 +109,13 @@ def expand(patterns: Sequence[str]) -> list[str]:
     found: list[str] = []
     for given in patterns:
         folder, _, last = given.rpartition("/")
-        if any(mark in last for mark in "*?[") and (storage.is_uri(given) or not _is_file(given)):
+        if any(mark in last for mark in "*?[") and (storage.is_uri(given) or not storage.is_file(given)):
             names = [name for name in _files_in(folder or ".") if fnmatchcase(name, last)]
-            matching = [_below(folder, name) if folder else name for name in names]
+            matching = [storage.join(folder, name) if folder else name for name in names]
             if not matching:
                 raise DataError(f"{given}: no file matches; check --input")
-        elif _is_folder(given):
-            matching = [_below(given, name) for name in _files_in(given)]
+        elif storage.is_folder(given):
+            matching = [storage.join(given, name) for name in _files_in(given)]
             if not matching:
                 raise DataError(f"{given}: the folder holds no files; check --input")
         else:
@@ -136,59 +127,28 @@ def expand(patterns: Sequence[str]) -> list[str]:
     return sorted(found, key=_natural)
 
 
-def _below(folder: str, name: str) -> str:
-    return storage.join(folder, quote(name) if storage.is_uri(folder) else name)
-
-
 def _natural(path: str) -> list[tuple[int, str]]:
     """Sort key under which ``day_9`` comes before ``day_10``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
-def _is_folder(path: str) -> bool:
-    return bool(_type(path) == pafs.FileType.Directory)
-
-
-def _is_file(path: str) -> bool:
-    return bool(_type(path) == pafs.FileType.File)
-
-
-def _type(path: str) -> pafs.FileType:
-    filesystem, inner = _filesystem(path)
-    return filesystem.get_file_info(inner).type
-
-
 def _files_in(folder: str) -> list[str]:
-    filesystem, inner = _filesystem(folder)
-    infos = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
     return [
         info.base_name
-        for info in infos
+        for info in storage.list_infos(folder)
         if info.type == pafs.FileType.File and not info.base_name.startswith((".", "_"))
     ]
 
 
-def open_input(path: str) -> Any:
-    """A seekable binary file object (local file or object store)."""
-    if storage.is_local(path):
-        return Path(storage.local_path(path)).open("rb")
-    filesystem, inner = _filesystem(path)
-    return filesystem.open_input_file(inner)
-
-
 def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of a file, read in bounded memory."""
-    digest = hashlib.sha256()
-    with open_input(path) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return storage.file_sha256(path)
 
 
 def compression_of(path: str) -> Compression | None:
     """How the content is compressed, whatever the name says."""
-    with open_input(path) as file:
-        start = bytes(file.read(4))
+    with storage.open_read(path, READ_BYTES) as file:
+        start = file.read(4)
     if start.startswith(MAGIC["gzip"]):
         return "gzip"
     return "zstd" if start.startswith(MAGIC["zstd"]) else None
@@ -198,8 +158,8 @@ def head(path: str, size: int) -> bytes:
     """The first bytes of a file, decompressed, without a byte-order mark."""
     compression = compression_of(path)
     if compression is None:
-        with open_input(path) as file:
-            start = bytes(file.read(size))
+        with storage.open_read(path, READ_BYTES) as file:
+            start = file.read(size)
     else:
         start = next(_decompressed(path, compression, size), b"")
     return start.removeprefix(BYTE_ORDER_MARK)
@@ -210,7 +170,7 @@ def lines_of_range(path: str, start: int, end: int) -> Iterator[Lines]:
 
     A byte-order mark at the beginning of the file is passed over.
     """
-    with open_input(path) as file:
+    with storage.open_read(path) as file:
         yield from _without_mark(_whole_lines(_range_chunks(file, start, end)), at_start=start == 0)
 
 
@@ -229,7 +189,7 @@ def _range_chunks(file: Any, start: int, end: int) -> Iterator[bytes]:
     skipping = start > 0
     chunk = b""
     while position < end:
-        chunk = bytes(file.read(min(CHUNK_BYTES, end - position)))
+        chunk = file.read(min(CHUNK_BYTES, end - position))
         if not chunk:
             return
         position += len(chunk)
@@ -242,7 +202,7 @@ def _range_chunks(file: Any, start: int, end: int) -> Iterator[bytes]:
             yield chunk
     if skipping or chunk.endswith(b"\n"):
         return
-    while chunk := bytes(file.read(1 << 16)):
+    while chunk := file.read(1 << 16):
         cut = chunk.find(b"\n") + 1
         yield chunk[:cut] if cut else chunk
         if cut:
@@ -269,7 +229,7 @@ def _decompressed(path: str, compression: Compression, size: int) -> Iterator[by
         )
 
     try:
-        with open_input(path) as raw, _decompressor(raw, compression) as file:
+        with storage.open_read(path) as raw, _decompressor(raw, compression) as file:
             waiting: list[bytes] = []
             # Small reads: what a read has decompressed is lost when it fails.
             while piece := bytes(file.read(min(READ_BYTES, size))):

@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afm_dist import storage
 from afm_dist.errors import DataError
-from data_prep.sources import files
 from data_prep.sources.source import RawField, RawRows, check_field_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import rows_of
@@ -82,7 +82,7 @@ class ParquetTable:
         try:
             # Buffered, and not read ahead: otherwise a whole row group is held in memory.
             with (
-                files.open_input(self.path) as raw,
+                storage.open_read(self.path, BUFFER_BYTES) as raw,
                 pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False) as file,
             ):
                 yield file

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
+from afm_dist import storage
 from afm_dist.errors import DataError
 from data_prep.sources import files
 from data_prep.sources.csv_table import CsvTable
@@ -112,7 +113,7 @@ def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:
 
 
 def _is_parquet(path: str) -> bool:
-    with files.open_input(path) as file:
+    with storage.open_read(path) as file:
         return bool(file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC)
 
 

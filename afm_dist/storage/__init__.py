@@ -1,0 +1,75 @@
+"""Files on local disks and object stores behind a few functions.
+
+A *location* is a string: a local path, or a URI (``file://``, ``s3://``, ``gs://``, or another that
+``pyarrow.fs`` understands). Writes are atomic: a reader sees the whole new file or none of it.
+"""
+
+from afm_dist.storage.content import (
+    file_sha256,
+    fingerprint,
+    json_line,
+    plain,
+    read_json,
+    sha256,
+    write_json,
+)
+from afm_dist.storage.files import (
+    copy,
+    exists,
+    file_system,
+    info,
+    is_file,
+    is_folder,
+    list_infos,
+    list_names,
+    list_sizes,
+    local_copy,
+    new_file,
+    open_read,
+    open_write,
+    read_bytes,
+    remove,
+    remove_temporaries,
+    size,
+    write_bytes,
+)
+from afm_dist.storage.location import (
+    absolute,
+    is_local,
+    is_uri,
+    join,
+    local_path,
+)
+
+__all__ = [
+    "absolute",
+    "copy",
+    "exists",
+    "file_sha256",
+    "file_system",
+    "fingerprint",
+    "info",
+    "is_file",
+    "is_folder",
+    "is_local",
+    "is_uri",
+    "join",
+    "json_line",
+    "list_infos",
+    "list_names",
+    "list_sizes",
+    "local_copy",
+    "local_path",
+    "new_file",
+    "open_read",
+    "open_write",
+    "plain",
+    "read_bytes",
+    "read_json",
+    "remove",
+    "remove_temporaries",
+    "sha256",
+    "size",
+    "write_bytes",
+    "write_json",
+]

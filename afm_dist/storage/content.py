@@ -1,0 +1,56 @@
+"""What files hold: JSON, and digests of it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from io import BufferedReader
+from typing import Any, cast
+
+from afm_dist.errors import DataError
+from afm_dist.storage.files import COPY_BYTES, open_read, read_bytes, write_bytes
+
+
+def read_json(location: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(location))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{location}: not valid JSON ({error}); the file is damaged, make it again"
+        ) from error
+
+
+def write_json(location: str, value: Any) -> None:
+    """Write a JSON file atomically, indented, keys in the order given."""
+    write_bytes(location, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from JSON: tuples as lists."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON."""
+    return json.dumps(value, allow_nan=False)
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(location: str) -> str:
+    """Hexadecimal SHA-256 of one file, read in pieces."""
+    with open_read(location, COPY_BYTES) as file:
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON-serialisable value, independent of key order."""
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())

@@ -1,0 +1,295 @@
+"""Reading, writing, listing and removing files, wherever they lie; every write is atomic."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pyarrow import fs as pafs
+
+from afm_dist.errors import DataError, StorageError
+from afm_dist.storage.location import is_local, join, local_path
+from afm_dist.storage.object_store import RemoteFile, Upload, connect, reaching
+
+TEMPORARY_SUFFIX = ".tmp"
+COPY_BYTES = 16 << 20
+# Fetched at once from an object store, where a request takes as long as reading a megabyte or two.
+READ_BYTES = 4 << 20
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# The largest object that S3 copies by itself.
+MAX_COPIED_BYTES = 5 << 30
+
+
+def file_system(location: str) -> tuple[pafs.FileSystem, str]:
+    """A location for libraries that want a file system of Arrow's and a path on it.
+
+    Raises:
+        OptionError: there is no such file system.
+        StorageError: it cannot be reached, or has no such bucket.
+    """
+    if is_local(location):
+        return pafs.LocalFileSystem(), str(local_path(location))
+    return connect(location)
+
+
+def info(location: str) -> pafs.FileInfo:
+    """Type, size and time of change of what is there; the type ``NotFound`` where nothing is.
+
+    Raises:
+        StorageError: it cannot be found out.
+    """
+    filesystem, path = file_system(location)
+    with reaching(location):
+        return filesystem.get_file_info(path)
+
+
+def exists(location: str) -> bool:
+    """Whether a file or folder is there."""
+    return bool(info(location).type != pafs.FileType.NotFound)
+
+
+def is_file(location: str) -> bool:
+    """Whether a file is there."""
+    return bool(info(location).type == pafs.FileType.File)
+
+
+def is_folder(location: str) -> bool:
+    """Whether a folder is there; on an object store, whether anything lies below that name."""
+    return bool(info(location).type == pafs.FileType.Directory)
+
+
+def size(location: str) -> int:
+    """Bytes of one file.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    found = info(location)
+    if found.type != pafs.FileType.File:
+        raise DataError(f"{location}: no such file; check the path")
+    return int(found.size)
+
+
+def read_bytes(location: str) -> bytes:
+    """The whole content of one file.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if is_local(location):
+        with reaching(location):
+            return local_path(location).read_bytes()
+    with RemoteFile(*connect(location), location) as file:
+        return file.readall()
+
+
+def open_read(location: str, buffer_bytes: int = READ_BYTES) -> BinaryIO:
+    """A seekable file to read piece by piece.
+
+    Args:
+        location: The file.
+        buffer_bytes: What is fetched at once from an object store, at least.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if is_local(location):
+        with reaching(location):
+            return local_path(location).open("rb")
+    file = RemoteFile(*connect(location), location)
+    return io.BufferedReader(file, buffer_bytes)
+
+
+@contextmanager
+def local_copy(location: str) -> Iterator[Path]:
+    """A file as one on a local disk: itself, or a temporary copy (in ``TMPDIR``).
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if is_local(location):
+        yield local_path(location)
+        return
+    with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
+        path = Path(folder, "copy")
+        with open_read(location, COPY_BYTES) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
+        yield path
+
+
+def write_bytes(location: str, data: bytes | memoryview) -> None:
+    """Write a file so that it appears whole or not at all."""
+    with open_write(location) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_write(location: str) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which appears whole or, after an error, not at all.
+
+    Locally: written beside its final name, flushed to disk, renamed. On an object store: sent while it
+    is written, completed in the end.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if is_local(location):
+        with new_file(location) as path, _opened(path, location) as file:
+            yield file
+        return
+    upload = Upload(*connect(location), location)
+    try:
+        yield cast(BinaryIO, upload)
+        upload.commit()
+    finally:
+        upload.close()
+
+
+@contextmanager
+def new_file(location: str) -> Iterator[Path]:
+    """A local path to write a file to; what is there in the end appears as by ``open_write``.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if not is_local(location):
+        with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
+            path = Path(folder, "new")
+            yield path
+            with path.open("rb") as source, open_write(location) as target:
+                shutil.copyfileobj(source, target, COPY_BYTES)
+        return
+    final = local_path(location)
+    path = final.with_name(f".{final.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    try:
+        with _writing(location):
+            final.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        with _writing(location):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.replace(final)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _opened(path: Path, location: str) -> Iterator[BinaryIO]:
+    with _writing(location):
+        file = path.open("wb")
+    try:
+        with file:
+            yield file
+    except OSError as error:
+        # Of the disk; others are the writer's own.
+        if error.errno in DISK_ERRORS and error.filename is None:
+            raise _refused(location, error) from error
+        raise
+
+
+@contextmanager
+def _writing(location: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _refused(location, error) from error
+
+
+def _refused(location: str, error: OSError) -> StorageError:
+    return StorageError(
+        f"{location}: cannot be written ({error.strerror}); check the folder and the space left for it, then "
+        "run the same command to go on"
+    )
+
+
+def list_infos(location: str) -> list[pafs.FileInfo]:
+    """What lies directly in a folder, by name; nothing when the folder does not exist."""
+    filesystem, path = file_system(location)
+    # Of a folder that is but the beginning of its files' names, Google's client does not tell.
+    deep = filesystem.type_name == "gcs"
+    with reaching(location):
+        try:
+            selector = pafs.FileSelector(path, allow_not_found=True, recursive=deep)
+            infos = filesystem.get_file_info(selector)
+        except NotADirectoryError:
+            return []
+    if deep:
+        infos = _children(path, infos)
+    return sorted(infos, key=lambda each: str(each.base_name))
+
+
+def _children(folder: str, below: list[pafs.FileInfo]) -> list[pafs.FileInfo]:
+    """Of all that lies below a folder, what lies in it: files, and the folders of the others."""
+    children = {}
+    for each in below:
+        name, _, deeper = each.path.removeprefix(f"{folder}/").partition("/")
+        path = f"{folder}/{name}"
+        children[name] = pafs.FileInfo(path, pafs.FileType.Directory) if deeper else each
+    return list(children.values())
+
+
+def list_names(location: str) -> list[str]:
+    """Sorted names of what lies directly in a folder; empty when the folder does not exist."""
+    return [info.base_name for info in list_infos(location)]
+
+
+def list_sizes(location: str) -> dict[str, int]:
+    """Bytes of the files directly in a folder, by name; empty when the folder does not exist."""
+    files = (info for info in list_infos(location) if info.type == pafs.FileType.File)
+    return {info.base_name: int(info.size) for info in files}
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a folder's files (not its subfolders) to another folder, each atomically."""
+    for name, size in list_sizes(source).items():
+        _copy_file(join(source, name), join(target, name), size)
+
+
+def _copy_file(source: str, target: str, size: int) -> None:
+    if not is_local(source) and not is_local(target) and size <= MAX_COPIED_BYTES:
+        (filesystem, path), (other, other_path) = connect(source), connect(target)
+        if filesystem is other:
+            with reaching(target):
+                filesystem.copy_file(path, other_path)
+            return
+    with open_read(source, COPY_BYTES) as old, open_write(target) as new:
+        shutil.copyfileobj(old, new, COPY_BYTES)
+
+
+def remove(location: str) -> None:
+    """Delete a file, or a folder with all it holds; nothing happens when it is not there."""
+    if is_local(location):
+        path = local_path(location)
+        with _writing(location):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return
+    filesystem, path_name = connect(location)
+    with reaching(location), suppress(FileNotFoundError):
+        kind = filesystem.get_file_info(path_name).type
+        if kind == pafs.FileType.Directory:
+            # Google's store misses the folder itself, which it does not have, after all in it is gone.
+            filesystem.delete_dir(path_name)
+        elif kind == pafs.FileType.File:
+            filesystem.delete_file(path_name)
+
+
+def remove_temporaries(location: str) -> None:
+    """Delete what an interrupted write left in a folder; an object store hides that by itself."""
+    if not is_local(location):
+        return
+    for name in list_names(location):
+        if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX):
+            remove(join(location, name))

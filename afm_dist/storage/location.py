@@ -1,0 +1,52 @@
+"""Names of places: local paths and URIs.
+
+In a URI ``%`` begins an escape; a path is taken as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from afm_dist.errors import OptionError
+
+
+def is_uri(location: str) -> bool:
+    """Whether the location names a file system (``s3://bucket/key``) rather than a local path."""
+    return "://" in location
+
+
+def is_local(location: str) -> bool:
+    """Whether the location is on this machine's own file system."""
+    return not is_uri(location) or location.startswith("file://")
+
+
+def local_path(location: str) -> Path:
+    """The local path of a local location.
+
+    Raises:
+        OptionError: a ``file://`` URI that names another machine, or a relative path.
+        ValueError: the location is on an object store.
+    """
+    if location.startswith("file://"):
+        path = unquote(location.removeprefix("file://"))
+        if not path.startswith("/"):
+            raise OptionError(f"{location}: a file URI begins with three slashes, file:///FOLDER")
+        return Path(path)
+    if is_uri(location):
+        raise ValueError(f"{location} is not a local path")
+    return Path(location)
+
+
+def join(location: str, *parts: str) -> str:
+    """The location of something below ``location``; the parts are plain names, escaped where needed."""
+    below = [quote(part) for part in parts] if is_uri(location) else parts
+    return "/".join([location.rstrip("/"), *below]) if parts else location
+
+
+def absolute(location: str) -> str:
+    """The same location, independent of the working directory, without slashes at the end."""
+    if is_uri(location):
+        scheme, _, rest = location.partition("://")
+        return f"{scheme}://{rest.rstrip('/') or rest}"
+    return str(Path(location).expanduser().resolve())

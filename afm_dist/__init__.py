@@ -18,11 +18,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from afm_dist.checkpoint import from_pretrained as from_pretrained
     from afm_dist.checkpoint import save_pretrained as save_pretrained
+    from afm_dist.compression.handler import Handler as Handler
+    from afm_dist.compression.handler import Observation as Observation
     from afm_dist.compression.plan import Plan as Plan
     from afm_dist.compression.plan import PlanEntry as PlanEntry
     from afm_dist.compression.ranks import FixedRank as FixedRank
     from afm_dist.compression.ranks import KeptEnergy as KeptEnergy
     from afm_dist.compression.ranks import plan_ranks as plan_ranks
+    from afm_dist.compression.registry import register_handler as register_handler
     from afm_dist.compression.rewrite import compress_ as compress_
     from afm_dist.dataset.manifest import Manifest as Manifest
     from afm_dist.statistics.collect import collect_moments as collect_moments
@@ -30,15 +33,18 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "FixedRank": "afm_dist.compression.ranks",
+    "Handler": "afm_dist.compression.handler",
     "KeptEnergy": "afm_dist.compression.ranks",
     "Manifest": "afm_dist.dataset.manifest",
     "Moments": "afm_dist.statistics.moments",
+    "Observation": "afm_dist.compression.handler",
     "Plan": "afm_dist.compression.plan",
     "PlanEntry": "afm_dist.compression.plan",
     "collect_moments": "afm_dist.statistics.collect",
     "compress_": "afm_dist.compression.rewrite",
     "from_pretrained": "afm_dist.checkpoint",
     "plan_ranks": "afm_dist.compression.ranks",
+    "register_handler": "afm_dist.compression.registry",
     "save_pretrained": "afm_dist.checkpoint",
 }
 

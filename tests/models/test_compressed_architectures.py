@@ -11,7 +11,7 @@ import torch
 
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
 from afm_dist.compression.plan import Method, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, plan_ranks
+from afm_dist.compression.ranks import FixedRank, KeptEnergy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
@@ -116,6 +116,21 @@ def test_folded_and_unfolded_tables_agree(name: str, rank: int, fields: tuple[Fi
     torch.testing.assert_close(
         logits(folded, fields=fields), logits(unfolded, fields=fields), rtol=0, atol=1e-5
     )
+
+
+@every_model
+def test_fields_of_one_id_are_exact_at_any_rank(name: str) -> None:
+    # They do not vary, so there is nothing to drop; their only value is their mean.
+    fields = tuple(Field(name=field, kind="categorical", cardinality=1) for field in ("a", "b"))
+    model = small_model(name, fields)
+    expected = logits(model, fields=fields)
+    moments = collect(model, [TABLE], fields)
+
+    plan = plan_ranks(moments, KeptEnergy(share=0.99), folded_into=model.folds.get(TABLE))
+    compress_(model, plan, moments)
+
+    assert [entry.rank for entry in plan.entries] == [1]
+    torch.testing.assert_close(logits(model, fields=fields), expected, rtol=0, atol=1e-5)
 
 
 @every_model

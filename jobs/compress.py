@@ -14,7 +14,13 @@ from afm_dist import console
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.errors import OptionError
 from afm_dist.runs import Resume, Run
-from afm_dist.training.recipe import Preset, Recipe, preset
+from afm_dist.training.recipe import (
+    CHECKPOINT_MINUTES,
+    Preset,
+    Recipe,
+    check_checkpoint_minutes,
+    preset,
+)
 
 if TYPE_CHECKING:
     from afm_dist.checkpoint import ModelConfig
@@ -69,6 +75,9 @@ class Compress:
     """Of initialisation, row order, dropout and the synthetic log."""
     workers: int = 1
     """Data-parallel Ray Train workers; the CPUs are shared out among them."""
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    """In training a checkpoint to go on from is taken after each evaluation, and when the last one is
+    so old; when they are taken does not change the result."""
     demo_rows: int = DEMO_ROWS
     """Rows of the demo's synthetic log."""
     resume: Resume = "auto"
@@ -92,6 +101,7 @@ def main(config: Compress) -> None:
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
     check_workers(config.workers)
+    check_checkpoint_minutes(config.checkpoint_minutes)
     chosen = preset(config.preset)
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
@@ -118,6 +128,7 @@ def main(config: Compress) -> None:
             hyper_parameters=chosen.hyper_parameters,
             recipe=chosen.train.using(seed=config.seed),
             workers=config.workers,
+            checkpoint_minutes=config.checkpoint_minutes,
         )
     )
 
@@ -142,6 +153,7 @@ def main(config: Compress) -> None:
         inputs=[baseline.stage, low_rank.stage],
         recipe=first,
         workers=config.workers,
+        checkpoint_minutes=config.checkpoint_minutes,
     )
 
     # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
@@ -157,6 +169,7 @@ def main(config: Compress) -> None:
         inputs=[tuned.stage, narrow.stage],
         recipe=second,
         workers=config.workers,
+        checkpoint_minutes=config.checkpoint_minutes,
     )
 
     # The evidence.

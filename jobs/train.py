@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from afm_dist import console
 from afm_dist.runs import Resume, Run
-from afm_dist.training.recipe import preset
+from afm_dist.training.recipe import CHECKPOINT_MINUTES, check_checkpoint_minutes, preset
 
 
 @dataclass(kw_only=True)
@@ -38,10 +38,15 @@ class Train:
     """Adam's learning rate."""
     l2: float | None = None
     """Weight of the squared norm of the weights in the loss."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient over all weights; by default it is not limited."""
     seed: int = 0
     """Of initialisation, row order and dropout."""
     workers: int = 1
     """Data-parallel Ray Train workers; the CPUs are shared out among them."""
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    """A checkpoint to go on from is taken after each evaluation, and when the last one is so old; when
+    they are taken does not change the result."""
     resume: Resume = "auto"
     """auto: skip what is up to date; never: do everything again."""
     dry_run: bool = False
@@ -60,12 +65,14 @@ def main(config: Train) -> None:
 
     check_paths(data=config.data, output=config.output)
     check_workers(config.workers)
+    check_checkpoint_minutes(config.checkpoint_minutes)
     chosen = preset(config.preset)
     recipe = chosen.train.using(
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         l2=config.l2,
+        clip_norm=config.clip_norm,
         seed=config.seed,
     )
     hyper_parameters = chosen.shape(
@@ -86,6 +93,7 @@ def main(config: Train) -> None:
         hyper_parameters=hyper_parameters,
         recipe=recipe,
         workers=config.workers,
+        checkpoint_minutes=config.checkpoint_minutes,
     )
     shipped = ship(run, baseline, "baseline")
     subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)

@@ -20,9 +20,8 @@ from afm_dist.stages.compression import MOMENTS, TABLE
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
-from afm_dist.training.loop import History
+from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
-from afm_dist.training.worker import summary
 
 FLOAT_BYTES = 4
 SHARES = (0.9, 0.95, 0.99)

@@ -14,9 +14,9 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.training.fit import fit
-from afm_dist.training.loop import History
-from afm_dist.training.recipe import Recipe
-from afm_dist.training.worker import Candidate, summary
+from afm_dist.training.history import History, summary
+from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe
+from afm_dist.training.worker import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ def train_baseline(
     hyper_parameters: Mapping[str, Any],
     recipe: Recipe,
     workers: int,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
 ) -> Models:
     """Train the uncompressed model on the training split, watched on the validation split."""
     config = ModelConfig(architecture=architecture, hyper_parameters=hyper_parameters, fields=manifest.fields)
@@ -76,7 +77,16 @@ def train_baseline(
         torch.manual_seed(recipe.seed)
         save_pretrained(build_model(architecture, manifest.fields, hyper_parameters), initial, config)
         candidate = Candidate(name="baseline", source=initial, output=folder)
-        _say_histories(fit([candidate], manifest, recipe, folder=folder, workers=workers))
+        histories = fit(
+            [candidate],
+            manifest,
+            recipe,
+            folder=folder,
+            workers=workers,
+            checkpoint_minutes=checkpoint_minutes,
+            emit=run.event,
+        )
+        _say_histories(histories)
         storage.remove(initial)
 
     stage = run.stage(
@@ -107,6 +117,7 @@ def finetune(
     inputs: Sequence[Stage],
     recipe: Recipe,
     workers: int,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
 ) -> Models:
     """Fine-tune several models with the same recipe and the same order of rows.
 
@@ -122,6 +133,7 @@ def finetune(
         inputs: The stages that made them.
         recipe: The same for all.
         workers: Data-parallel workers.
+        checkpoint_minutes: After so long without an evaluation a checkpoint is taken.
     """
 
     def candidates(folder: str) -> list[Candidate]:
@@ -131,9 +143,17 @@ def finetune(
         ]
 
     def work(folder: str) -> None:
-        _say_histories(
-            fit(candidates(folder), manifest, recipe, folder=folder, workers=workers, fine_tuning=True)
+        histories = fit(
+            candidates(folder),
+            manifest,
+            recipe,
+            folder=folder,
+            workers=workers,
+            fine_tuning=True,
+            checkpoint_minutes=checkpoint_minutes,
+            emit=run.event,
         )
+        _say_histories(histories)
 
     stage = run.stage(
         name,

@@ -1,29 +1,36 @@
-"""Starting Ray Train from the driver and following it."""
+"""Training on Ray Train, followed and started again from the driver.
+
+Ray Train places the workers, connects them and registers their checkpoints. Starting again after a
+failure is done here and not left to it: it would repeat every error alike, also one that data or
+options cause; it would wait in silence for CPUs that died with their node; and nobody would hear
+of it.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import size_on_disk
 from afm_dist.cluster import ensure_ray, training_resources
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.errors import AfmError, StageError
-from afm_dist.resources import ResourceOptions
-from afm_dist.training.loop import History
-from afm_dist.training.recipe import Recipe
-from afm_dist.training.worker import PROGRESS, Assignment, Candidate, run_worker
+from afm_dist.errors import OptionError, StageError
+from afm_dist.events import Emit, unheard
+from afm_dist.resources import ResourceOptions, TrainingResources
+from afm_dist.training.failures import reason_to_try_again
+from afm_dist.training.history import History
+from afm_dist.training.loop import rows_seen, total_steps
+from afm_dist.training.ray_train import run_once
+from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe, check_checkpoint_minutes
+from afm_dist.training.registration import RAY_TRAIN, REGISTERED, Registered
+from afm_dist.training.worker import PROGRESS, Assignment, Candidate
 
-MAX_FAILURES = 3
+# In a row, without a new checkpoint between them.
+MAX_RESTARTS = 3
+WAIT_FOR_NODES_S = 600.0
 POLL_S = 0.5
-RAY_TRAIN = "ray_train"
 CPUS_ONLY = ResourceOptions(use_gpu="never")
 
 
@@ -36,6 +43,8 @@ def fit(
     workers: int = 1,
     options: ResourceOptions = CPUS_ONLY,
     fine_tuning: bool = False,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    emit: Emit = unheard,
 ) -> dict[str, History]:
     """Train models on Ray Train, one after the other in one group of workers.
 
@@ -48,97 +57,142 @@ def fit(
         workers: Data-parallel workers; the CPUs of each node are shared out among them.
         options: Whether they use GPUs.
         fine_tuning: Whether the state before the first step competes for being kept.
+        checkpoint_minutes: A checkpoint is taken after each evaluation, and when the last one is so
+            old. When they are taken does not change the result.
+        emit: Gets the events.
 
     Returns:
         By candidate name.
 
     Raises:
-        OptionError: more workers than fit on the nodes.
+        OptionError: more workers than fit on the nodes, or a time that is none.
         DataError: what a worker found wrong with its data.
         StageError: training failed beyond its restarts.
     """
-    finished = [candidate for candidate in candidates if storage.exists(candidate.history)]
-    waiting = [candidate for candidate in candidates if candidate not in finished]
+    check_checkpoint_minutes(checkpoint_minutes)
     manifest.shards("validation")
-    if waiting:
+    folder = storage.absolute(folder)
+    rows = rows_seen(total_steps(recipe, manifest), recipe, manifest)
+    failures = 0
+    while waiting := [candidate for candidate in candidates if not candidate.finished]:
         # The passes after the training share the model through the object store of this Ray.
         ensure_ray(object_bytes=max(size_on_disk(candidate.source) for candidate in waiting))
-        resources = training_resources(options, workers)
+        start = _last_checkpoint(folder, waiting[0])
+        step = 0 if start is None else start.step
+        resources = _resources(options, workers, start, emit, again=failures > 0)
         assignment = Assignment(
-            candidates=tuple(candidates),
+            candidates=waiting,
+            start=start,
             data=storage.absolute(manifest.location),
             recipe=recipe,
             evaluate_first=fine_tuning,
+            checkpoint_s=60 * checkpoint_minutes,
             resources=resources,
-            folder=storage.absolute(folder),
+            folder=folder,
+            attempt=_clear(folder, start),
+            rows_before=(len(candidates) - len(waiting)) * rows + rows_seen(step, recipe, manifest),
         )
-        trainer = TorchTrainer(
-            run_worker,
-            train_loop_config={"assignment": assignment},
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=resources.gpus > 0,
-                resources_per_worker=resources.ray_resources,
-            ),
-            run_config=RunConfig(
-                name=RAY_TRAIN,
-                storage_path=storage.absolute(folder),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            ),
-            torch_config=TorchConfig(backend=resources.backend),
+        emit("training started", candidate=waiting[0].name, step=step, **asdict(resources))
+        try:
+            run_once(assignment, [candidate.name for candidate in candidates], len(candidates) * rows, emit)
+        except Exception as error:
+            went_on = waiting[0].finished or _last_checkpoint(folder, waiting[0]) != start
+            failures = 1 if went_on else failures + 1
+            _try_again(error, failures, emit)
+        else:
+            if unfinished := [candidate.history for candidate in waiting if not candidate.finished]:
+                raise StageError(f"training ended without {unfinished[0]}; please report this")
+    for rest in (RAY_TRAIN, PROGRESS, REGISTERED):
+        storage.remove(storage.join(folder, rest))
+    return {
+        candidate.name: History.from_json(storage.read_json(candidate.history)) for candidate in candidates
+    }
+
+
+def _try_again(error: Exception, failures: int, emit: Emit) -> None:
+    """Say why the training starts again.
+
+    Raises:
+        Exception: it must not, because of what went wrong, or because it did too often.
+    """
+    reason = reason_to_try_again(error)
+    emit("training lost", reason=reason, failures=failures)
+    if failures > MAX_RESTARTS:
+        raise StageError(
+            f"{reason}; that was {failures} times without a new checkpoint between them. Look into Ray's "
+            "logs of the workers, then run the same command to go on"
+        ) from error
+    console.warn(f"{reason}; starting again")
+
+
+def _last_checkpoint(folder: str, candidate: Candidate) -> Registered | None:
+    """The checkpoint to go on from; None when a candidate has none yet.
+
+    Raises:
+        StageError: it was registered, but is gone.
+    """
+    registered = Registered.read(folder)
+    if registered is None or registered.candidate != candidate.name:
+        return None
+    location = registered.location(folder)
+    if not storage.exists(location):
+        raise StageError(
+            f"{location}: the checkpoint of {candidate.name} at step {registered.step} was registered, but "
+            f"is gone; restore it, or delete {folder} to train anew"
         )
-        total = len(candidates) * recipe.epochs * manifest.rows("train")
-        what = ", ".join(candidate.name for candidate in waiting)
-        with console.progress(what, total) as advance, _following(folder, advance):
-            try:
-                trainer.fit()
-            except TrainingFailedError as error:
-                raise _reported(error) from error
-    histories = {}
-    for candidate in candidates:
-        history = History.from_json(storage.read_json(candidate.history))
-        if not history.finished:
-            raise StageError(f"{candidate.history}: training of {candidate.name} did not finish")
-        histories[candidate.name] = history
-    storage.remove(storage.join(folder, RAY_TRAIN))
-    storage.remove(storage.join(folder, PROGRESS))
-    return histories
+    return registered
 
 
-def _reported(error: TrainingFailedError) -> Exception:
-    """What a stranger should see of a failed training."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause = getattr(failure, "cause", None) or failure
-        for candidate in (failure, cause, getattr(cause, "cause", None)):
-            if isinstance(candidate, AfmError) and not isinstance(candidate, ray.exceptions.RayTaskError):
-                return candidate
-    first = next((str(failure) for failure in failures.values()), str(error))
-    last_line = (first.strip().splitlines() or ["no message"])[-1]
-    return StageError(f"training failed after {MAX_FAILURES} restarts: {last_line}")
+def _resources(
+    options: ResourceOptions, workers: int, start: Registered | None, emit: Emit, *, again: bool
+) -> TrainingResources:
+    """What each worker gets: with as many threads as the training began with, if it can be."""
+    resources = _wait_for_nodes(options, workers, emit) if again else training_resources(options, workers)
+    if start is None:
+        return resources
+    threads = min(resources.cpus, start.threads)
+    console.say(f"  {start.candidate}: going on from step {start.step} with {threads} threads per worker")
+    if (threads, resources.device) != (start.threads, start.device):
+        console.warn(
+            f"the training began with {start.threads} threads per worker on {start.device}, and goes on with "
+            f"{threads} on {resources.device}: the last digits of the weights may become others"
+        )
+    return replace(resources, cpus=threads)
 
 
-@contextmanager
-def _following(folder: str, advance: object) -> Iterator[None]:
-    """Move the bar by what rank 0 writes to its progress file."""
-    assert callable(advance)
-    stop = threading.Event()
-    location = storage.join(folder, PROGRESS)
-    storage.remove(location)
+def _wait_for_nodes(options: ResourceOptions, workers: int, emit: Emit) -> TrainingResources:
+    """What each worker gets of the nodes that are left, or of those that come.
 
-    def follow() -> None:
-        seen = 0
-        while not stop.wait(POLL_S):
-            if storage.exists(location):
-                rows = int(storage.read_json(location)["rows"])
-                advance(rows - seen)
-                seen = rows
+    Raises:
+        StageError: none came for a long time.
+    """
+    ends = time.monotonic() + WAIT_FOR_NODES_S
+    told = False
+    while True:
+        try:
+            return training_resources(options, workers)
+        except OptionError as error:
+            if time.monotonic() > ends:
+                raise StageError(
+                    f"waited {WAIT_FOR_NODES_S:.0f} s for nodes: {error}. Then run the same command to go on"
+                ) from error
+            if not told:
+                console.warn(f"waiting for nodes: {error}")
+                emit("waiting for nodes", reason=str(error))
+            told = True
+            time.sleep(POLL_S)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+
+def _clear(folder: str, start: Registered | None) -> str:
+    """Delete what earlier starts of Ray Train left, besides the checkpoint to go on from; a new name."""
+    root = storage.join(folder, RAY_TRAIN)
+    attempts = storage.list_names(root)
+    for attempt in attempts:
+        if start is None or attempt != start.attempt:
+            storage.remove(storage.join(root, attempt))
+            continue
+        for name in storage.list_names(storage.join(root, attempt)):
+            if name != start.checkpoint:
+                storage.remove(storage.join(root, attempt, name))
+    last = max((int(attempt.rpartition("-")[2]) for attempt in attempts), default=0)
+    return f"attempt-{last + 1:03d}"

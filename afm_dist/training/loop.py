@@ -1,13 +1,14 @@
 """The training loop of one model on one worker: deterministic, watched, resumable.
 
-The state after a step is a function of the recipe, the data and the number of workers, so a
-run that resumes at a step ends with the weights of one that was never interrupted.
+The state after a step is a function of the recipe, the data, the number of workers and the threads
+of each, so a run that resumes at a step ends with the weights of one that was never interrupted.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,60 +23,11 @@ from afm_dist.dataset.order import TrainingOrder
 from afm_dist.errors import DataError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.evaluation.scored_rows import ScoredRows
+from afm_dist.training.gradients import Step, clip, sum_over_workers, sum_rows
+from afm_dist.training.history import History, Point
 from afm_dist.training.optimizer import LazyAdam
 from afm_dist.training.recipe import Recipe
-
-
-@dataclass
-class Point:
-    """One evaluation on the validation split; step 0 is before the first step."""
-
-    step: int
-    rows: int
-    train_loss: float | None
-    validation_auc: float
-    validation_log_loss: float
-
-
-@dataclass
-class History:
-    """What a training saw and which of its states is kept.
-
-    Attributes:
-        curve: Evaluations in order.
-        kept_step: Step of the best validation AUC: the weights that are kept.
-        stopped_early: Whether patience ran out.
-        finished: Whether training came to its end.
-    """
-
-    curve: list[Point] = field(default_factory=list)
-    kept_step: int = -1
-    stopped_early: bool = False
-    finished: bool = False
-
-    @property
-    def best(self) -> Point:
-        """The evaluation of the kept weights."""
-        return next(point for point in self.curve if point.step == self.kept_step)
-
-    def add(self, point: Point, patience: int) -> bool:
-        """Record an evaluation; returns whether it is the best so far."""
-        self.curve.append(point)
-        improved = self.kept_step < 0 or point.validation_auc > self.best.validation_auc
-        if improved:
-            self.kept_step = point.step
-        since_best = sum(other.step > self.kept_step for other in self.curve)
-        self.stopped_early = since_best >= patience
-        return improved
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> History:
-        """Back from plain values."""
-        return cls(**{**value, "curve": [Point(**point) for point in value["curve"]]})
+from afm_dist.training.state import State
 
 
 @dataclass(frozen=True)
@@ -89,6 +41,13 @@ class Worker:
 def total_steps(recipe: Recipe, manifest: Manifest) -> int:
     """Steps of a whole training."""
     return recipe.epochs * TrainingOrder(manifest=manifest, batch_size=recipe.batch_size, seed=0).steps
+
+
+def rows_seen(step: int, recipe: Recipe, manifest: Manifest) -> int:
+    """Rows of all batches before a step, counted again in each epoch."""
+    rows = manifest.rows("train")
+    epochs, steps = divmod(step, -(-rows // recipe.batch_size))
+    return epochs * rows + min(steps * recipe.batch_size, rows)
 
 
 def evaluation_steps(recipe: Recipe, manifest: Manifest) -> set[int]:
@@ -105,28 +64,27 @@ def train(
     recipe: Recipe,
     *,
     worker: Worker,
-    history: History,
-    optimizer_state: dict[str, Tensor] | None,
-    step: int,
-    keep: Callable[[nn.Module], None],
-    save: Callable[[nn.Module, LazyAdam, History, int], None],
-    progress: Callable[[int], None],
+    start: State | None,
     evaluate_first: bool,
+    keep: Callable[[nn.Module, int], None],
+    save: Callable[[State], None],
+    checkpoint_due: Callable[[], bool],
+    progress: Callable[[int], None],
 ) -> History:
-    """Train a model in place.
+    """Train a model in place, on the device on which its weights are.
 
     Args:
-        model: In the state it had after ``step`` steps.
+        model: The model; takes over the weights of ``start``.
         manifest: Training and validation rows.
         recipe: What to do.
         worker: Which part of each batch is ours.
-        history: Evaluations up to ``step``.
-        optimizer_state: From the save at ``step``; None at the start.
-        step: Steps already done.
-        keep: Called with the model whenever it is the best seen.
-        save: Called after each evaluation, on every worker, with all that a resume needs.
-        progress: Called with the rows of each global batch.
+        start: The state to go on from; None at the beginning.
         evaluate_first: Whether the untrained state competes (fine-tuning: yes).
+        keep: Called with the model and the step whenever it is the best seen.
+        save: Called on every worker after each evaluation, and after a step for which any of them
+            asked for a checkpoint. The state is valid until it returns.
+        checkpoint_due: Asked before each step. When it says so does not change the result.
+        progress: Called with the rows of each global batch.
 
     Returns:
         The history, complete.
@@ -136,8 +94,6 @@ def train(
     """
     _set_dropout(model, recipe.dropout)
     optimizer = LazyAdam(model, recipe.learning_rate, recipe.l2)
-    if optimizer_state is not None:
-        optimizer.load_state(optimizer_state)
     order = TrainingOrder(
         manifest=manifest,
         batch_size=recipe.batch_size,
@@ -146,40 +102,61 @@ def train(
         world_size=worker.world_size,
     )
     evaluations = evaluation_steps(recipe, manifest)
+    step, history, losses = 0, History(), []
+    if start is not None:
+        model.load_state_dict(start.model, strict=True)
+        optimizer.load_state(start.optimizer)
+        if optimizer.steps != start.step:
+            raise RuntimeError(f"the optimizer is {optimizer.steps} steps on, the training {start.step}")
+        step, history = start.step, copy.deepcopy(start.history)
+        losses = list(start.losses.to(device_of(model)).unbind())
 
-    def evaluate(train_loss: float | None) -> None:
+    def state() -> State:
+        seen = torch.stack(losses).cpu() if losses else torch.empty(0, dtype=torch.float64)
+        return State(step, copy.deepcopy(history), seen, model.state_dict(), optimizer.state())
+
+    def evaluate() -> None:
+        train_loss = _mean_loss(losses, step, recipe) if losses else None
+        losses.clear()
         quality = _validate(model, manifest, worker)
-        rows = min(step % order.steps * recipe.batch_size, manifest.rows("train"))
-        rows += step // order.steps * manifest.rows("train")
-        point = Point(step, rows, train_loss, quality.auc, quality.log_loss)
-        if history.add(point, recipe.patience):
-            keep(model)
-        save(model, optimizer, history, step)
+        rows = rows_seen(step, recipe, manifest)
+        if history.add(Point(step, rows, train_loss, quality.auc, quality.log_loss), recipe.patience):
+            keep(model, step)
+        save(state())
 
     if step == 0 and evaluate_first and not history.curve:
-        evaluate(None)
-    losses: list[Tensor] = []
+        evaluate()
     for batch in _batches_from(step, order, recipe.epochs):
         if history.stopped_early:
             break
-        global_rows = min(recipe.batch_size, manifest.rows("train") - step % order.steps * recipe.batch_size)
+        global_rows = rows_seen(step + 1, recipe, manifest) - rows_seen(step, recipe, manifest)
         torch.manual_seed(_step_seed(recipe.seed, step, worker.rank))
-        losses.append(train_step(model, optimizer, batch, global_rows, worker.world_size))
+        taken = train_step(
+            model,
+            optimizer,
+            batch,
+            global_rows,
+            worker.world_size,
+            clip_norm=recipe.clip_norm,
+            checkpoint=checkpoint_due(),
+        )
+        losses.append(taken.loss)
         step += 1
         progress(global_rows)
         if step in evaluations:
-            train_loss = float(torch.stack(losses).mean())
-            losses.clear()
-            if not np.isfinite(train_loss):
-                raise DataError(
-                    f"the training loss became {train_loss} before step {step}; lower the learning rate "
-                    f"({recipe.learning_rate})"
-                )
-            evaluate(train_loss)
+            evaluate()
+        elif taken.checkpoint:
+            _mean_loss(losses, step, recipe)
+            save(state())
     if not history.stopped_early and step != total_steps(recipe, manifest):
         raise RuntimeError(f"training ended after {step} of {total_steps(recipe, manifest)} steps")
     history.finished = True
     return history
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
 
 
 def _batches_from(step: int, order: TrainingOrder, epochs: int) -> Iterator[Batch]:
@@ -188,46 +165,59 @@ def _batches_from(step: int, order: TrainingOrder, epochs: int) -> Iterator[Batc
 
 
 def train_step(
-    model: nn.Module, optimizer: LazyAdam, batch: Batch, global_rows: int, world_size: int = 1
-) -> Tensor:
+    model: nn.Module,
+    optimizer: LazyAdam,
+    batch: Batch,
+    global_rows: int,
+    world_size: int = 1,
+    *,
+    clip_norm: float | None = None,
+    checkpoint: bool = False,
+) -> Step:
     """One update of the weights.
 
     Args:
         model: Called with ids and numbers.
         optimizer: Of its weights.
-        batch: This worker's rows.
+        batch: This worker's rows; none, where the others have the rest of the split.
         global_rows: Rows of all workers.
         world_size: Number of workers.
+        clip_norm: Largest norm of the gradient, without the part of L2; None does not limit it.
+        checkpoint: Whether this worker asks for a checkpoint after the step.
 
     Returns:
-        This worker's share of the mean loss, times the number of workers.
+        The mean loss of the global batch, and whether any worker asked for a checkpoint.
     """
     model.train()
     optimizer.zero_grad()
+    batch = batch.to(device_of(model))
     logits = model(batch.ids.long(), batch.numeric)
     total = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
-    (total / global_rows).backward()
-    if world_size > 1:
-        _sum_gradients(model)
+    loss = total / global_rows
+    loss.backward()
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = sum_rows(parameter.grad)
+    taken = sum_over_workers(model, loss.detach().double(), world_size, checkpoint=checkpoint)
+    if clip_norm is not None:
+        clip(model.parameters(), clip_norm)
     optimizer.step()
-    return total.detach() * (world_size / global_rows)
+    return taken
 
 
-def _sum_gradients(model: nn.Module) -> None:
-    """Add up the workers' gradients: all dense ones in one message, each sparse one in one.
+def _mean_loss(losses: list[Tensor], step: int, recipe: Recipe) -> float:
+    """Mean loss of some steps.
 
-    Not by ``DistributedDataParallel``, which takes gradients for sparse of ``nn.Embedding`` only.
+    Raises:
+        DataError: it is NaN or infinite.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    dense = [gradient for gradient in gradients if not gradient.is_sparse]
-    joined = torch.cat([gradient.flatten() for gradient in dense])
-    dist.all_reduce(joined)
-    parts = joined.split([gradient.numel() for gradient in dense])
-    for gradient, part in zip(dense, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-    for gradient in gradients:
-        if gradient.is_sparse:
-            dist.all_reduce(gradient)
+    mean = float(torch.stack(losses).mean())
+    if not np.isfinite(mean):
+        raise DataError(
+            f"the training loss became {mean} before step {step}; lower the learning rate "
+            f"({recipe.learning_rate})"
+        )
+    return mean
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

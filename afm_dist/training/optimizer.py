@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Adam, Optimizer, SparseAdam
+
+from afm_dist.training.gradients import sum_rows
 
 
 def sparse_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -68,15 +69,12 @@ class LazyAdam:
         with torch.sparse.check_sparse_tensor_invariants(False):
             for parameter in self._sparse.values():
                 if parameter.grad is not None and parameter.grad.is_sparse:
-                    parameter.grad = self._with_l2(parameter, parameter.grad)
+                    parameter.grad = sum_rows(parameter.grad)
+                    if self._l2 != 0:
+                        rows, values = parameter.grad.indices()[0], parameter.grad.values()
+                        values.add_(parameter[rows], alpha=2 * self._l2)
             for optimizer, _ in self._parts:
                 optimizer.step()
-
-    def _with_l2(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        rows, values = _sum_per_row(gradient)
-        if self._l2 != 0:
-            values = values.add(parameter[rows], alpha=2 * self._l2)
-        return torch.sparse_coo_tensor(rows[None], values, gradient.shape, is_coalesced=True)
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's state as named tensors: ``<parameter>/<quantity>``."""
@@ -92,32 +90,28 @@ class LazyAdam:
         Raises:
             KeyError: a tensor of no parameter of this model.
         """
-        state: dict[str, dict[str, Tensor | int]] = {}
+        state: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, quantity = key.rpartition("/")
             state.setdefault(name, {})[quantity] = value
         for parameter, name, optimizer in self._parameters():
-            values = state.pop(name, {})
+            values: dict[str, Any] = {
+                quantity: value.to(parameter.device) for quantity, value in state.pop(name, {}).items()
+            }
             if values and isinstance(optimizer, SparseAdam):
                 values["step"] = int(values["step"])
             optimizer.state[parameter] = values
         if state:
             raise KeyError(f"optimizer state of unknown parameters: {', '.join(state)}")
 
+    @property
+    def steps(self) -> int:
+        """How many updates the parameters have had."""
+        states = [optimizer.state[parameter] for parameter, _, optimizer in self._parameters()]
+        return max((int(state["step"]) for state in states if state), default=0)
+
     def _parameters(self) -> Iterator[tuple[Tensor, str, Optimizer]]:
         for optimizer, names in self._parts:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for parameter, name in zip(parameters, names, strict=True):
                 yield parameter, name, optimizer
-
-
-def _sum_per_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and values of ``gradient.coalesce()``, 3 times faster: occurrences are added on all threads.
-
-    Those of a row are added in the order of the batch, whatever the threads.
-    """
-    if gradient.is_coalesced():
-        return gradient.indices()[0], gradient.values()
-    occurrences, order = gradient._indices()[0].sort(stable=True)
-    rows, counts = occurrences.unique_consecutive(return_counts=True)
-    return rows, functional.embedding_bag(order, gradient._values(), counts.cumsum(0) - counts, mode="sum")

@@ -9,6 +9,8 @@ from typing import Any
 
 from afm_dist.errors import OptionError
 
+CHECKPOINT_MINUTES = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -20,6 +22,8 @@ class Recipe:
         learning_rate: Of Adam (dense weights) and lazy Adam (tables).
         l2: r of the paper's eq. 13, mean loss + r·Σ‖W‖² over weights (not biases). Of a table
             only the rows that occur in a batch are decayed, once per step.
+        clip_norm: Largest Euclidean norm of the gradient of the loss (L2 apart, as PyTorch clips before
+            weight decay), over all weights together; a longer one is scaled down. None: no limit.
         dropout: Probability in the MLP; None leaves the model's own.
         evaluations_per_epoch: How often the validation split is scored.
         patience: Stop after this many evaluations without a better validation AUC.
@@ -30,6 +34,7 @@ class Recipe:
     batch_size: int = 1000
     learning_rate: float = 1e-3
     l2: float = 1e-5
+    clip_norm: float | None = None
     dropout: float | None = None
     evaluations_per_epoch: int = 4
     patience: int = 4
@@ -43,6 +48,8 @@ class Recipe:
             raise OptionError(
                 f"learning rate {self.learning_rate} must be positive, l2 {self.l2} not negative, both finite"
             )
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise OptionError(f"clip norm {self.clip_norm}: must be positive and finite")
         if self.seed < 0:
             raise OptionError(f"seed {self.seed}: must not be negative")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -123,3 +130,13 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise OptionError(f"--preset {name}: unknown; choose from {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def check_checkpoint_minutes(minutes: float) -> None:
+    """Refuse a time that is none.
+
+    Raises:
+        OptionError: it is negative or not finite.
+    """
+    if not 0 <= minutes < math.inf:
+        raise OptionError(f"--checkpoint-minutes {minutes}: must be 0 or more, and finite")

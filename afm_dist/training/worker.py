@@ -1,31 +1,33 @@
 """What each Ray Train worker runs: one or several models, one after the other, same recipe.
 
 A start of Ray Train costs seconds, so models that share a recipe share a worker group. Each
-result is committed when it is finished; after a restart the group goes on with the first that
-is not, from the last registered checkpoint.
+result is committed when it is finished.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
+import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray.train
-import safetensors.torch
+import ray.train.torch
 import torch
-from torch import Tensor, nn
+from ray.train import CheckpointUploadMode
+from torch import nn
 
 from afm_dist import storage
-from afm_dist.checkpoint import from_pretrained, load_config, save_pretrained
+from afm_dist.checkpoint import from_pretrained, load_config
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import StageError
 from afm_dist.resources import TrainingResources
-from afm_dist.training.loop import History, Worker, total_steps, train
-from afm_dist.training.optimizer import LazyAdam
+from afm_dist.training.kept import KeptWeights
+from afm_dist.training.loop import Worker, rows_seen, total_steps, train
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.registration import RAY_TRAIN, Registered
+from afm_dist.training.state import State
 
 HISTORY = "history.json"
 PROGRESS = "progress.json"
@@ -48,7 +50,7 @@ class Candidate:
 
     @property
     def checkpoint(self) -> str:
-        """Checkpoint directory of the kept weights."""
+        """Checkpoint directory of the kept weights, when training is finished."""
         return storage.join(self.output, "checkpoint")
 
     @property
@@ -56,181 +58,151 @@ class Candidate:
         """Where the history is committed, when training is finished."""
         return storage.join(self.output, HISTORY)
 
+    @property
+    def finished(self) -> bool:
+        """Whether training is finished."""
+        return storage.exists(self.history)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
     """Everything a worker needs to know.
 
     Attributes:
-        candidates: Models in order.
+        candidates: Models to train, in order.
+        start: The checkpoint of the first of them to go on from; None: from its source.
         data: Dataset directory.
         recipe: The same for all.
         evaluate_first: Whether the state before the first step competes.
+        checkpoint_s: Seconds after which a checkpoint is taken, if there was no evaluation.
         resources: What each worker has.
-        folder: Where progress is written.
+        folder: Of the stage.
+        attempt: Name of this start of Ray Train.
+        rows_before: Rows that need not be trained on again, of all candidates, for the progress.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
+    start: Registered | None
     data: str
     recipe: Recipe
     evaluate_first: bool
+    checkpoint_s: float
     resources: TrainingResources
     folder: str
+    attempt: str
+    rows_before: int
 
 
 def run_worker(config: dict[str, Any]) -> None:
-    """Train every candidate that is not finished yet (called by Ray Train on each worker)."""
+    """Train every candidate (called by Ray Train on each worker)."""
     assignment: Assignment = config["assignment"]
     torch.set_num_threads(assignment.resources.cpus)
+    if not storage.exists(storage.join(assignment.folder, PROGRESS)):
+        raise StageError(
+            f"{assignment.folder}: not seen by the worker on {socket.gethostname()}; give --output a folder, "
+            "or a URI, that all nodes share"
+        )
     context = ray.train.get_context()
     worker = Worker(rank=context.get_world_rank(), world_size=context.get_world_size())
     manifest = Manifest.load(assignment.data)
-    resumed = _Resumed.read()
-    progress = _Progress(assignment, manifest, worker)
-    for index, candidate in enumerate(assignment.candidates):
-        if resumed is not None and index < resumed.candidate:
-            progress.skip()
-            continue
-        mine = resumed if resumed is not None and index == resumed.candidate else None
-        _train_candidate(assignment, index, candidate, manifest, worker, mine, progress)
+    steps = total_steps(assignment.recipe, manifest)
+    progress = _Progress(assignment, worker, rows_seen(steps, assignment.recipe, manifest))
+    start = assignment.start
+    for candidate in assignment.candidates:
+        state = None
+        if start is not None:
+            location = start.location(assignment.folder)
+            state = State.read(location, candidate=candidate.name, step=start.step)
+        _Training(assignment, candidate, manifest, worker, progress).run(state)
+        progress.finished()
+        start = None
 
 
-def _train_candidate(
-    assignment: Assignment,
-    index: int,
-    candidate: Candidate,
-    manifest: Manifest,
-    worker: Worker,
-    resumed: _Resumed | None,
-    progress: _Progress,
-) -> None:
-    config = load_config(candidate.source)
-    model = from_pretrained(candidate.source)
-    if resumed is not None:
-        model.load_state_dict(resumed.model, strict=True)
+class _Training:
+    """One candidate on one worker."""
 
-    def keep(best: nn.Module) -> None:
-        if worker.rank == 0:
-            save_pretrained(best, candidate.checkpoint, config)
+    def __init__(
+        self,
+        assignment: Assignment,
+        candidate: Candidate,
+        manifest: Manifest,
+        worker: Worker,
+        progress: _Progress,
+    ) -> None:
+        self._assignment = assignment
+        self._candidate = candidate
+        self._manifest = manifest
+        self._worker = worker
+        self._progress = progress
+        self._kept = KeptWeights(candidate.output, load_config(candidate.source))
+        self._saved = time.monotonic()
 
-    def save(state: nn.Module, optimizer: LazyAdam, history: History, step: int) -> None:
-        metrics = {"candidate": candidate.name, "step": step, **_last(history)}
-        if worker.rank != 0:
+    def run(self, start: State | None) -> None:
+        history = train(
+            from_pretrained(self._candidate.source).to(ray.train.torch.get_device()),
+            self._manifest,
+            self._assignment.recipe,
+            worker=self._worker,
+            start=start,
+            evaluate_first=self._assignment.evaluate_first,
+            keep=self._keep,
+            save=self._save,
+            checkpoint_due=self._checkpoint_due,
+            progress=self._progress.add,
+        )
+        if self._worker.rank == 0:
+            self._kept.commit(history.kept_step, self._candidate.checkpoint)
+            storage.write_json(self._candidate.history, history.to_json())
+
+    def _keep(self, model: nn.Module, step: int) -> None:
+        if self._worker.rank == 0:
+            registered = Registered.read(self._assignment.folder)
+            mine = registered is not None and registered.candidate == self._candidate.name
+            self._kept.add(model, step, registered if mine else None)
+
+    def _checkpoint_due(self) -> bool:
+        # The clock of one worker decides for all.
+        return self._worker.rank == 0 and time.monotonic() - self._saved >= self._assignment.checkpoint_s
+
+    def _save(self, state: State) -> None:
+        resources = self._assignment.resources
+        metrics = {
+            "candidate": self._candidate.name,
+            "step": state.step,
+            "kept_step": state.history.kept_step,
+            "threads": resources.cpus,
+            "device": resources.device,
+        }
+        if self._worker.rank == 0:
+            attempt, name = self._assignment.attempt, f"checkpoint-{self._candidate.name}-{state.step:08d}"
+            folder = storage.join(self._assignment.folder, RAY_TRAIN, attempt, name)
+            state.write(folder, candidate=self._candidate.name)
+            place = ray.train.get_context().get_storage()
+            checkpoint = ray.train.Checkpoint(f"{place.experiment_fs_path}/{name}", place.storage_filesystem)
+            # It lies where Ray Train would have copied it, so there is nothing left to upload.
+            ray.train.report(metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+        else:
             ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
-            _Resumed(index, step, history, state.state_dict(), optimizer.state()).write(folder)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    progress.begin(0 if resumed is None else resumed.step)
-    history = train(
-        model,
-        manifest,
-        assignment.recipe,
-        worker=worker,
-        history=History() if resumed is None else resumed.history,
-        optimizer_state=None if resumed is None else resumed.optimizer,
-        step=0 if resumed is None else resumed.step,
-        keep=keep,
-        save=save,
-        progress=progress.add,
-        evaluate_first=assignment.evaluate_first,
-    )
-    progress.end()
-    if worker.rank == 0:
-        storage.write_json(candidate.history, history.to_json())
-
-
-def _last(history: History) -> dict[str, float]:
-    point = history.curve[-1]
-    return {"validation_auc": point.validation_auc, "validation_log_loss": point.validation_log_loss}
-
-
-@dataclass
-class _Resumed:
-    """The state of a candidate after some step: what a Ray Train checkpoint holds."""
-
-    candidate: int
-    step: int
-    history: History
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-
-    @classmethod
-    def read(cls) -> _Resumed | None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as folder:
-            state = json.loads(Path(folder, "state.json").read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load(Path(folder, "state.safetensors").read_bytes())
-        part: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            part[kind][name] = value
-        history = History.from_json(state["history"])
-        if history.curve[-1].step != state["step"]:
-            raise RuntimeError(f"checkpoint of step {state['step']} holds a history up to another step")
-        return cls(state["candidate"], state["step"], history, part["model"], part["optimizer"])
-
-    def write(self, folder: str) -> None:
-        tensors = {f"model/{name}": value for name, value in self.model.items()}
-        tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.items()}
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        safetensors.torch.save_file(tensors, Path(folder, "state.safetensors"))
-        state = {"candidate": self.candidate, "step": self.step, "history": self.history.to_json()}
-        Path(folder, "state.json").write_text(json.dumps(state), encoding="utf-8")
+        self._saved = time.monotonic()
 
 
 class _Progress:
     """Rank 0 writes the rows done to a small file that the driver reads now and then."""
 
-    def __init__(self, assignment: Assignment, manifest: Manifest, worker: Worker) -> None:
+    def __init__(self, assignment: Assignment, worker: Worker, rows_of_candidate: int) -> None:
         self._location = storage.join(assignment.folder, PROGRESS)
         self._writes = worker.rank == 0
-        steps = total_steps(assignment.recipe, manifest)
-        self._rows_per_step = assignment.recipe.batch_size
-        self._rows_per_candidate = assignment.recipe.epochs * manifest.rows("train")
-        self._steps = steps
-        self._finished = 0
-        self._rows = 0
-        self._written = 0.0
-
-    def skip(self) -> None:
-        self._finished += 1
-
-    def begin(self, step: int) -> None:
-        self._rows = step * self._rows_per_step
+        self._rows_of_candidate = rows_of_candidate
+        self._rows = assignment.rows_before
+        self._written = float("-inf")
 
     def add(self, rows: int) -> None:
         self._rows += rows
         now = time.monotonic()
         if self._writes and now - self._written >= PROGRESS_INTERVAL_S:
             self._written = now
-            self._write()
+            storage.write_json(self._location, {"rows": self._rows})
 
-    def end(self) -> None:
-        self._finished += 1
-        self._rows = 0
-
-    def _write(self) -> None:
-        rows = self._finished * self._rows_per_candidate + self._rows
-        storage.write_json(self._location, {"rows": rows})
-
-
-def summary(history: History) -> dict[str, Any]:
-    """Why the kept weights were kept, in words."""
-    best, first, last = history.best, history.curve[0], history.curve[-1]
-    if history.kept_step == 0:
-        others = [point.validation_auc for point in history.curve[1:]]
-        reason = (
-            f"no evaluation beat the validation AUC {best.validation_auc:.5f} from before "
-            f"fine-tuning (the best after it was {max(others):.5f})"
-            if others
-            else "nothing was trained"
-        )
-        return {"kept": "before fine-tuning", "reason": reason}
-    reason = f"validation AUC {first.validation_auc:.5f} -> {best.validation_auc:.5f}, the best seen"
-    if last.step != best.step:
-        reason += f" (it fell to {last.validation_auc:.5f} by step {last.step})"
-    return {"kept": f"step {history.kept_step}", "reason": reason}
+    def finished(self) -> None:
+        """Count the rows that a candidate, stopped early, did not need."""
+        self._rows = -(-self._rows // self._rows_of_candidate) * self._rows_of_candidate

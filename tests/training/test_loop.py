@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +14,11 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import build_model
-from afm_dist.training.loop import History, Point, Worker, evaluation_steps, total_steps, train, train_step
+from afm_dist.training.history import History, Point
+from afm_dist.training.loop import Worker, evaluation_steps, total_steps, train, train_step
 from afm_dist.training.optimizer import LazyAdam
 from afm_dist.training.recipe import PRESETS, Recipe, preset
+from afm_dist.training.state import State
 from tests.small_dataset import FIELDS, write_dataset
 
 RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=0.02, evaluations_per_epoch=4, patience=100)
@@ -39,67 +40,82 @@ def copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass
-class Saved:
-    """What a worker writes so that a training can go on, through the bytes of its files."""
-
-    step: int
-    history: dict[str, Any]
-    model: bytes
-    optimizer: bytes
-
-
-@dataclass
 class Watched:
     """A training and all it called."""
 
     model: nn.Module
+    folder: Path
     history: History = field(default_factory=History)
-    kept: list[dict[str, Tensor]] = field(default_factory=list)
-    saved: list[Saved] = field(default_factory=list)
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    saved: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def save(self, model: nn.Module, optimizer: LazyAdam, history: History, step: int) -> None:
-        self.saved.append(
-            Saved(
-                step,
-                history.to_json(),
-                safetensors.torch.save(copy(model.state_dict())),
-                safetensors.torch.save(copy(optimizer.state())),
-            )
-        )
+    def save(self, state: State) -> None:
+        """Through the bytes of its files, as a worker does."""
+        self.saved.append(state.step)
+        state.write(str(self.at(state.step)), candidate="deepfm")
+
+    def state(self, step: int) -> State:
+        return State.read(str(self.at(step)), candidate="deepfm", step=step)
+
+    def at(self, step: int) -> Path:
+        return self.folder / str(step)
 
 
-def run(
-    log: Manifest,
-    recipe: Recipe = RECIPE,
-    *,
-    model: nn.Module | None = None,
-    resumed: Saved | None = None,
-    evaluate_first: bool = False,
-    act: Callable[[int], None] = lambda step: None,
-) -> Watched:
-    watched = Watched(model or deepfm())
-    if resumed is not None:
-        watched.model.load_state_dict(safetensors.torch.load(resumed.model))
-    watched.history = train(
-        watched.model,
-        log,
-        recipe,
-        worker=Worker(),
-        history=History.from_json(resumed.history) if resumed else History(),
-        optimizer_state=safetensors.torch.load(resumed.optimizer) if resumed else None,
-        step=resumed.step if resumed else 0,
-        keep=lambda best: watched.kept.append(copy(best.state_dict())),
-        save=watched.save,
-        progress=lambda rows: (watched.rows.append(rows), act(len(watched.rows)))[0],
-        evaluate_first=evaluate_first,
-    )
-    return watched
+Run = Callable[..., Watched]
+
+
+class PowerCutError(Exception):
+    pass
 
 
 @pytest.fixture(scope="module")
-def trained(log: Manifest) -> Watched:
-    return run(log)
+def run(log: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train, and watch it; ``cut_after`` steps it ends in an error."""
+
+    def run(
+        recipe: Recipe = RECIPE,
+        *,
+        model: nn.Module | None = None,
+        start: State | None = None,
+        evaluate_first: bool = False,
+        checkpoint_due: Callable[[], bool] = lambda: False,
+        cut_after: int | None = None,
+    ) -> Watched:
+        watched = Watched(model or deepfm(), tmp_path_factory.mktemp("states"))
+
+        def progress(rows: int) -> None:
+            watched.rows.append(rows)
+            if len(watched.rows) == cut_after:
+                raise PowerCutError
+
+        def go() -> None:
+            watched.history = train(
+                watched.model,
+                log,
+                recipe,
+                worker=Worker(),
+                start=start,
+                evaluate_first=evaluate_first,
+                keep=lambda best, step: watched.kept.update({step: copy(best.state_dict())}),
+                save=watched.save,
+                checkpoint_due=checkpoint_due,
+                progress=progress,
+            )
+
+        if cut_after is None:
+            go()
+        else:
+            with pytest.raises(PowerCutError):
+                go()
+        return watched
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run) -> Watched:
+    return run()
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -140,71 +156,81 @@ def test_evaluations_are_even_and_end_each_epoch(trained: Watched, log: Manifest
     assert evaluation_steps(RECIPE.using(evaluations_per_epoch=1000), log) == set(range(1, 33))
 
 
-def test_the_same_training_twice_ends_with_the_same_bits(trained: Watched, log: Manifest) -> None:
-    assert same(run(log).model.state_dict(), trained.model.state_dict())
+def test_the_same_training_twice_ends_with_the_same_bits(trained: Watched, run: Run) -> None:
+    assert same(run().model.state_dict(), trained.model.state_dict())
 
 
-def test_another_seed_ends_elsewhere(trained: Watched, log: Manifest) -> None:
-    assert not same(run(log, RECIPE.using(seed=1)).model.state_dict(), trained.model.state_dict())
+def test_another_seed_ends_elsewhere(trained: Watched, run: Run) -> None:
+    assert not same(run(RECIPE.using(seed=1)).model.state_dict(), trained.model.state_dict())
 
 
-@pytest.mark.parametrize("evaluation", [0, 2, 3, 6])
+@pytest.mark.parametrize("saved", [4, 12, 16, 28])
 def test_a_training_interrupted_anywhere_ends_with_the_bits_of_one_that_was_not(
-    trained: Watched, log: Manifest, evaluation: int
+    trained: Watched, run: Run, saved: int
 ) -> None:
-    class PowerCutError(Exception):
-        pass
+    interrupted = run(cut_after=saved + 2)
+    assert interrupted.saved[-1] == saved
 
-    def cut(step: int) -> None:
-        if step == 4 * evaluation + 6:
-            raise PowerCutError
-
-    interrupted = Watched(deepfm())
-    with pytest.raises(PowerCutError):
-        train(
-            interrupted.model,
-            log,
-            RECIPE,
-            worker=Worker(),
-            history=History(),
-            optimizer_state=None,
-            step=0,
-            keep=lambda best: None,
-            save=interrupted.save,
-            progress=lambda rows: (interrupted.rows.append(rows), cut(len(interrupted.rows)))[0],
-            evaluate_first=False,
-        )
-    assert interrupted.saved[-1].step == 4 * evaluation + 4
-
-    resumed = run(log, model=deepfm(seed=9), resumed=interrupted.saved[-1])
+    resumed = run(model=deepfm(seed=9), start=interrupted.state(saved))
 
     assert same(resumed.model.state_dict(), trained.model.state_dict())
     assert resumed.history == trained.history
-    assert len(resumed.rows) == total_steps(RECIPE, log) - interrupted.saved[-1].step
+    assert len(resumed.rows) == len(trained.rows) - saved
 
 
-def test_resuming_at_the_end_only_says_that_it_is_finished(trained: Watched, log: Manifest) -> None:
-    resumed = run(log, resumed=trained.saved[-1])
+@pytest.mark.parametrize("saved", [1, 7, 17])
+def test_so_does_one_that_goes_on_from_between_two_evaluations(
+    trained: Watched, run: Run, saved: int
+) -> None:
+    interrupted = run(cut_after=saved + 1, checkpoint_due=lambda: True)
+
+    resumed = run(model=deepfm(seed=9), start=interrupted.state(saved))
+
+    assert same(resumed.model.state_dict(), trained.model.state_dict())
+    assert resumed.history == trained.history
+    assert resumed.kept.keys() == {step for step in trained.kept if step > saved}
+
+
+def test_when_checkpoints_are_taken_changes_nothing(trained: Watched, run: Run) -> None:
+    answers = iter([True, False, True, True] + 28 * [False])
+
+    often = run(checkpoint_due=lambda: next(answers))
+
+    assert often.saved == [1, 3, *trained.saved]
+    assert same(often.model.state_dict(), trained.model.state_dict())
+    assert often.history == trained.history
+    assert (often.at(32) / "state.json").read_bytes() == (trained.at(32) / "state.json").read_bytes()
+
+
+def test_resuming_at_the_end_only_says_that_it_is_finished(trained: Watched, run: Run) -> None:
+    resumed = run(start=trained.state(32))
 
     assert resumed.rows == []
     assert resumed.history.finished
     assert same(resumed.model.state_dict(), trained.model.state_dict())
 
 
+def test_an_optimizer_of_another_step_is_refused(trained: Watched, run: Run) -> None:
+    mixed = replace(trained.state(8), optimizer=trained.state(4).optimizer)
+
+    with pytest.raises(RuntimeError, match="the optimizer is 4 steps on, the training 8"):
+        run(start=mixed)
+
+
 def test_what_is_kept_is_the_best_that_was_seen(trained: Watched, log: Manifest) -> None:
     best = deepfm()
-    best.load_state_dict(trained.kept[-1])
+    best.load_state_dict(trained.kept[trained.history.kept_step])
 
     assert quality(best, log).auc == max(point.validation_auc for point in trained.history.curve)
     assert trained.history.best.validation_auc == quality(best, log).auc
 
 
-def test_fine_tuning_that_hurts_keeps_the_state_before_it(trained: Watched, log: Manifest) -> None:
+def test_fine_tuning_that_hurts_keeps_the_state_before_it(trained: Watched, run: Run) -> None:
     model = deepfm()
-    model.load_state_dict(trained.kept[-1])
+    model.load_state_dict(trained.kept[trained.history.kept_step])
     before = copy(model.state_dict())
 
-    tuned = run(log, RUINOUS, model=model, evaluate_first=True)
+    tuned = run(RUINOUS, model=model, evaluate_first=True)
 
     assert tuned.history.kept_step == 0
     assert tuned.history.curve[0].step == 0
@@ -214,19 +240,17 @@ def test_fine_tuning_that_hurts_keeps_the_state_before_it(trained: Watched, log:
     assert all(p.validation_auc < tuned.history.best.validation_auc for p in tuned.history.curve[1:])
 
 
-def test_the_state_before_the_first_step_competes_only_when_fine_tuning(log: Manifest) -> None:
-    assert run(log, RECIPE.using(epochs=1)).history.curve[0].step > 0
-    assert run(log, RECIPE.using(epochs=1), evaluate_first=True).history.curve[0].step == 0
+def test_the_state_before_the_first_step_competes_only_when_fine_tuning(run: Run) -> None:
+    assert run(RECIPE.using(epochs=1)).history.curve[0].step > 0
+    assert run(RECIPE.using(epochs=1), evaluate_first=True).history.curve[0].step == 0
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_patience_ends_a_training_that_does_not_improve(
-    trained: Watched, log: Manifest, patience: int
-) -> None:
+def test_patience_ends_a_training_that_does_not_improve(trained: Watched, patience: int, run: Run) -> None:
     model = deepfm()
-    model.load_state_dict(trained.kept[-1])
+    model.load_state_dict(trained.kept[trained.history.kept_step])
 
-    tuned = run(log, RUINOUS.using(patience=patience), model=model, evaluate_first=True)
+    tuned = run(RUINOUS.using(patience=patience), model=model, evaluate_first=True)
 
     assert tuned.history.stopped_early
     assert tuned.history.finished
@@ -248,26 +272,26 @@ def test_patience_counts_from_the_best() -> None:
 
 @pytest.mark.parametrize(("dropout", "expected"), [(None, 0.3), (0.0, 0.0), (0.6, 0.6)])
 def test_the_recipe_overrides_the_dropout_of_the_model(
-    log: Manifest, dropout: float | None, expected: float
+    dropout: float | None, expected: float, run: Run
 ) -> None:
-    watched = run(log, RECIPE.using(epochs=1, dropout=dropout))
+    watched = run(RECIPE.using(epochs=1, dropout=dropout))
 
     assert {m.p for m in watched.model.modules() if isinstance(m, nn.Dropout)} == {expected}
 
 
-def test_dropout_is_on_in_training_and_off_in_scoring(log: Manifest) -> None:
+def test_dropout_is_on_in_training_and_off_in_scoring(run: Run) -> None:
     modes: dict[str, set[bool]] = {"step": set(), "score": set()}
     model = deepfm()
     model.mlp[2].register_forward_hook(
         lambda module, *_: modes["step" if torch.is_grad_enabled() else "score"].add(module.training)
     )
 
-    run(log, RECIPE.using(epochs=1), model=model)
+    run(RECIPE.using(epochs=1), model=model)
 
     assert modes == {"step": {True}, "score": {False}}
 
 
-def test_a_loss_that_is_not_a_number_ends_the_training_with_what_to_change(log: Manifest) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_training_with_what_to_change(run: Run) -> None:
     model = deepfm()
     with torch.no_grad():
         model.mlp[0].weight[0, 0] = float("nan")
@@ -275,7 +299,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training_with_what_to_change(log: 
     with pytest.raises(
         DataError, match=r"training loss became nan before step 4; lower the learning rate \(0\.02\)"
     ):
-        run(log, model=model)
+        run(model=model)
 
 
 def test_a_step_descends_the_mean_loss_over_the_global_batch(log: Manifest) -> None:
@@ -288,7 +312,7 @@ def test_a_step_descends_the_mean_loss_over_the_global_batch(log: Manifest) -> N
 
     returned = train_step(model, LazyAdam(model, 0.01, 0.0), batch, global_rows=100)
 
-    assert float(returned) == pytest.approx(loss.item() / 2, rel=1e-6)
+    assert float(returned.loss) == pytest.approx(loss.item() / 2, rel=1e-6)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad.to_dense(), gradient.to_dense() / 2, rtol=1e-5, atol=1e-8)
 

@@ -1,6 +1,10 @@
+"""Two and three processes under gloo, with the collectives that NCCL has too."""
+
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +12,21 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from torch import nn
+from torch import Tensor, nn
 
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import TrainingOrder
 from afm_dist.models import build_model
-from afm_dist.training.loop import History, Worker, train, train_step
+from afm_dist.training.gradients import sum_over_workers, sum_rows
+from afm_dist.training.loop import Worker, train, train_step
 from afm_dist.training.optimizer import LazyAdam
 from afm_dist.training.recipe import Recipe
 from tests.small_dataset import write_dataset
 
 # 1000 rows in batches of 333: the last one has a single row, so the second of two workers has none.
-RECIPE = Recipe(epochs=2, batch_size=333, learning_rate=1e-2, l2=1e-3, patience=100)
+RECIPE = Recipe(epochs=2, batch_size=333, learning_rate=1e-2, l2=1e-3, evaluations_per_epoch=1)
+WORKERS = 3
 
 
 def _ignore(*arguments: Any) -> None:
@@ -32,30 +38,100 @@ def _model(manifest: Manifest) -> nn.Module:
     return build_model("deepfm", manifest.fields, {"embedding_dim": 4, "hidden": (8, 8), "dropout": 0.0})
 
 
-def _run(rank: int, world_size: int, port: int, data: str, output: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    manifest = Manifest.load(data)
+def _train(worker: Worker, manifest: Manifest) -> dict[str, Any]:
+    """The trained weights; when it was saved, of which each worker asked for one."""
     model = _model(manifest)
-    train(
+    saved: list[int] = []
+    steps = iter(range(100))
+    history = train(
         model,
         manifest,
         RECIPE,
-        worker=Worker(rank, world_size),
-        history=History(),
-        optimizer_state=None,
-        step=0,
-        keep=_ignore,
-        save=_ignore,
-        progress=_ignore,
+        worker=worker,
+        start=None,
         evaluate_first=False,
+        keep=_ignore,
+        save=lambda state: saved.append(state.step),
+        checkpoint_due=lambda: next(steps) == 4 + worker.rank,
+        progress=_ignore,
     )
-    torch.save(model.state_dict(), Path(output, f"{rank}.pt"))
+    losses = [point.train_loss for point in history.curve]
+    return {"weights": model.state_dict(), "saved": saved, "losses": losses}
+
+
+class _Tables(nn.Module):
+    """Two tables and a dense weight, with gradients that differ by rank; the last rank has no rows."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(rank)
+        rows = 0 if rank == WORKERS - 1 else 40 + rank
+        for name, width in (("wide", 5), ("narrow", 1)):
+            ids = torch.randint(0, 30, (1, rows), generator=generator)
+            parameter = nn.Parameter(torch.zeros(30, width))
+            values = torch.randn(rows, width, generator=generator)
+            parameter.grad = torch.sparse_coo_tensor(ids, values, (30, width), check_invariants=False)
+            self.register_parameter(name, parameter)
+        self.dense = nn.Parameter(torch.zeros(3, 2))
+        self.dense.grad = torch.randn(3, 2, generator=generator)
+
+
+def _sum(worker: Worker) -> dict[str, Any]:
+    tables = _Tables(worker.rank)
+    theirs = [parameter.grad.clone() for parameter in tables.parameters()]
+    for gradient in theirs:
+        dist.all_reduce(gradient)
+    for parameter in (tables.wide, tables.narrow):
+        parameter.grad = sum_rows(parameter.grad)
+    with _noted_collectives() as shapes:
+        loss = torch.tensor(0.5 + worker.rank, dtype=torch.float64)
+        taken = sum_over_workers(tables, loss, worker.world_size, checkpoint=worker.rank == 1)
+    return {
+        "ours": [parameter.grad.to_dense() for parameter in tables.parameters()],
+        "theirs": [gradient.to_dense() for gradient in theirs],
+        "shapes": shapes,
+        "loss": taken.loss,
+        "checkpoint": taken.checkpoint,
+    }
+
+
+@contextmanager
+def _noted_collectives() -> Iterator[list[tuple[str, tuple[int, ...]]]]:
+    """Which collectives are called with what; NCCL takes dense tensors of one shape on all ranks."""
+    noted: list[tuple[str, tuple[int, ...]]] = []
+
+    def noting(name: str, call: Any, tensor_at: int) -> Any:
+        def noted_call(*arguments: Any) -> None:
+            tensor: Tensor = arguments[tensor_at]
+            assert tensor.layout == torch.strided
+            assert tensor.is_contiguous()
+            noted.append((name, tuple(tensor.shape)))
+            call(*arguments)
+
+        return noted_call
+
+    all_reduce, all_gather = dist.all_reduce, dist.all_gather
+    dist.all_reduce, dist.all_gather = (
+        noting("all_reduce", all_reduce, 0),
+        noting("all_gather", all_gather, 1),
+    )
+    try:
+        yield noted
+    finally:
+        dist.all_reduce, dist.all_gather = all_reduce, all_gather
+
+
+def _run(rank: int, port: int, data: str, output: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORKERS)
+    worker = Worker(rank, WORKERS)
+    result = {"sum": _sum(worker), "train": _train(worker, Manifest.load(data))}
+    torch.save(result, Path(output, f"{rank}.pt"))
     dist.destroy_process_group()
 
 
-def _trained_alone(manifest: Manifest, world_size: int) -> nn.Module:
-    """One process stepping over the batches of all workers put together."""
+def _trained_alone(manifest: Manifest, world_size: int) -> tuple[nn.Module, list[float]]:
+    """One process stepping over the batches of all workers put together; the loss of each step."""
     model = _model(manifest)
     optimizer = LazyAdam(model, RECIPE.learning_rate, RECIPE.l2)
     ranks = [
@@ -68,26 +144,62 @@ def _trained_alone(manifest: Manifest, world_size: int) -> nn.Module:
         )
         for rank in range(world_size)
     ]
+    losses = []
     for epoch in range(RECIPE.epochs):
         for parts in zip(*(rank.batches(epoch) for rank in ranks), strict=True):
             batch = Batch.concatenate(parts)
-            train_step(model, optimizer, batch, len(batch))
-    return model
+            losses.append(float(train_step(model, optimizer, batch, len(batch)).loss))
+    return model, losses
 
 
-@pytest.fixture
-def free_port() -> int:
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_dataset(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def results(log: Manifest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-        return port
+    output = tmp_path_factory.mktemp("results")
+    torch.multiprocessing.spawn(_run, (port, log.location, str(output)), nprocs=WORKERS)
+    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in range(WORKERS)]
 
 
-def test_two_workers_train_the_model_that_one_trains_on_their_batches(tmp_path: Path, free_port: int) -> None:
-    manifest = write_dataset(tmp_path / "data")
-    torch.multiprocessing.spawn(_run, (2, free_port, manifest.location, str(tmp_path)), nprocs=2)
-    alone = _trained_alone(manifest, 2).state_dict()
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    for name, expected in alone.items():
-        assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], expected, rtol=1e-4, atol=1e-5, msg=name)
+def test_workers_train_the_model_that_one_trains_on_their_batches(
+    results: list[dict[str, Any]], log: Manifest
+) -> None:
+    model, losses = _trained_alone(log, WORKERS)
+    first, *others = (result["train"] for result in results)
+    for name, expected in model.state_dict().items():
+        assert all(torch.equal(first["weights"][name], other["weights"][name]) for other in others), name
+        torch.testing.assert_close(first["weights"][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    assert first["losses"] == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4], rel=1e-6)
+    assert all(other["losses"] == first["losses"] for other in others)
+
+
+def test_a_checkpoint_is_taken_by_all_when_any_asks(results: list[dict[str, Any]]) -> None:
+    assert [result["train"]["saved"] for result in results] == [[4, 5, 6, 7, 8]] * WORKERS
+    assert [result["sum"]["checkpoint"] for result in results] == [True] * WORKERS
+
+
+def test_the_loss_of_a_step_is_that_of_all_workers(results: list[dict[str, Any]]) -> None:
+    assert [float(result["sum"]["loss"]) for result in results] == [0.5 + 1.5 + 2.5] * WORKERS
+
+
+def test_gradients_are_summed_alike_on_every_worker(results: list[dict[str, Any]]) -> None:
+    for first, *others in zip(*(result["sum"]["ours"] for result in results), strict=True):
+        assert all(torch.equal(first, other) for other in others)
+
+
+def test_the_sum_of_sparse_gradients_is_that_of_gloo(results: list[dict[str, Any]]) -> None:
+    for ours, theirs in zip(results[0]["sum"]["ours"], results[0]["sum"]["theirs"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_collectives_get_tensors_of_one_shape_on_all_workers(results: list[dict[str, Any]]) -> None:
+    shapes = [result["sum"]["shapes"] for result in results]
+    assert shapes[0] == shapes[1] == shapes[2]
+    # Lengths, all dense gradients, and rows and values of each table.
+    assert [name for name, _ in shapes[0]] == ["all_gather", "all_reduce"] + 4 * ["all_gather"]

@@ -1,0 +1,76 @@
+"""What a training saw: its evaluations, and which state is kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Point:
+    """One evaluation on the validation split; step 0 is before the first step."""
+
+    step: int
+    rows: int
+    train_loss: float | None
+    validation_auc: float
+    validation_log_loss: float
+
+
+@dataclass
+class History:
+    """What a training saw and which of its states is kept.
+
+    Attributes:
+        curve: Evaluations in order.
+        kept_step: Step of the best validation AUC: the weights that are kept.
+        stopped_early: Whether patience ran out.
+        finished: Whether training came to its end.
+    """
+
+    curve: list[Point] = field(default_factory=list)
+    kept_step: int = -1
+    stopped_early: bool = False
+    finished: bool = False
+
+    @property
+    def best(self) -> Point:
+        """The evaluation of the kept weights."""
+        return next(point for point in self.curve if point.step == self.kept_step)
+
+    def add(self, point: Point, patience: int) -> bool:
+        """Record an evaluation; returns whether it is the best so far."""
+        self.curve.append(point)
+        improved = self.kept_step < 0 or point.validation_auc > self.best.validation_auc
+        if improved:
+            self.kept_step = point.step
+        since_best = sum(other.step > self.kept_step for other in self.curve)
+        self.stopped_early = since_best >= patience
+        return improved
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> History:
+        """Back from plain values."""
+        return cls(**{**value, "curve": [Point(**point) for point in value["curve"]]})
+
+
+def summary(history: History) -> dict[str, Any]:
+    """Why the kept weights were kept, in words."""
+    best, first, last = history.best, history.curve[0], history.curve[-1]
+    if history.kept_step == 0:
+        others = [point.validation_auc for point in history.curve[1:]]
+        reason = (
+            f"no evaluation beat the validation AUC {best.validation_auc:.5f} from before "
+            f"fine-tuning (the best after it was {max(others):.5f})"
+            if others
+            else "nothing was trained"
+        )
+        return {"kept": "before fine-tuning", "reason": reason}
+    reason = f"validation AUC {first.validation_auc:.5f} -> {best.validation_auc:.5f}, the best seen"
+    if last.step != best.step:
+        reason += f" (it fell to {last.validation_auc:.5f} by step {last.step})"
+    return {"kept": f"step {history.kept_step}", "reason": reason}

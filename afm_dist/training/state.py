@@ -1,0 +1,95 @@
+"""The state of a training between two steps: what lies in its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import safetensors.torch
+from torch import Tensor
+
+from afm_dist import storage
+from afm_dist.errors import DataError
+from afm_dist.training.history import History
+
+FORMAT_VERSION = 1
+DESCRIPTION = "state.json"
+TENSORS = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a training needs to go on from a step.
+
+    The position in the data and the random numbers are not among it: both are functions of the step.
+
+    Attributes:
+        step: Steps done.
+        history: Evaluations up to the step.
+        losses: Mean loss of each step since the last evaluation, shape (steps,), float64.
+        model: The model's tensors.
+        optimizer: The optimizer's tensors.
+    """
+
+    step: int
+    history: History
+    losses: Tensor
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+    def write(self, folder: str, *, candidate: str) -> None:
+        """Write ``state.safetensors``, then ``state.json``.
+
+        Args:
+            folder: Where to.
+            candidate: Name of the model that is trained.
+        """
+        tensors = {f"model/{name}": value for name, value in self.model.items()}
+        tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.items()}
+        tensors["losses"] = self.losses
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        content = safetensors.torch.save(tensors)
+        storage.write_bytes(storage.join(folder, TENSORS), content)
+        description = {
+            "format_version": FORMAT_VERSION,
+            "candidate": candidate,
+            "step": self.step,
+            "history": self.history.to_json(),
+            "sha256": storage.sha256(content),
+        }
+        storage.write_json(storage.join(folder, DESCRIPTION), description)
+
+    @classmethod
+    def read(cls, folder: str, *, candidate: str, step: int) -> State:
+        """What ``write`` wrote, of the candidate and the step that are expected there.
+
+        Raises:
+            DataError: it is missing, damaged, or of another candidate or step.
+        """
+        again = "delete the folder of this stage to train anew"
+        description = storage.read_json(storage.join(folder, DESCRIPTION))
+        if description.get("format_version") != FORMAT_VERSION:
+            raise DataError(
+                f"{folder}: a training state of format version {description.get('format_version')!r}, this "
+                f"release reads {FORMAT_VERSION}; {again}"
+            )
+        found = description["candidate"], description["step"]
+        if found != (candidate, step):
+            raise DataError(
+                f"{folder}: the state of {found[0]} at step {found[1]} where that of {candidate} at step "
+                f"{step} was registered; {again}"
+            )
+        content = storage.read_bytes(storage.join(folder, TENSORS))
+        if storage.sha256(content) != description["sha256"]:
+            raise DataError(f"{folder}/{TENSORS}: truncated or altered; {again}")
+        tensors = safetensors.torch.load(content)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "losses": {}}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = value
+        return cls(
+            step=step,
+            history=History.from_json(description["history"]),
+            losses=parts["losses"][""],
+            model=parts["model"],
+            optimizer=parts["optimizer"],
+        )

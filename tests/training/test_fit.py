@@ -1,0 +1,142 @@
+"""What the driver decides between two starts of Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afm_dist.errors import OptionError, StageError
+from afm_dist.resources import ResourceOptions, TrainingResources
+from afm_dist.training import fit as fit_module
+from afm_dist.training.registration import RAY_TRAIN, Registered
+from afm_dist.training.worker import Candidate
+
+CPUS = ResourceOptions(use_gpu="never")
+
+
+def registered(**changes: Any) -> Registered:
+    values = {
+        "candidate": "model",
+        "step": 8,
+        "kept_step": 8,
+        "threads": 4,
+        "device": "cpu",
+        "attempt": "attempt-002",
+        "checkpoint": "checkpoint-model-00000008",
+    }
+    return Registered(**{**values, **changes})
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what each worker gets; an exception is raised once, then the next answer is given."""
+
+    def offer(*answers: TrainingResources | Exception) -> None:
+        queue = list(answers)
+
+        def training_resources(options: ResourceOptions, workers: int) -> TrainingResources:
+            answer = queue.pop(0) if len(queue) > 1 else queue[0]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(fit_module, "training_resources", training_resources)
+        monkeypatch.setattr(fit_module, "POLL_S", 0.0)
+
+    return offer
+
+
+class Events(list[tuple[str, dict[str, Any]]]):
+    def __call__(self, what: str, /, **details: Any) -> None:
+        self.append((what, details))
+
+
+def test_a_training_goes_on_with_the_threads_it_began_with(
+    cluster: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster(TrainingResources(workers=2, cpus=16))
+
+    resources = fit_module._resources(CPUS, 2, registered(), Events(), again=False)
+
+    assert resources == TrainingResources(workers=2, cpus=4)
+    said = capsys.readouterr()
+    assert "model: going on from step 8 with 4 threads per worker" in said.out
+    assert not said.err
+
+
+def test_with_fewer_cpus_it_goes_on_with_fewer_threads_and_says_so(
+    cluster: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster(TrainingResources(workers=2, cpus=1))
+
+    assert fit_module._resources(CPUS, 2, registered(), Events(), again=False).cpus == 1
+    assert (
+        "began with 4 threads per worker on cpu, and goes on with 1 on cpu: the last digits of the weights "
+        "may become others" in " ".join(capsys.readouterr().err.split())
+    )
+
+
+def test_a_first_start_that_does_not_fit_is_refused_at_once(cluster: Callable[..., None]) -> None:
+    cluster(OptionError("--workers 9: Ray has only 2 CPUs"))
+
+    with pytest.raises(OptionError, match="--workers 9"):
+        fit_module._resources(CPUS, 9, None, Events(), again=False)
+
+
+def test_a_restart_waits_for_nodes_and_says_so_once(
+    cluster: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, found = OptionError("--workers 2: Ray has only 1 CPUs"), TrainingResources(workers=2, cpus=4)
+    cluster(missing, missing, found)
+    events = Events()
+
+    assert fit_module._resources(CPUS, 2, registered(), events, again=True) == found
+    assert events == [("waiting for nodes", {"reason": "--workers 2: Ray has only 1 CPUs"})]
+    assert capsys.readouterr().err.count("waiting for nodes") == 1
+
+
+def test_a_restart_does_not_wait_for_ever(
+    cluster: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster(OptionError("--workers 2: Ray has only 1 CPUs"))
+    monkeypatch.setattr(fit_module, "WAIT_FOR_NODES_S", 0.0)
+
+    with pytest.raises(StageError, match=r"waited 0 s for nodes.*run the same command to go on"):
+        fit_module._resources(CPUS, 2, registered(), Events(), again=True)
+
+
+def candidate(folder: Path, name: str = "model") -> Candidate:
+    return Candidate(name=name, source="unused", output=str(folder / name))
+
+
+def test_a_registered_checkpoint_that_is_gone_is_an_error_and_no_new_beginning(tmp_path: Path) -> None:
+    registered().write(str(tmp_path))
+
+    with pytest.raises(StageError, match=r"checkpoint of model at step 8 was registered, but is gone"):
+        fit_module._last_checkpoint(str(tmp_path), candidate(tmp_path))
+
+
+def test_the_next_model_does_not_go_on_from_the_checkpoint_of_the_one_before(tmp_path: Path) -> None:
+    registered().write(str(tmp_path))
+
+    assert fit_module._last_checkpoint(str(tmp_path), candidate(tmp_path, "next")) is None
+
+
+def test_of_earlier_starts_only_the_registered_checkpoint_stays(tmp_path: Path) -> None:
+    root = tmp_path / RAY_TRAIN
+    for attempt in ("attempt-001", "attempt-002"):
+        for step in (4, 8, 12):
+            folder = root / attempt / f"checkpoint-model-{step:08d}"
+            folder.mkdir(parents=True)
+            (folder / "state.json").touch()
+
+    assert fit_module._clear(str(tmp_path), registered()) == "attempt-003"
+    assert [path.relative_to(root).as_posix() for path in root.glob("*/*")] == [
+        "attempt-002/checkpoint-model-00000008"
+    ]
+
+    assert fit_module._clear(str(tmp_path), None) == "attempt-003"
+    assert not list(root.iterdir())

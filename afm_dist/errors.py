@@ -31,5 +31,17 @@ class StageError(AfmError, RuntimeError):
     """A stage that could not finish (workers lost). Exit code 1."""
 
 
-class StorageError(AfmError, RuntimeError):
-    """A file or folder that could not be read or written, though it should exist. Exit code 1."""
+class StorageError(AfmError, OSError):
+    """A file or folder that could not be read or written, though it should be possible. Exit code 1.
+
+    Attributes:
+        errno: What the operating system calls it, or would; None for what may pass, such as a store that
+            is overloaded.
+    """
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[type[StorageError], tuple[str, int | None]]:
+        return type(self), (str(self), self.errno)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from afm_dist import console, storage
-from afm_dist.errors import StorageError
 
 # Between two writings of the log on an object store, where every writing sends the whole file.
 INTERVAL_S = 10.0
@@ -85,7 +84,7 @@ class EventLog:
                     self._content = storage.read_bytes(self._location) if there else b""
                 storage.write_bytes(self._location, self._content + lines)
                 self._content += lines
-        except (OSError, StorageError) as error:
+        except OSError as error:
             if not self._warned:
                 console.warn(f"{self._location}: cannot be written now ({error}); going on without")
             self._warned = True

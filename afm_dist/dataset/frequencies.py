@@ -18,7 +18,7 @@ from pyarrow import ArrowException
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import Field, Manifest
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, StorageError
 
 COLUMNS = {"id": (pa.int32(),), "token": (pa.string(), pa.large_string()), "count": (pa.int64(),)}
 BATCH_IDS = 1 << 17
@@ -117,6 +117,8 @@ def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
             _check_columns(parquet, location)
             frequencies = _read_counts(parquet, location)
             tokens = _read_top(parquet, top)
+    except StorageError:
+        raise
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(location, str(error)) from error
     rows = manifest.rows("train")

@@ -191,8 +191,8 @@ def _opened(path: Path, location: str) -> Iterator[BinaryIO]:
         with file:
             yield file
     except OSError as error:
-        # Of the disk; others are the writer's own.
-        if error.errno in DISK_ERRORS and error.filename is None:
+        # Of this disk; others are the writer's own.
+        if error.errno in DISK_ERRORS and not isinstance(error, StorageError) and error.filename is None:
             raise _refused(location, error) from error
         raise
 
@@ -208,7 +208,8 @@ def _writing(location: str) -> Iterator[None]:
 def _refused(location: str, error: OSError) -> StorageError:
     return StorageError(
         f"{location}: cannot be written ({error.strerror}); check the folder and the space left for it, then "
-        "run the same command to go on"
+        "run the same command to go on",
+        error.errno,
     )
 
 

@@ -9,6 +9,7 @@ do.
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import os
 import re
@@ -35,11 +36,13 @@ REGION, FALLBACK_REGION = "AWS_REGION", "AWS_DEFAULT_REGION"
 ENDPOINT, S3_ENDPOINT = "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"
 DEFAULT_REGION = "us-east-1"
 
-# What a failure means, by what the text of it holds; the first that fits.
+# What a failure means, by what the text of it holds: the first that fits, and an error number where
+# trying again is of no use.
 _CAUSES = (
     (
         r"NO_SUCH_BUCKET|NoSuchBucket|BUCKET_NOT_FOUND",
         f"no such bucket; check its name, or create it ({ENDPOINT} names the server where it is not AWS)",
+        errno.ENOENT,
     ),
     (
         r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|EXPIRED|TOKEN|AUTHENTICATION|HTTP status 40[13]\b"
@@ -47,19 +50,23 @@ _CAUSES = (
         "permission denied; check the credentials and what they allow, on every node of the cluster "
         "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, an instance's role; for gs:// "
         "GOOGLE_APPLICATION_CREDENTIALS)",
+        errno.EACCES,
     ),
     (
         r"HTTP status 301|PermanentRedirect|AuthorizationHeaderMalformed",
         f"the bucket lies in another region; set {REGION} to that",
+        errno.EINVAL,
     ),
     (
         r"NETWORK_CONNECTION|CURL error",
         f"the store cannot be reached or does not answer; check the network and {ENDPOINT}, then run the "
         "same command to go on",
+        None,
     ),
     (
         r"HTTP status 5\d\d|SLOW_DOWN|INTERNAL|UNAVAILABLE|THROTTLING",
         "the store failed again and again; run the same command to go on",
+        None,
     ),
 )
 REASON_CHARACTERS = 300
@@ -75,18 +82,22 @@ def reaching(location: str) -> Iterator[None]:
     """
     try:
         yield
+    except StorageError:
+        raise
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError(f"{location}: no such file; check the path") from error
     except (OSError, ArrowException) as error:
-        raise StorageError(f"{location}: {_explained(error)}") from error
+        raise _explained(location, error) from error
 
 
-def _explained(error: Exception) -> str:
+def _explained(location: str, error: Exception) -> StorageError:
     if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    text = " ".join(str(error).split())
-    cause = next((cause for pattern, cause in _CAUSES if re.search(pattern, text)), None)
-    return f"{cause} ({text[:REASON_CHARACTERS]})" if cause else text[:REASON_CHARACTERS]
+        return StorageError(f"{location}: {os.strerror(error.errno)}", error.errno)
+    reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+    for pattern, cause, number in _CAUSES:
+        if re.search(pattern, str(error)):
+            return StorageError(f"{location}: {cause} ({reason})", number)
+    return StorageError(f"{location}: {reason}")
 
 
 def connect(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -252,7 +263,8 @@ class Upload(io.RawIOBase):
             with reaching(self._location):
                 yield
         except DataError as error:
-            raise StorageError(f"{self._location}: cannot be written; check bucket and path") from error
+            text = f"{self._location}: cannot be written; check bucket and path"
+            raise StorageError(text, errno.ENOENT) from error
 
     def writable(self) -> bool:
         """Yes."""

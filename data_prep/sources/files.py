@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from afm_dist import storage
-from afm_dist.errors import DataError, OptionError
+from afm_dist.errors import DataError, OptionError, StorageError
 
 CHUNK_BYTES = 1 << 20
 READ_BYTES = 1 << 18
@@ -245,7 +245,7 @@ def _decompressed(path: str, compression: Compression, size: int) -> Iterator[by
     except (gzip.BadGzipFile, zlib.error) as error:
         raise stopped(f"damaged ({error})") from error
     except OSError as error:
-        if compression != "zstd":
+        if compression != "zstd" or isinstance(error, StorageError):
             raise
         raise stopped("truncated" if "runcated" in str(error) else f"damaged ({error})") from error
 

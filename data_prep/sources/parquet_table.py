@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afm_dist import storage
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, StorageError
 from data_prep.sources.source import RawField, RawRows, check_field_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import rows_of
@@ -86,6 +86,8 @@ class ParquetTable:
                 pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False) as file,
             ):
                 yield file
+        except StorageError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             message = str(error).splitlines()[0]
             raise DataError(f"{self.path}: cannot be read as Parquet ({message}); fetch it again") from error

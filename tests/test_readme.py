@@ -13,7 +13,6 @@ from afm_dist.models import ARCHITECTURES
 from data_prep import presets
 from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
-from tests.jobs.conftest import write_clicks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,22 +29,6 @@ def test_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
         assert f"make {target}" in ci
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_commands_for_your_own_data_run_in_order(tmp_path: Path) -> None:
-    write_clicks(tmp_path / "clicks.csv")
-    (block,) = [block for block in blocks("sh") if "clicks.csv" in block]
-    for line in block.strip().splitlines():
-        program, job, *arguments = shlex.split(line)
-        assert program == "python"
-        placed = [
-            str(tmp_path / word) if word == "clicks.csv" or word.startswith(("data/", "runs/")) else word
-            for word in arguments
-        ]
-        result = run(job, *placed)
-        assert result.returncode == 0, line + "\n" + result.stdout + result.stderr
 
 
 def test_program_for_your_own_model_runs(

@@ -1,14 +1,16 @@
-"""One compression of a small CSV, shared by the tests that look at its results."""
+"""One compression of a small CSV by the README's commands, shared by the tests that look at its results."""
 
 from __future__ import annotations
 
 import random
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import succeed
+from tests.jobs.commands import ROOT, succeed
 
 ROWS = 6_000
 
@@ -28,12 +30,13 @@ def write_clicks(path: Path, rows: int = ROWS, *, header: str = "click") -> None
 
 @dataclass(frozen=True)
 class Compressed:
-    """A finished run and what it printed."""
+    """A finished run, what it printed, and the figures of its evaluation."""
 
     data: str
     trained: str
     output: str
     printed: str
+    figures: str
 
     @property
     def command(self) -> list[str]:
@@ -46,25 +49,47 @@ def compress_command(data: str, trained: str, output: str) -> list[str]:
     return [
         "jobs/compress.py",
         *("--data", data, "--checkpoint", f"{trained}/checkpoint", "--output", output),
-        *("--mlp-rank", "8", "--embedding-dim", "2", "--stream-check"),
+        *SMALLER["compress"],
     ]
+
+
+# Added to the README's commands, so that the model is small.
+SMALLER = {
+    "prepare": ("--rows-per-shard", "1000"),
+    "train": ("--batch-size", "200", "--hidden", "32", "24", "16", "--embedding-dim", "8"),
+    "compress": ("--mlp-rank", "8", "--embedding-dim", "2", "--stream-check"),
+}
+
+
+def readme_commands(folder: Path) -> list[list[str]]:
+    """The README's commands for one's own data, with their paths below a folder."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "clicks.csv" in text]
+    commands = []
+    for line in block.strip().splitlines():
+        program, *words = shlex.split(line)
+        assert program == "python", line
+        commands.append(
+            [
+                str(folder / word) if word == "clicks.csv" or word.startswith(("data/", "runs/")) else word
+                for word in words
+            ]
+        )
+    return commands
 
 
 @pytest.fixture(scope="session")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> Compressed:
-    """Prepare, train and compress a small CSV with the commands of the README."""
+    """Prepare, describe, train, compress and evaluate a small CSV with the commands of the README."""
     folder = tmp_path_factory.mktemp("compressed")
     write_clicks(folder / "clicks.csv")
-    data, trained, output = (str(folder / name) for name in ("data", "trained", "compressed"))
-    succeed(
-        "jobs/prepare.py",
-        *("--source", "tabular", "--input", str(folder / "clicks.csv"), "--label", "click"),
-        *("--output", data, "--rows-per-shard", "1000"),
+    printed = {}
+    figures = str(folder / "figures.json")
+    added = {**SMALLER, "evaluate": ("--json", figures)}
+    for job, *options in readme_commands(folder):
+        verb = Path(job).stem
+        printed[verb] = succeed(job, *options, *(() if "--describe" in options else added[verb]))
+    data, trained, output = (
+        str(folder / name) for name in ("data/clicks", "runs/baseline", "runs/compressed")
     )
-    succeed(
-        "jobs/train.py",
-        *("--data", data, "--model", "deepfm", "--output", trained, "--batch-size", "200"),
-        *("--hidden", "32", "24", "16", "--embedding-dim", "8"),
-    )
-    printed = succeed(*compress_command(data, trained, output))
-    return Compressed(data, trained, output, printed)
+    return Compressed(data, trained, output, printed["compress"], figures)

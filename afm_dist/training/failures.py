@@ -62,6 +62,10 @@ def _cause(error: BaseException) -> BaseException:
 def _passing(error: BaseException) -> str | None:
     """In words why another start may succeed; None: it will not."""
     match error:
+        case OSError() if error.errno is None or error.errno in PASSING_FAULTS:
+            return f"the storage failed ({error})"
+        case AfmError():
+            return None
         case internal.WorkerGroupStartupTimeoutError():
             return "the workers were not given their CPUs in time"
         case internal.WorkerGroupStartupFailedError():
@@ -80,8 +84,6 @@ def _passing(error: BaseException) -> str | None:
             return "it lost the connection to another worker"
         case RuntimeError() if "gloo" in str(error):
             return "it lost the connection to another worker"
-        case OSError() if error.errno is None or error.errno in PASSING_FAULTS:
-            return f"the storage failed ({error})"
     return None
 
 

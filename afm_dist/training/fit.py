@@ -18,7 +18,7 @@ from afm_dist.cluster import ensure_ray, training_resources
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
 from afm_dist.events import Emit, unheard
-from afm_dist.resources import ResourceOptions, TrainingResources
+from afm_dist.resources import AUTOMATIC, ResourceOptions, TrainingResources
 from afm_dist.training.failures import reason_to_try_again
 from afm_dist.training.history import History
 from afm_dist.training.loop import rows_seen, total_steps
@@ -31,7 +31,6 @@ from afm_dist.training.worker import PROGRESS, Assignment, Candidate
 MAX_RESTARTS = 3
 WAIT_FOR_NODES_S = 600.0
 POLL_S = 0.5
-CPUS_ONLY = ResourceOptions(use_gpu="never")
 
 
 def fit(
@@ -41,7 +40,7 @@ def fit(
     *,
     folder: str,
     workers: int = 1,
-    options: ResourceOptions = CPUS_ONLY,
+    options: ResourceOptions = AUTOMATIC,
     fine_tuning: bool = False,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     emit: Emit = unheard,

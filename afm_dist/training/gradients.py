@@ -38,10 +38,14 @@ def sum_rows(gradient: Tensor) -> Tensor:
     """
     if gradient.is_coalesced():
         return gradient
-    occurrences, order = gradient._indices()[0].sort(stable=True)
-    rows, counts = occurrences.unique_consecutive(return_counts=True)
-    values = functional.embedding_bag(order, gradient._values(), counts.cumsum(0) - counts, mode="sum")
-    return _coalesced(rows, values, gradient.shape)
+    rows, values = gradient._indices()[0], gradient._values()
+    if len(rows):
+        occurrences, order = rows.sort(stable=True)
+        rows, counts = occurrences.unique_consecutive(return_counts=True)
+        values = functional.embedding_bag(order, values, counts.cumsum(0) - counts, mode="sum")
+    return torch.sparse_coo_tensor(
+        rows[None], values, gradient.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def sum_over_workers(model: nn.Module, loss: Tensor, world_size: int, *, checkpoint: bool = False) -> Step:
@@ -80,6 +84,8 @@ def sum_over_workers(model: nn.Module, loss: Tensor, world_size: int, *, checkpo
 def _sum_sparse(gradient: Tensor, lengths: list[int]) -> Tensor:
     """The sum over the workers of a table's gradients with ``lengths`` rows each."""
     longest = max(lengths)
+    if longest == 0:
+        return gradient
     parts: list[Tensor] = []
     for mine in (gradient.indices()[0], gradient.values()):
         padded = mine.new_zeros(longest, *mine.shape[1:])
@@ -113,7 +119,3 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
-
-
-def _coalesced(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=True, check_invariants=False)

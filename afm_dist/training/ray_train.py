@@ -12,6 +12,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from afm_dist import console, storage
+from afm_dist.errors import AfmError
 from afm_dist.events import Emit
 from afm_dist.stalls import StallWatch, cluster_in_words
 from afm_dist.training.registration import RAY_TRAIN, Registered, Registrar
@@ -43,6 +44,7 @@ class _Trainer(TorchTrainer):
 
     def __init__(self, assignment: Assignment, candidates: Sequence[str]) -> None:
         resources = assignment.resources
+        filesystem, path = storage.file_system(storage.join(assignment.folder, RAY_TRAIN))
         super().__init__(
             run_worker,
             train_loop_config={"assignment": assignment},
@@ -53,7 +55,8 @@ class _Trainer(TorchTrainer):
             ),
             run_config=RunConfig(
                 name=assignment.attempt,
-                storage_path=storage.join(assignment.folder, RAY_TRAIN),
+                storage_path=path,
+                storage_filesystem=filesystem,
                 # The last but one is deleted after the last one has become the one to go on from.
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 # The types are those of Ray Train v1, of which these are subclasses.
@@ -88,7 +91,12 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
 
     def follow() -> None:
         rows, registered = assignment.rows_before, assignment.start
-        stall = StallWatch(f"training {name}", waiting_for=cluster_in_words, emit=emit)
+
+        def waiting_for() -> str:
+            began = rows != assignment.rows_before
+            return cluster_in_words() if began else f"its workers have not begun; {cluster_in_words()}"
+
+        stall = StallWatch(f"training {name}", waiting_for=waiting_for, emit=emit)
         with console.progress(name, total_rows, before=rows) as advance:
             ended = False
             while not ended:
@@ -96,7 +104,8 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
                 try:
                     seen = int(storage.read_json(location)["rows"])
                     newest = Registered.read(assignment.folder)
-                except OSError:
+                except (AfmError, OSError):
+                    # The storage may fail now and then; the training itself will say so.
                     continue
                 if seen != rows:
                     advance(seen - rows)

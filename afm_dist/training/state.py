@@ -47,14 +47,15 @@ class State:
         tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.items()}
         tensors["losses"] = self.losses
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        content = safetensors.torch.save(tensors)
-        storage.write_bytes(storage.join(folder, TENSORS), content)
+        with storage.new_file(storage.join(folder, TENSORS)) as path:
+            safetensors.torch.save_file(tensors, path)
+            digest = storage.file_sha256(str(path))
         description = {
             "format_version": FORMAT_VERSION,
             "candidate": candidate,
             "step": self.step,
             "history": self.history.to_json(),
-            "sha256": storage.sha256(content),
+            "sha256": digest,
         }
         storage.write_json(storage.join(folder, DESCRIPTION), description)
 
@@ -78,14 +79,14 @@ class State:
                 f"{folder}: the state of {found[0]} at step {found[1]} where that of {candidate} at step "
                 f"{step} was registered; {again}"
             )
-        content = storage.read_bytes(storage.join(folder, TENSORS))
-        if storage.sha256(content) != description["sha256"]:
-            raise DataError(f"{folder}/{TENSORS}: truncated or altered; {again}")
-        tensors = safetensors.torch.load(content)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "losses": {}}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            parts[kind][name] = value
+        with storage.local_copy(storage.join(folder, TENSORS)) as path:
+            if storage.file_sha256(str(path)) != description["sha256"]:
+                raise DataError(f"{folder}/{TENSORS}: truncated or altered; {again}")
+            for key, value in safetensors.torch.load_file(path).items():
+                kind, _, name = key.partition("/")
+                # A copy: the file, which is mapped, is deleted when there is a newer checkpoint.
+                parts[kind][name] = value.clone()
         return cls(
             step=step,
             history=History.from_json(description["history"]),

@@ -1,155 +1,155 @@
-"""A training whose workers die: it sees the same data and ends with the same weights."""
+"""Trainings whose workers and nodes die: they see the same data and end with the same weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray
-import torch
+from ray.cluster_utils import Cluster
 
-from afm_dist.checkpoint import ModelConfig, save_pretrained
-from afm_dist.dataset.manifest import Manifest
-from afm_dist.models import build_model
-from afm_dist.training import ray_train
-from afm_dist.training.fit import fit
-from afm_dist.training.history import History
-from afm_dist.training.recipe import Recipe
-from afm_dist.training.worker import Candidate
-from tests.faults import training_kills
-from tests.faults.training_kills import Kill, Seen, noting, read_notes
-from tests.small_dataset import FIELDS, write_dataset
+from afm_dist.errors import DataError
+from tests.faults.conftest import OBJECT_STORE_BYTES
+from tests.faults.drivers import Driver
+from tests.faults.trainings import STEPS, Bench, Kill, Trained, read_events, train_with
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-# 32 steps, evaluations after every fourth.
-RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=0.02, evaluations_per_epoch=4, patience=100)
-STEPS = 32
-SHAPE = {"embedding_dim": 4, "hidden": (16, 8), "dropout": 0.3}
-
-
-@dataclass
-class Trained:
-    """A finished training and all that happened in it."""
-
-    folder: Path
-    histories: dict[str, History]
-    events: list[dict[str, Any]]
-    seen: list[Seen]
-
-    def weights(self, name: str = "model") -> bytes:
-        return (self.folder / name / "checkpoint" / "model.safetensors").read_bytes()
-
-    def events_of(self, what: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == what]
-
-    def steps(self, attempt: int, rank: int) -> list[int]:
-        name = f"attempt-{attempt:03d}"
-        return [seen.step for seen in self.seen if (seen.attempt, seen.rank) == (name, rank)]
-
-    def batches(self) -> dict[tuple[int, int], str]:
-        """What each worker trained on in each step that counts: the last time it was done."""
-        return {(seen.step, seen.rank): seen.batch for seen in self.seen}
-
-
-@dataclass
-class Bench:
-    """A small log and an untrained model, and how to train it."""
-
-    folder: Path
-    manifest: Manifest
-    monkeypatch: pytest.MonkeyPatch
-    counter: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
-
-    def train(self, *kills: Kill, names: tuple[str, ...] = ("model",), **options: Any) -> Trained:
-        folder = self.folder / str(next(self.counter))
-        notes = folder / "notes"
-        notes.mkdir(parents=True)
-        events: list[dict[str, Any]] = []
-        self.monkeypatch.setattr(ray_train, "run_worker", noting(notes, kills))
-        candidates = [
-            Candidate(name=name, source=str(self.folder / "source"), output=str(folder / name))
-            for name in names
-        ]
-        histories = fit(
-            candidates,
-            self.manifest,
-            options.pop("recipe", RECIPE),
-            folder=str(folder),
-            emit=lambda what, /, **details: events.append({"event": what, **details}),
-            **options,
-        )
-        return Trained(folder, histories, events, read_notes(notes))
+RESULTS = ("checkpoint/config.json", "checkpoint/model.safetensors", "history.json")
 
 
 @pytest.fixture(scope="module")
-def bench(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    ray.cloudpickle.register_pickle_by_value(training_kills)
-    folder = tmp_path_factory.mktemp("training")
-    manifest = write_dataset(folder / "data")
-    torch.manual_seed(0)
-    config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPE, fields=FIELDS)
-    save_pretrained(build_model("deepfm", FIELDS, SHAPE), str(folder / "source"), config)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-        monkeypatch.setenv("RAY_TRAIN_METRICS_ENABLED", "0")
-        yield Bench(folder, manifest, monkeypatch)
-    ray.cloudpickle.unregister_pickle_by_value(training_kills)
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(bench: Bench) -> Callable[[int], Trained]:
-    done: dict[int, Trained] = {}
-
-    def trained(workers: int) -> Trained:
-        if workers not in done:
-            done[workers] = bench.train(workers=workers)
-        return done[workers]
-
-    return trained
-
-
-def check_same(disturbed: Trained, undisturbed: Trained, name: str = "model") -> None:
+def check_same(disturbed: Trained, undisturbed: Trained, name: str = "model", other: str = "model") -> None:
     """The same data in every step that counts, the same evaluations, the same bytes."""
     # What was done twice was done twice alike.
-    assert len({(seen.step, seen.rank, seen.batch) for seen in disturbed.seen}) == len(disturbed.batches())
-    assert disturbed.batches() == undisturbed.batches()
-    assert disturbed.histories == undisturbed.histories
-    assert disturbed.weights(name) == undisturbed.weights(name)
+    seen = {(each.step, each.rank, each.batch) for each in disturbed.seen if each.candidate == name}
+    assert len(seen) == len(disturbed.batches(name))
+    assert disturbed.batches(name) == undisturbed.batches(other)
+    assert disturbed.histories[name] == undisturbed.histories[other]
+    assert disturbed.weights(name) == undisturbed.weights(other)
 
 
-def check_clean(trained: Trained, *names: str) -> None:
-    """Nothing is left but results."""
-    left = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file()}
-    wanted = ("checkpoint/config.json", "checkpoint/model.safetensors", "history.json")
-    results = {f"{name}/{path}" for name in names for path in wanted}
-    assert {path for path in left if not path.startswith("notes/")} == results
-
-
-def test_workers_killed_anywhere_leave_the_training_as_it_would_have_been(
-    bench: Bench, undisturbed: Callable[[int], Trained]
+def test_workers_killed_at_any_point_of_a_checkpoint_leave_the_result_as_it_would_have_been(
+    bench: Bench, local_ray: None
 ) -> None:
     trained = bench.train(
-        Kill(rank=1, moment="before step", step=6, registered=4),
+        Kill(rank=1, moment="before the step", step=6, registered=4),
         Kill(rank=0, moment="checkpoint written", step=8),
         Kill(rank=0, moment="checkpoint reported", step=12, registered=12),
         workers=2,
     )
 
-    starts = trained.events_of("training started")
-    assert [start["step"] for start in starts] == [0, 4, 4, 12]
-    for rank in (0, 1):
-        for attempt, start in enumerate(starts, 1):
+    # From what was registered; what was written at step 8 was not.
+    starts = [start["step"] for start in trained.happened("training started")]
+    assert starts == [0, 4, 4, 12]
+    for attempt, start in enumerate(starts, 1):
+        for rank in (0, 1):
             steps = trained.steps(attempt, rank)
-            assert steps == list(range(start["step"], start["step"] + len(steps)))
-    assert [trained.steps(attempt, 0)[-1] for attempt in (2, 3, 4)] == [7, 11, STEPS - 1]
-    assert trained.steps(1, 1)[-1] == 5
-    assert set(trained.batches()) == {(step, rank) for step in range(STEPS) for rank in (0, 1)}
-    lost = trained.events_of("training lost")
-    assert len(lost) == 3
-    assert lost[0]["reason"].startswith("worker 1 of the training: its process on"), lost
-    check_same(trained, undisturbed(2))
-    check_clean(trained, "model")
+            assert steps == list(range(start, start + len(steps)))
+    assert trained.steps(1, rank=1)[-1] == 5
+    assert [trained.steps(attempt)[-1] for attempt in (2, 3, 4)] == [7, 11, STEPS - 1]
+    assert trained.batches().keys() == {(step, rank) for step in range(STEPS) for rank in (0, 1)}
+    check_same(trained, bench.train(workers=2))
+    assert trained.left() == {f"model/{result}" for result in RESULTS}
+    reasons = [lost["reason"] for lost in trained.happened("training lost")]
+    assert len(reasons) == 3
+    assert "worker 1 of the training: its process" in reasons[0]
+    assert "worker 0 of the training: its process" in reasons[1]
+
+
+def test_a_worker_killed_right_after_reporting_goes_on_from_what_was_registered_until_then(
+    bench: Bench, local_ray: None
+) -> None:
+    # Without evaluations between them, a checkpoint after every step.
+    trained = bench.train(
+        Kill(moment="checkpoint reported", step=6, candidate="first"),
+        Kill(moment="before the step", step=0, candidate="second"),
+        names=("first", "second"),
+        checkpoint_minutes=0,
+    )
+
+    starts = [(start["candidate"], start["step"]) for start in trained.happened("training started")]
+    # Reporting a checkpoint waits until the one before is registered.
+    assert starts in ([("first", 0), ("first", step), ("second", 0)] for step in (5, 6))
+    assert trained.steps(1, candidate="first") == list(range(6))
+    assert trained.steps(2, candidate="first") == list(range(starts[1][1], STEPS))
+    assert trained.steps(3, candidate="second") == list(range(STEPS))
+    check_same(trained, trained, "first", "second")
+    assert trained.left() == {f"{name}/{result}" for name in ("first", "second") for result in RESULTS}
+
+
+def test_what_a_worker_finds_wrong_with_its_data_is_raised_at_once(bench: Bench, local_ray: None) -> None:
+    damaged = Bench(bench.place())
+    shard = Path(damaged.manifest.location, damaged.manifest.shards("train")[3].path)
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"part-00003.parquet: .*"):
+        damaged.train(workers=2)
+
+    heard = [event["event"] for event in read_events(damaged.folder / "training-1")]
+    assert heard.count("training started") == 1
+    assert "training lost" not in heard
+
+
+# On clusters -------------------------------------------------------------------------------------
+
+
+def grow(cluster: Cluster, nodes: int) -> None:
+    """Add nodes of one CPU until there are so many."""
+    while len(cluster.worker_nodes) < nodes:
+        cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+
+
+def kill_node_of(cluster: Cluster, notes: Path, rank: int) -> None:
+    """Kill the node of a worker, when the worker hangs where it shall."""
+    while not (notes / "killed-0").exists():
+        time.sleep(0.05)
+    node_id = (notes / f"node-{rank}").read_text()
+    node = next(node for node in cluster.worker_nodes if node.node_id == node_id)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.slow
+def test_a_training_outlives_a_node_where_it_fits_on_what_is_left(
+    bench: Bench, cluster: Cluster, driver: Driver
+) -> None:
+    grow(cluster, 2)
+    undisturbed = driver.run(train_with, bench.place(), bench.source, bench.manifest, (), 1)
+    folder = bench.place()
+    kill = Kill(moment="before the step", step=6, registered=4, by_itself=False)
+    running = driver.start(train_with, folder, bench.source, bench.manifest, (kill,), 1)
+    kill_node_of(cluster, folder / "notes", rank=0)
+    trained = running.result()
+
+    check_same(trained, undisturbed)
+    assert [start["step"] for start in trained.happened("training started")] == [0, 4]
+    assert not trained.happened("waiting for nodes")
+    assert "node died" in trained.happened("training lost")[0]["reason"]
+
+
+@pytest.mark.slow
+def test_a_training_waits_for_a_node_where_it_does_not_fit_and_keeps_its_threads(
+    bench: Bench, cluster: Cluster, driver: Driver
+) -> None:
+    grow(cluster, 2)
+    undisturbed = driver.run(train_with, bench.place(), bench.source, bench.manifest, (), 2)
+    folder = bench.place()
+    kill = Kill(rank=1, moment="before the step", step=6, registered=4, by_itself=False)
+    running = driver.start(train_with, folder, bench.source, bench.manifest, (kill,), 2)
+    kill_node_of(cluster, folder / "notes", rank=1)
+    while not any(event["event"] == "waiting for nodes" for event in read_events(folder)):
+        time.sleep(0.1)
+    # Room for two workers of two CPUs each.
+    cluster.add_node(num_cpus=4, object_store_memory=OBJECT_STORE_BYTES)
+    trained = running.result()
+
+    check_same(trained, undisturbed)
+    assert [start["step"] for start in trained.happened("training started")] == [0, 4]
+    assert [start["cpus"] for start in trained.happened("training started")] == [1, 1]
+    assert len(trained.happened("waiting for nodes")) == 1

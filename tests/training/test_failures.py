@@ -10,7 +10,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from afm_dist.errors import DataError, StageError
+from afm_dist.errors import DataError, StageError, StorageError
 from afm_dist.training.failures import reason_to_try_again
 
 DEAD = WorkerHealthCheckFailedError("dead", ActorDiedError())
@@ -27,6 +27,7 @@ def group(*failures: Exception) -> WorkerGroupError:
         (group(CUT_OFF, DEAD), "worker 1 of the training: its process died, killed or crashed"),
         (group(CUT_OFF), "worker 0 of the training: it lost the connection to another worker"),
         (group(OSError("slow down")), "worker 0 of the training: the storage failed (slow down)"),
+        (group(StorageError("busy")), "worker 0 of the training: the storage failed (busy)"),
         (
             ControllerError(WorkerGroupStartupTimeoutError(2)),
             "the training: the workers were not given their CPUs in time",
@@ -51,6 +52,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (group(DEAD, DIVERGED), DIVERGED),
         (ControllerError(StageError("went back")), StageError("went back")),
         (group(FULL), FULL),
+        (group(CUT_OFF, StorageError("gloo is full", errno.ENOSPC)), StorageError("gloo is full")),
         (group(CUT_OFF, TypeError("a mistake of ours")), TypeError("a mistake of ours")),
         (group(RuntimeError("shapes differ")), RuntimeError("shapes differ")),
         (ControllerError(RayTaskError("f", "", FULL)), FULL),

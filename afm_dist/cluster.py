@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import socket
+import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import AuthenticationError, RayError
+from ray.experimental.internal_kv import _internal_kv_get
 
-from afm_dist import console, resources, storage
+from afm_dist import console, machine, resources, storage
 from afm_dist.errors import OptionError
-from afm_dist.resources import Node, ResourceOptions, TaskResources, TrainingResources
-
-MIN_OBJECT_STORE_BYTES = 256 << 20
+from afm_dist.resources import THIS_MACHINE, Cluster, Node, ResourceOptions, TaskResources, TrainingResources
 
 # Ray Train polls its workers every 2 s by default: seconds of waiting per short training.
 _RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
 }
-
-
-def under_job_submit() -> bool:
-    """Whether this process was started by ``ray job submit``, in an unpacked copy of the sources."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+ADDRESS = "RAY_ADDRESS"
+REACH_S = 5.0
+WAIT_POLL_S = 2.0
+WAIT_S = 1800.0
 
 
 def check_paths(**options: str | None) -> None:
@@ -34,7 +38,7 @@ def check_paths(**options: str | None) -> None:
     Raises:
         OptionError: a relative path under ``ray job submit``.
     """
-    if not under_job_submit():
+    if not machine.under_job_submit():
         return
     for option, value in options.items():
         if value is not None and not storage.is_uri(value) and not Path(value).is_absolute():
@@ -62,25 +66,105 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
 
     Args:
         object_bytes: Largest model the object store must hold; a local store gets twice that.
+
+    Raises:
+        OptionError: the cluster cannot be reached, or is of another version.
     """
     if ray.is_initialized():
         return
     for name, value in _RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        # The logs of workers stay in the dashboard; the driver says what happened.
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    if address := os.environ.get(ADDRESS):
+        _connect(address)
         return
     # A local Ray has nobody who collects them.
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    shared = machine.shared_memory()
+    store = machine.object_store_bytes(object_bytes, shared)
+    if shared is not None and shared < store:
+        console.warn(
+            f"only {shared / 1e6:,.0f} MB of shared memory are free: Ray's object store goes to the disk, "
+            "which is slower; start a container with --shm-size=1g"
+        )
+    if not machine.holds(store, object_bytes):
+        console.warn(
+            f"the model takes {object_bytes / 1e9:.1f} GB, and only {store / 1e9:.1f} GB of shared memory "
+            "are free for Ray's object store, which goes to the disk with the rest"
+        )
     console.say("starting a local Ray")
     ray.init(
         address="local",
         include_dashboard=False,
-        object_store_memory=max(MIN_OBJECT_STORE_BYTES, 2 * object_bytes),
+        object_store_memory=store,
         logging_level=logging.ERROR,
         log_to_driver=False,
+    )
+
+
+def _connect(address: str) -> None:
+    """Connect to a running cluster.
+
+    Raises:
+        OptionError: what stands in the way, in one line.
+    """
+    named = f"{ADDRESS}={address}"
+    _check_address(address)
+    try:
+        # What workers print stays in their logs; Ray itself reports the death of one to the driver.
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except AuthenticationError as error:
+        raise OptionError(f"{named}: no token to show ({str(error).partition('. ')[0]})") from error
+    except RuntimeError as error:
+        raise OptionError(
+            f"{named}: {str(error).strip()}; use the same versions on both sides, or submit the job with "
+            "'ray job submit'"
+        ) from error
+    except (ConnectionError, ValueError, RayError) as error:
+        raise OptionError(
+            f"{named}: {error}; is it the port of 'ray start --head' (6379), and is the token of the cluster "
+            "the one here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
+        ) from error
+
+
+def _check_address(address: str) -> None:
+    """Refuse what Ray would try for minutes before it gives up.
+
+    Raises:
+        OptionError: another kind of address, or nothing listens there.
+    """
+    instead = (
+        f"submit the job with 'ray job submit', name the head as {ADDRESS}=HOST:6379 on one of its nodes, or "
+        f"unset {ADDRESS} to run on this machine"
+    )
+    if "://" in address:
+        raise OptionError(f"{ADDRESS}={address}: jobs do not run through this kind of address; {instead}")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(f"{ADDRESS}={address}: nothing answers there ({reason}); {instead}") from error
+
+
+def view(*, object_bytes: int = 0) -> Cluster:
+    """The cluster a job would run on: the one that is connected or named, else this machine.
+
+    Starts nothing.
+
+    Raises:
+        OptionError: as ``ensure_ray``.
+    """
+    if not ray.is_initialized() and not os.environ.get(ADDRESS):
+        return Cluster(nodes=(machine.this_machine(object_bytes),), where=THIS_MACHINE)
+    ensure_ray()
+    there = nodes()
+    return Cluster(
+        nodes=tuple(there),
+        where=f"the cluster at {ray.get_runtime_context().gcs_address}",
+        growing=is_growing(there),
     )
 
 
@@ -91,11 +175,12 @@ def available_cpus() -> int:
 
 def nodes() -> list[Node]:
     """The nodes of the connected cluster that are alive."""
-    return [node_of(entry) for entry in ray.nodes() if entry["Alive"]]
+    own = ray.get_runtime_context().get_node_id()
+    return [node_of(entry, own) for entry in ray.nodes() if entry["Alive"]]
 
 
-def node_of(entry: Mapping[str, Any]) -> Node:
-    """A node from an entry of ``ray.nodes()``."""
+def node_of(entry: Mapping[str, Any], driver: str) -> Node:
+    """A node from an entry of ``ray.nodes()``; ``driver`` is the id of the driver's node."""
     offered = entry["Resources"]
     return Node(
         name=entry["NodeManagerAddress"],
@@ -103,7 +188,26 @@ def node_of(entry: Mapping[str, Any]) -> Node:
         gpus=offered.get("GPU", 0),
         memory=int(offered.get("memory", 0)),
         object_store=int(offered.get("object_store_memory", 0)),
+        driver=entry["NodeID"] == driver,
     )
+
+
+def is_growing(there: list[Node]) -> bool:
+    """Whether more nodes may come: none with CPUs is up yet, or an autoscaler is at work."""
+    if not any(node.cpus for node in there):
+        return True
+    status = _internal_kv_get(b"__autoscaling_status")
+    return status is not None and has_autoscaler(json.loads(status))
+
+
+def has_autoscaler(status: Mapping[str, Any]) -> bool:
+    """Whether Ray's own report tells of node types that somebody configured.
+
+    Where nodes were started by hand, each has a type of its own, ``node_`` and its id.
+    """
+    report = status.get("autoscaler_report") or {}
+    types = {*(report.get("active_nodes") or {}), *(report.get("idle_nodes") or {})}
+    return any(not name.startswith("node_") for name in types)
 
 
 def task_resources(options: ResourceOptions) -> TaskResources:
@@ -114,12 +218,34 @@ def task_resources(options: ResourceOptions) -> TaskResources:
 
 
 def training_resources(options: ResourceOptions, workers: int) -> TrainingResources:
-    """What each training worker gets of the connected cluster.
+    """What each training worker gets of the connected cluster; waits for nodes that are to come.
 
     Raises:
-        OptionError: so many workers do not fit.
+        OptionError: so many workers do not fit, and no more nodes come.
     """
-    return resources.training_resources(nodes(), workers, use_gpu=use_gpus(options))
+    use_gpu = use_gpus(options)
+    deadline = time.monotonic() + WAIT_S
+    asked = False
+    while True:
+        there = nodes()
+        try:
+            found = resources.training_resources(there, workers, use_gpu=use_gpu)
+        except OptionError:
+            if not is_growing(there) or time.monotonic() > deadline:
+                raise
+        else:
+            if asked:
+                request_resources(bundles=[])
+            return found
+        if not asked:
+            asked = True
+            bundle = {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
+            request_resources(bundles=[bundle] * workers)
+            console.say(
+                f"  waiting for nodes: {workers} workers need {workers} {'GPUs' if use_gpu else 'CPUs'}, the "
+                f"cluster has {sum(node.gpus if use_gpu else node.cpus for node in there):g} yet"
+            )
+        time.sleep(WAIT_POLL_S)
 
 
 def task_slots(task: TaskResources) -> int:
@@ -128,7 +254,43 @@ def task_slots(task: TaskResources) -> int:
 
 
 def use_gpus(options: ResourceOptions) -> bool:
-    """Whether models run on GPUs: as the options say, and where nodes offer some."""
-    if options.use_gpu == "auto":
-        return any(node.gpus for node in nodes())
-    return options.use_gpu == "always"
+    """Whether models run on GPUs: as the options say, and where nodes offer some that torch can use.
+
+    Raises:
+        OptionError: GPUs are demanded, and torch cannot use those there are.
+    """
+    if options.use_gpu == "never" or (options.use_gpu == "auto" and not any(node.gpus for node in nodes())):
+        return False
+    trouble = _gpu_trouble()
+    if trouble is not None and options.use_gpu == "always":
+        raise OptionError(f"--use-gpu always: {trouble}")
+    return trouble is None
+
+
+def _gpu_trouble() -> str | None:
+    """Why torch cannot use a GPU that Ray offers; None: it can. Asked once per connection."""
+    return _asked_gpu_trouble(ray.get_runtime_context().get_job_id())
+
+
+@lru_cache(maxsize=1)
+def _asked_gpu_trouble(job: str) -> str | None:
+    del job
+    try:
+        found = ray.get(_see_gpu.remote(), timeout=WAIT_S)
+    except RayError as error:
+        found = f"{type(error).__name__} while looking at one"
+    trouble = found and f"Ray offers GPUs, but torch cannot use them ({found})"
+    if trouble:
+        console.warn(f"{trouble}; models run on CPUs")
+    return trouble
+
+
+@ray.remote(num_cpus=0, num_gpus=0.01, max_retries=2)
+def _see_gpu() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} is built without CUDA"
+    return "no driver, or no visible device"

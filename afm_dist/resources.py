@@ -15,6 +15,8 @@ from afm_dist.errors import OptionError
 UseGpu = Literal["auto", "always", "never"]
 Device = Literal["cpu", "cuda"]
 
+THIS_MACHINE = "this machine"
+
 # Ray counts resources in ten-thousandths.
 SMALLEST_SHARE = 1e-4
 
@@ -56,6 +58,7 @@ class ResourceOptions(CpuOptions):
 
 
 AUTOMATIC = ResourceOptions()
+CPU_EACH = CpuOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class Node:
         gpus: That Ray may give to tasks.
         memory: Bytes for processes, besides the object store.
         object_store: Bytes of the object store.
+        driver: Whether the job's driver runs there.
     """
 
     name: str
@@ -75,6 +79,33 @@ class Node:
     gpus: float = 0
     memory: int = 0
     object_store: int = 0
+    driver: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The machines a job may use.
+
+    Attributes:
+        nodes: Those that are up.
+        where: For messages: "this machine", or "the cluster at …".
+        growing: Whether more nodes come when tasks wait: an autoscaler is at work, or no node with
+            CPUs is up yet.
+    """
+
+    nodes: tuple[Node, ...]
+    where: str
+    growing: bool = False
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.gpus for node in self.nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +134,9 @@ class TaskResources:
     def slots_of(self, node: Node) -> int:
         """How many such tasks run at once on one node."""
         return _fitting(node, self.cpus, self.gpus)
+
+
+ONE_CPU = TaskResources()
 
 
 @dataclass(frozen=True, kw_only=True)

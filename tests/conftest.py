@@ -25,13 +25,17 @@ def store_proxy() -> Iterator[FaultyProxy]:
 
 @pytest.fixture(scope="session")
 def local_ray(store_proxy: FaultyProxy) -> Iterator[None]:
-    """A Ray of two CPUs, shared by all tests of a session."""
+    """A Ray of two CPUs, shared by all tests of a session.
+
+    The GPU is one in name only: what asks for it finds that torch cannot use it.
+    """
     if ray.is_initialized():
         yield
         return
     ray.init(
         address="local",
         num_cpus=2,
+        num_gpus=1,
         include_dashboard=False,
         object_store_memory=300_000_000,
         log_to_driver=False,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from afm_dist import console
+from afm_dist.cluster import view
+from afm_dist.dataset.manifest import Field, Manifest, Shard
+from afm_dist.planning.capacity import Estimate, Plan, size
+from afm_dist.planning.show import conclude
+from afm_dist.resources import CPU_EACH, Cluster, CpuOptions, TaskResources
 from data_prep.protocol import Protocol, SplitBy
 from data_prep.sources import files
 from data_prep.sources.avazu import AvazuSource
@@ -18,8 +22,11 @@ from data_prep.sources.text_log import TextLog
 
 FORMATS: Mapping[ShapeName, type[TextLog]] = {"criteo": CriteoSource, "avazu": AvazuSource}
 BYTES_PER_VALUE = 4
-MEMORY_PER_WORKER_MB = 500
+MEMORY_PER_WORKER = 500_000_000
+MEMORY_OF_DRIVER = 500_000_000
 ROWS_PER_SECOND_AND_CORE = 150_000
+# Of a planted log in Criteo's shape: rows for each id of a field, until it has all its tokens.
+ROWS_PER_ID = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,57 +43,153 @@ class _Log:
         return sum(self.rows_of_files)
 
 
-def show_plan(source: Source, protocol: Protocol) -> None:
+def show_plan(
+    source: Source,
+    protocol: Protocol,
+    output: str | None = None,
+    options: CpuOptions = CPU_EACH,
+) -> None:
     """What a preparation would read and write; starts nothing.
 
+    Args:
+        source: The raw log.
+        protocol: How it is prepared.
+        output: The dataset directory.
+        options: What each task gets.
+
     Raises:
-        OptionError: the protocol does not fit the log.
+        OptionError: the protocol does not fit the log, or the cluster cannot hold it.
     """
-    blocks = source.blocks()
-    size = sum(files.describe(path).bytes for path in source.paths)
-    rows = [0] * len(source.paths)
-    for block in blocks:
-        rows[block.file] += block.expected_rows
-    log = _Log(fields=source.fields, bytes=size, rows_of_files=rows, n_blocks=len(blocks))
-    console.say(f"reads {len(rows)} files, {size / 1e6:,.1f} MB, about {log.rows:,} rows")
-    _show(log, protocol)
+    log = _read(source)
+    console.say(f"reads {len(log.rows_of_files)} files, {log.bytes / 1e6:,.1f} MB, about {log.rows:,} rows")
+    _show(log, protocol, output, options)
 
 
-def show_synthetic_plan(rows: int, shape: ShapeName, protocol: Protocol) -> None:
+def show_synthetic_plan(
+    rows: int,
+    shape: ShapeName,
+    protocol: Protocol,
+    output: str | None = None,
+    options: CpuOptions = CPU_EACH,
+) -> None:
     """The same for a log that is not written yet.
 
     Raises:
-        OptionError: the protocol does not fit the log.
+        OptionError: the protocol does not fit the log, or the cluster cannot hold it.
     """
+    log = _synthetic(rows, shape)
+    console.say(f"writes a raw log of {rows:,} rows, about {log.bytes / 1e6:,.1f} MB, and reads it")
+    _show(log, protocol, output, options)
+
+
+def plan_of(source: Source, protocol: Protocol, output: str, options: CpuOptions) -> Plan:
+    """What a preparation takes, and what the cluster has; arguments as ``show_plan``."""
+    return _plan(_read(source), protocol, output, options)
+
+
+def _read(source: Source) -> _Log:
+    blocks = source.blocks()
+    rows = [0] * len(source.paths)
+    for block in blocks:
+        rows[block.file] += block.expected_rows
+    return _Log(
+        fields=source.fields,
+        bytes=sum(files.describe(path).bytes for path in source.paths),
+        rows_of_files=rows,
+        n_blocks=len(blocks),
+    )
+
+
+def _synthetic(rows: int, shape: ShapeName) -> _Log:
     rows_of_files = [min(PART_ROWS, rows - first) for first in range(0, rows, PART_ROWS)]
-    log = _Log(
+    return _Log(
         fields=[column.field for column in FORMATS[shape].layout],
         bytes=rows * SHAPES[shape].bytes_per_row,
         rows_of_files=rows_of_files,
         n_blocks=len(rows_of_files),
     )
-    console.say(f"writes a raw log of {rows:,} rows, about {log.bytes / 1e6:,.1f} MB, and reads it")
-    _show(log, protocol)
 
 
-def _show(log: _Log, protocol: Protocol) -> None:
+def synthetic_manifest(rows: int, protocol: Protocol) -> Manifest:
+    """What a planted log in Criteo's shape becomes, very nearly."""
+    shape = SHAPES["criteo"]
+    shares = {"validation": protocol.validation_share, "test": protocol.test_share}
+    shares["train"] = 1 - sum(shares.values())
+    row_bytes = 1 + BYTES_PER_VALUE * (len(shape.tokens) + len(shape.integers))
+    splits = {}
+    for split, share in shares.items():
+        total, most = round(share * rows), protocol.rows_per_shard
+        sizes = [min(most, total - first) for first in range(0, total, most)]
+        splits[split] = tuple(
+            Shard(path="", rows=count, bytes=count * row_bytes, sha256="") for count in sizes
+        )
+    return Manifest(
+        location="",
+        label="label",
+        fields=(
+            *(
+                Field(
+                    name=token.name,
+                    kind="categorical",
+                    cardinality=1 + min(token.cardinality, rows // ROWS_PER_ID),
+                )
+                for token in shape.tokens
+            ),
+            *(Field(name=integer.name, kind="numeric") for integer in shape.integers),
+        ),
+        splits=splits,
+    )
+
+
+def estimate_synthetic(rows: int, protocol: Protocol, cluster: Cluster, tasks: TaskResources) -> Estimate:
+    """What writing and preparing a planted log in Criteo's shape takes."""
+    log = _synthetic(rows, "criteo")
+    estimate = _estimate(log, protocol, cluster, tasks)
+    return replace(estimate, disk=estimate.disk + log.bytes)
+
+
+def _estimate(log: _Log, protocol: Protocol, cluster: Cluster, tasks: TaskResources) -> Estimate:
+    cpus = max(1, min(cluster.cpus, tasks.slots(cluster.nodes)))
+    return Estimate(
+        stage="prepare",
+        place="tasks",
+        rows=log.rows,
+        tasks=max(log.n_blocks, len(log.fields), log.rows // protocol.rows_per_shard),
+        memory=MEMORY_PER_WORKER,
+        driver=MEMORY_OF_DRIVER,
+        disk=2 * _shards(log, protocol),
+        seconds=log.rows / (ROWS_PER_SECOND_AND_CORE * cpus),
+    )
+
+
+def _shards(log: _Log, protocol: Protocol) -> int:
+    """Bytes of the shards, at most."""
+    return log.rows * (1 + BYTES_PER_VALUE * len(protocol.rules(log.fields)))
+
+
+def _plan(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions) -> Plan:
+    cluster, tasks = view(), TaskResources(cpus=options.task_cpus)
+    estimate = _estimate(log, protocol, cluster, tasks)
+    return Plan(estimates=(estimate,), cluster=cluster, tasks=tasks, output=output)
+
+
+def _show(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions) -> None:
     protocol.split(len(log.rows_of_files))
-    n_fields = len(protocol.rules(log.fields))
-    shards = log.rows * (1 + BYTES_PER_VALUE * n_fields)
-    cores = os.cpu_count() or 1
+    fields = len(protocol.rules(log.fields))
     splits = _SPLIT[protocol.split_by](log, protocol)
+    plan = _plan(log, protocol, output, options)
+    (estimate,), shards = plan.estimates, _shards(log, protocol)
     console.say("stages:")
     console.say("  scan: counts the rows of every block of a file that is cut into several")
     console.say(f"  parse: {log.n_blocks:,} blocks, one task each; {splits}")
-    console.say(f"  vocabulary: {n_fields:,} fields, ids of tokens and scales of numbers")
-    console.say(f"  encode: shards of up to {protocol.rows_per_shard:,} rows, up to {shards / 1e6:,.1f} MB")
+    console.say(f"  vocabulary: {fields:,} fields, ids of tokens and scales of numbers")
+    console.say(f"  encode: shards of up to {protocol.rows_per_shard:,} rows, up to {size(shards)}")
+    console.say(f"needs up to {size(estimate.disk)} of disk, and about {size(estimate.memory)} per worker")
     console.say(
-        f"needs up to {2 * shards / 1e6:,.1f} MB of disk, and about {MEMORY_PER_WORKER_MB} MB per worker"
-    )
-    console.say(
-        f"takes very roughly {_time(log.rows / (ROWS_PER_SECOND_AND_CORE * cores))} on {cores} cores "
+        f"takes very roughly {_time(estimate.seconds or 0)} on {plan.cluster.cpus:g} cores "
         f"(at {ROWS_PER_SECOND_AND_CORE:,} rows a second and core, after Ray has started)"
     )
+    conclude(plan, check=options.capacity_check)
 
 
 def _by_row(log: _Log, protocol: Protocol) -> str:

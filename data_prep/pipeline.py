@@ -23,6 +23,7 @@ import ray
 from afm_dist import cluster, console, storage
 from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
 from afm_dist.events import Emit, unheard
+from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
 from data_prep import encode, parse
 from data_prep.field_stage import FieldStage
 from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
@@ -56,6 +57,7 @@ def prepare(
     resume: Literal["auto", "never"] = "auto",
     usage: Usage | None = None,
     emit: Emit = unheard,
+    options: CpuOptions = CPU_EACH,
 ) -> Manifest:
     """Prepare a raw log, or return the manifest that is already there.
 
@@ -66,6 +68,7 @@ def prepare(
         resume: ``auto`` goes on after an interruption, ``never`` starts anew.
         usage: Where to note what the workers needed.
         emit: Gets the events of lost tasks, e.g. ``Run.event``.
+        options: What each task gets of the cluster.
 
     Raises:
         DataError: the log is not what its format says.
@@ -80,7 +83,14 @@ def prepare(
     # Receipts are of blocks: they are of no use to a run with others.
     blocks = storage.fingerprint([asdict(block) for block in source.blocks()])
     begun = {**unfinished(plan), "blocks": blocks}
-    work = WorkDirectory(output, begun, keep=resume == "auto", usage=usage or Usage(), emit=emit)
+    work = WorkDirectory(
+        output,
+        begun,
+        keep=resume == "auto",
+        usage=usage or Usage(),
+        resources=TaskResources(cpus=options.task_cpus),
+        emit=emit,
+    )
     if reason is None and resume == "auto":
         work.remove()
         console.say(f"{output}: up to date")

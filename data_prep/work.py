@@ -18,8 +18,10 @@ from typing import Any
 import ray
 
 from afm_dist import console, storage
+from afm_dist.cluster import task_slots
 from afm_dist.errors import DataError
 from afm_dist.events import Emit, unheard
+from afm_dist.resources import ONE_CPU, TaskResources
 from afm_dist.tasks import run_tasks
 
 FOLDER = ".work"
@@ -90,13 +92,22 @@ class WorkDirectory:
         plan: Everything the result depends on; another plan's receipts are thrown away.
         keep: Whether receipts of an interrupted run may be used.
         usage: Kept up to date while tasks finish.
+        resources: What each task gets.
         emit: Gets the events of lost tasks.
     """
 
     def __init__(
-        self, output: str, plan: dict[str, Any], *, keep: bool, usage: Usage, emit: Emit = unheard
+        self,
+        output: str,
+        plan: dict[str, Any],
+        *,
+        keep: bool,
+        usage: Usage,
+        resources: TaskResources = ONE_CPU,
+        emit: Emit = unheard,
     ) -> None:
         self.usage = usage
+        self._resources = resources
         self._emit = emit
         self.path = storage.join(output, FOLDER)
         self._plan = plan
@@ -153,7 +164,8 @@ class WorkDirectory:
 
         def submit(task: Task) -> Any:
             receipt = self.receipt(stage, task.key)
-            return _run_task.options(name=what).remote(receipt, task.function, *task.arguments)
+            options = {"name": what, **self._resources.ray_options}
+            return _run_task.options(**options).remote(receipt, task.function, *task.arguments)
 
         with console.progress(what, sum(task.weight for task in todo), unit) as advance:
 
@@ -163,7 +175,13 @@ class WorkDirectory:
                 advance(task.weight)
 
             run_tasks(
-                submit, todo, finished=finished, what=what, name_of=lambda task: task.key, emit=self._emit
+                submit,
+                todo,
+                finished=finished,
+                what=what,
+                name_of=lambda task: task.key,
+                slots=lambda: task_slots(self._resources),
+                emit=self._emit,
             )
         return [results[task.key] for task in tasks]
 

@@ -10,9 +10,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from afm_dist import console
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.errors import OptionError
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume, Run
 from afm_dist.training.recipe import (
     CHECKPOINT_MINUTES,
@@ -26,11 +29,14 @@ if TYPE_CHECKING:
     from afm_dist.checkpoint import ModelConfig
     from afm_dist.compression.ranks import Policy
     from afm_dist.dataset.manifest import Manifest
+    from afm_dist.planning.capacity import Plan
     from afm_dist.runs import Stage
+    from data_prep.protocol import Protocol
 
 DEMO_OUTPUT = "runs/demo"
 DEMO_ROWS = 300_000
 MIN_DEMO_ROWS = 10_000
+DEMO_SHARD_ROWS = 20_000
 
 
 @dataclass(kw_only=True)
@@ -80,10 +86,11 @@ class Compress:
     so old; when they are taken does not change the result."""
     demo_rows: int = DEMO_ROWS
     """Rows of the demo's synthetic log."""
+    resources: OmitArgPrefixes[ResourceOptions] = AUTOMATIC
     resume: Resume = "auto"
     """auto: skip what is up to date; never: do everything again."""
     dry_run: bool = False
-    """Print what would be done, and start nothing."""
+    """Print what would be done, with what each node must have, and start nothing."""
 
     @property
     def demo(self) -> bool:
@@ -97,6 +104,9 @@ def main(config: Compress) -> None:
     console.say(f"afm-dist compress: {config.data or f'a synthetic log of {config.demo_rows:,} rows'}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
+    from afm_dist.machine import use_all_cores
+    from afm_dist.planning.capacity import admit
+    from afm_dist.planning.show import show
     from afm_dist.stages import compression, evaluation, reporting, training
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
@@ -109,9 +119,12 @@ def main(config: Compress) -> None:
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)
     compression.check_ranks(described, mlp, embedding)
+    planned = plan(config, chosen, described, ablation)
     if config.dry_run:
-        dry_run(config, chosen, described, ablation)
+        show(planned, check=config.resources.capacity_check)
         return
+    admit(planned.left(), check=config.resources.capacity_check)
+    use_all_cores()
 
     run = Run(output, job="compress", config=asdict(config), resume=config.resume)
     data, manifest = demo_dataset(run, config) if config.demo else training.external_dataset(str(config.data))
@@ -129,12 +142,13 @@ def main(config: Compress) -> None:
             recipe=chosen.train.using(seed=config.seed),
             workers=config.workers,
             checkpoint_minutes=config.checkpoint_minutes,
+            options=config.resources,
         )
     )
 
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
     # of fine-tuning. The control is the uncompressed model with the same round.
-    linear_moments = compression.linear_statistics(run, data, manifest, baseline)
+    linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
     low_rank = compression.rewrite_linears(
         run,
         baseline,
@@ -154,11 +168,14 @@ def main(config: Compress) -> None:
         recipe=first,
         workers=config.workers,
         checkpoint_minutes=config.checkpoint_minutes,
+        options=config.resources,
     )
 
     # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
     # first linear layer; another round of fine-tuning.
-    table_moments = compression.table_statistics(run, data, manifest, tuned, stream_check=config.stream_check)
+    table_moments = compression.table_statistics(
+        run, data, manifest, tuned, stream_check=config.stream_check, options=config.resources
+    )
     narrow = compression.rewrite_tables(run, tuned, table_moments, policy=embedding)
     final = training.finetune(
         run,
@@ -170,12 +187,13 @@ def main(config: Compress) -> None:
         recipe=second,
         workers=config.workers,
         checkpoint_minutes=config.checkpoint_minutes,
+        options=config.resources,
     )
 
     # The evidence.
     subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final)
     made = [baseline.stage, low_rank.stage, tuned.stage, narrow.stage, final.stage]
-    quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made)
+    quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
     speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
     shipped = reporting.ship(run, final, "afm-emb")
     report = reporting.write_report(
@@ -275,51 +293,58 @@ def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
 def demo_dataset(run: Run, config: Compress) -> tuple[Stage, Manifest]:
     """A synthetic log in Criteo's raw format, and the dataset made of it."""
     from afm_dist.dataset.manifest import Manifest
-    from data_prep.pipeline import Protocol, prepare
+    from data_prep.pipeline import prepare
     from data_prep.sources.synthetic import write_synthetic
     from data_prep.sources.synthetic_source import synthetic_source
 
     def work(folder: str) -> None:
         log = write_synthetic(f"{folder}/raw", config.demo_rows, config.seed, emit=run.event)
-        protocol = Protocol(seed=config.seed, rows_per_shard=20_000)
-        prepare(synthetic_source(log), f"{folder}/data", protocol, emit=run.event)
+        source, output = synthetic_source(log), f"{folder}/data"
+        prepare(source, output, demo_protocol(config), options=config.resources, emit=run.event)
 
     stage = run.stage("prepare", work, config={"rows": config.demo_rows, "seed": config.seed})
     return stage, Manifest.load(stage.file("data"))
 
 
-def dry_run(config: Compress, chosen: Preset, described: ModelConfig, ablation: bool) -> None:
-    """Print the stages with rows, memory, disk and time, and start nothing."""
-    from afm_dist.stages import estimate, training
+def demo_protocol(config: Compress) -> Protocol:
+    """How the synthetic log is prepared."""
+    from data_prep.protocol import Protocol
 
-    if config.demo:
-        size = config.demo_rows / DEMO_ROWS
-        console.say(
-            f"the demo: {config.demo_rows:,} synthetic rows, about {1 + 3 * size:.0f} minutes on 2 cores, "
-            f"{0.1 + 0.2 * size:.1f} GB of disk"
-        )
-        return
-    _, manifest = training.external_dataset(str(config.data))
-    first, second = recipes(config, chosen)
-    cores = estimate.local_cores()
+    return Protocol(seed=config.seed, rows_per_shard=DEMO_SHARD_ROWS)
+
+
+def plan(config: Compress, chosen: Preset, described: ModelConfig, ablation: bool) -> Plan:
+    """What the stages take, and what the cluster has."""
+    from afm_dist.checkpoint import check_schema
+    from afm_dist.dataset.manifest import Manifest
+    from afm_dist.planning.estimate import Costs, new_model
+    from data_prep.dry_run import estimate_synthetic, synthetic_manifest
+
+    protocol = demo_protocol(config)
+    manifest = (
+        synthetic_manifest(config.demo_rows, protocol) if config.demo else Manifest.load(str(config.data))
+    )
     if config.checkpoint:
-        training.external_baseline(config.checkpoint, manifest)
-        costs = estimate.checkpoint_costs(config.checkpoint, manifest, cores)
+        check_schema(described, manifest, checkpoint=config.checkpoint)
     else:
-        costs = estimate.training_costs(config.model, chosen.hyper_parameters, manifest, cores)
+        described = new_model(config.model, chosen.hyper_parameters, manifest)
+    costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
+    prepared = [estimate_synthetic(config.demo_rows, protocol, costs.cluster, costs.tasks)]
+    first, second = recipes(config, chosen)
     variants = 4 if ablation else 2
-    partial = estimate.partial_bytes(described.hyper_parameters["hidden"])
-    estimates = [
-        *([] if config.checkpoint else [costs.training("train", chosen.train)]),
-        costs.inference("statistics-mlp", "train", partial=partial),
+    stages = [
+        *(prepared if config.demo else []),
+        *([] if config.checkpoint else [costs.training_round("train", chosen.train)]),
+        costs.statistics("statistics-mlp"),
         costs.rewriting("rewrite-mlp", variants),
-        costs.training("finetune-mlp", first, variants + 1),
-        costs.rewriting("statistics-embedding", 0),
+        costs.training_round("finetune-mlp", first, variants + 1),
+        *([costs.statistics("statistics-embedding")] if config.stream_check else []),
         costs.rewriting("rewrite-embedding", 2),
-        costs.training("finetune-embedding", second, 3),
-        costs.inference("evaluate", "test", passes=7 + 2 * variants),
+        costs.training_round("finetune-embedding", second, 3),
+        costs.scoring("evaluate", "test", passes=7 + 2 * variants),
+        costs.timing("throughput", variants + 2),
     ]
-    estimate.print_estimates(estimates, costs)
+    return costs.plan(stages, output=config.output or DEMO_OUTPUT)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from afm_dist import console
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 
 
 @dataclass(kw_only=True)
@@ -25,6 +28,9 @@ class Evaluate:
     """Another checkpoint to compare the throughput with."""
     json: str | None = None
     """Also write the figures to this file."""
+    resources: OmitArgPrefixes[ResourceOptions] = AUTOMATIC
+    dry_run: bool = False
+    """Print what would be done, with what each node must have, and start nothing."""
 
 
 def main(config: Evaluate) -> None:
@@ -35,6 +41,10 @@ def main(config: Evaluate) -> None:
     from afm_dist.checkpoint import check_schema, from_pretrained, load_config
     from afm_dist.cluster import check_paths
     from afm_dist.evaluation.throughput import measure_throughput
+    from afm_dist.machine import use_all_cores
+    from afm_dist.planning.capacity import admit
+    from afm_dist.planning.estimate import Costs
+    from afm_dist.planning.show import show
     from afm_dist.stages.evaluation import Subject, measure_quality, timing_batch
     from afm_dist.stages.training import external_dataset
 
@@ -42,8 +52,19 @@ def main(config: Evaluate) -> None:
     _, manifest = external_dataset(config.data)
     for checkpoint in filter(None, (config.checkpoint, config.baseline)):
         check_schema(load_config(checkpoint), manifest, checkpoint=checkpoint)
+    costs = Costs.of(load_config(config.checkpoint), manifest, options=config.resources)
+    stages = [
+        costs.scoring("evaluate", config.split),
+        costs.timing("throughput", 2 if config.baseline else 1),
+    ]
+    plan = costs.plan(stages, output=None)
+    if config.dry_run:
+        show(plan, check=config.resources.capacity_check)
+        return
+    admit(plan, check=config.resources.capacity_check)
+    use_all_cores()
     subject = Subject(name=config.checkpoint, stage="trained", checkpoint=config.checkpoint)
-    row = measure_quality(subject, manifest, config.split)
+    row = measure_quality(subject, manifest, config.split, options=config.resources)
     models = {
         checkpoint: from_pretrained(checkpoint)
         for checkpoint in filter(None, (config.baseline, config.checkpoint))

@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from afm_dist import console
 from afm_dist.errors import OptionError
+from afm_dist.resources import CPU_EACH, CpuOptions
 
 if TYPE_CHECKING:
     from data_prep.presets import Preset
@@ -93,8 +96,10 @@ class Prepare:
     resume: Literal["auto", "never"] = "auto"
     """auto: skip what is up to date and go on where a run was interrupted; never: start anew."""
 
+    resources: OmitArgPrefixes[CpuOptions] = CPU_EACH
+
     dry_run: bool = False
-    """Print what would be read and written, and start nothing."""
+    """Print what would be read and written, with what each node must have, and start nothing."""
 
     describe: str | None = None
     """Show what a dataset directory holds, and do nothing else."""
@@ -105,8 +110,10 @@ def main(config: Prepare) -> None:
     started = time.monotonic()
     console.say(f"afm-dist prepare: {config.describe or config.output or 'a raw log'}")
     # Imported here, so that the line above appears at once.
-    from afm_dist import cluster
+    from afm_dist import cluster, storage
     from afm_dist.dataset.description import Description
+    from afm_dist.dataset.manifest import FILE_NAME
+    from afm_dist.planning.capacity import admit
     from data_prep import describe, dry_run, pipeline, presets
     from data_prep.work import Usage
 
@@ -122,17 +129,23 @@ def main(config: Prepare) -> None:
     output = check(config, name)
     protocol = protocol_of(config, preset)
     if config.dry_run and name == "synthetic":
-        dry_run.show_synthetic_plan(config.rows, config.shape, protocol)
+        dry_run.show_synthetic_plan(config.rows, config.shape, protocol, output, config.resources)
         return
     source = SOURCES[name](config, output)
     check_held_out(source, protocol, _input_files(config)[-1] if config.input else source.paths[-1])
     for line in source.describe():
         console.say(line)
     if config.dry_run:
-        dry_run.show_plan(source, protocol)
+        dry_run.show_plan(source, protocol, output, config.resources)
         return
+    if not storage.exists(storage.join(output, FILE_NAME)):
+        admit(
+            dry_run.plan_of(source, protocol, output, config.resources), check=config.resources.capacity_check
+        )
     usage = Usage()
-    manifest = pipeline.prepare(source, output, protocol, resume=config.resume, usage=usage)
+    manifest = pipeline.prepare(
+        source, output, protocol, resume=config.resume, usage=usage, options=config.resources
+    )
     description = Description.of(manifest)
     describe.show_summary(description)
     describe.write_page(description, output)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from tyro.conf import OmitArgPrefixes
+
 from afm_dist import console
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume, Run
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, check_checkpoint_minutes, preset
 
@@ -49,8 +52,9 @@ class Train:
     they are taken does not change the result."""
     resume: Resume = "auto"
     """auto: skip what is up to date; never: do everything again."""
+    resources: OmitArgPrefixes[ResourceOptions] = AUTOMATIC
     dry_run: bool = False
-    """Print what would be done, and start nothing."""
+    """Print what would be done, with what each node must have, and start nothing."""
 
 
 def main(config: Train) -> None:
@@ -58,7 +62,10 @@ def main(config: Train) -> None:
     console.say(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
-    from afm_dist.stages.estimate import local_cores, print_estimates, training_costs
+    from afm_dist.machine import use_all_cores
+    from afm_dist.planning.capacity import admit
+    from afm_dist.planning.estimate import Costs, new_model
+    from afm_dist.planning.show import show
     from afm_dist.stages.evaluation import Subject, evaluate, say_quality
     from afm_dist.stages.reporting import ship
     from afm_dist.stages.training import external_dataset, train_baseline
@@ -79,10 +86,15 @@ def main(config: Train) -> None:
         embedding_dim=config.embedding_dim, hidden=config.hidden, dropout=config.dropout
     )
     data, manifest = external_dataset(config.data)
+    described = new_model(config.model, hyper_parameters, manifest)
+    costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
+    stages = [costs.training_round("train", recipe), costs.scoring("evaluate", "test")]
+    plan = costs.plan(stages, output=config.output)
     if config.dry_run:
-        costs = training_costs(config.model, hyper_parameters, manifest, local_cores())
-        print_estimates([costs.training("train", recipe), costs.inference("evaluate", "test")], costs)
+        show(plan, check=config.resources.capacity_check)
         return
+    admit(plan.left(), check=config.resources.capacity_check)
+    use_all_cores()
 
     run = Run(config.output, job="train", config=asdict(config), resume=config.resume)
     baseline = train_baseline(
@@ -94,10 +106,11 @@ def main(config: Train) -> None:
         recipe=recipe,
         workers=config.workers,
         checkpoint_minutes=config.checkpoint_minutes,
+        options=config.resources,
     )
     shipped = ship(run, baseline, "baseline")
     subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
-    say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped]))
+    say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
     console.say(f"checkpoint: {shipped.path}")
 
 

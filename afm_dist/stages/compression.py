@@ -15,6 +15,7 @@ from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
@@ -69,13 +70,21 @@ def target_linears(model: nn.Module) -> list[str]:
     return list(names)
 
 
-def linear_statistics(run: Run, data: Stage, manifest: Manifest, baseline: Models) -> Stage:
+def linear_statistics(
+    run: Run, data: Stage, manifest: Manifest, baseline: Models, *, options: ResourceOptions = AUTOMATIC
+) -> Stage:
     """E[y] and Cov(y) of the MLP's linear layers over the whole training split, on Ray."""
 
     def work(folder: str) -> None:
         model = from_pretrained(baseline.checkpoints["baseline"])
         moments = collect_moments(
-            model, manifest, target_linears(model), folder=folder, keep=True, emit=run.event
+            model,
+            manifest,
+            target_linears(model),
+            folder=folder,
+            keep=True,
+            options=options,
+            emit=run.event,
         )
         digest = save_moments(storage.join(folder, MOMENTS), moments)
         remove_partials(folder)
@@ -125,7 +134,13 @@ def rewrite_linears(
 
 
 def table_statistics(
-    run: Run, data: Stage, manifest: Manifest, tuned: Models, *, stream_check: bool
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    tuned: Models,
+    *,
+    stream_check: bool,
+    options: ResourceOptions = AUTOMATIC,
 ) -> Stage:
     """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7).
 
@@ -136,7 +151,9 @@ def table_statistics(
         model = from_pretrained(tuned.checkpoints["afm-mlp"])
         moments = moments_from_counts(model, manifest, TABLE)
         if stream_check:
-            streamed = collect_moments(model, manifest, [TABLE], folder=folder, keep=True, emit=run.event)
+            streamed = collect_moments(
+                model, manifest, [TABLE], folder=folder, keep=True, options=options, emit=run.event
+            )
             _check_agreement(moments, streamed)
         save_moments(storage.join(folder, MOMENTS), moments)
         remove_partials(folder)

@@ -17,6 +17,7 @@ from afm_dist.evaluation.calibration import BINS
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
 from afm_dist.events import Emit, unheard
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 
 RESULTS = "results.json"
@@ -38,12 +39,21 @@ class Subject:
 
 
 def evaluate(
-    run: Run, data: Stage, manifest: Manifest, subjects: Sequence[Subject], *, inputs: Sequence[Stage]
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    subjects: Sequence[Subject],
+    *,
+    inputs: Sequence[Stage],
+    options: ResourceOptions = AUTOMATIC,
 ) -> Stage:
     """AUC, log loss, calibration, parameters and bytes of every subject on the test split."""
 
     def work(folder: str) -> None:
-        results = [measure_quality(subject, manifest, "test", emit=run.event) for subject in subjects]
+        results = [
+            measure_quality(subject, manifest, "test", options=options, emit=run.event)
+            for subject in subjects
+        ]
         storage.write_json(storage.join(folder, RESULTS), results)
 
     return run.stage(
@@ -58,11 +68,17 @@ def evaluate(
 
 
 def measure_quality(
-    subject: Subject, manifest: Manifest, split: str, *, emit: Emit = unheard
+    subject: Subject,
+    manifest: Manifest,
+    split: str,
+    *,
+    options: ResourceOptions = AUTOMATIC,
+    emit: Emit = unheard,
 ) -> dict[str, Any]:
     """One row of the table, without throughput."""
     model = from_pretrained(subject.checkpoint)
-    quality = evaluate_model(model, manifest, split, name=f"{subject.name} {subject.stage}", emit=emit)
+    name = f"{subject.name} {subject.stage}"
+    quality = evaluate_model(model, manifest, split, name=name, options=options, emit=emit)
     return {
         "name": subject.name,
         "stage": subject.stage,

@@ -12,6 +12,7 @@ from afm_dist import console, storage
 from afm_dist.checkpoint import CONFIG, ModelConfig, check_schema, load_config, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History, summary
@@ -68,6 +69,7 @@ def train_baseline(
     recipe: Recipe,
     workers: int,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    options: ResourceOptions = AUTOMATIC,
 ) -> Models:
     """Train the uncompressed model on the training split, watched on the validation split."""
     config = ModelConfig(architecture=architecture, hyper_parameters=hyper_parameters, fields=manifest.fields)
@@ -83,6 +85,7 @@ def train_baseline(
             recipe,
             folder=folder,
             workers=workers,
+            options=options,
             checkpoint_minutes=checkpoint_minutes,
             emit=run.event,
         )
@@ -118,6 +121,7 @@ def finetune(
     recipe: Recipe,
     workers: int,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    options: ResourceOptions = AUTOMATIC,
 ) -> Models:
     """Fine-tune several models with the same recipe and the same order of rows.
 
@@ -134,6 +138,7 @@ def finetune(
         recipe: The same for all.
         workers: Data-parallel workers.
         checkpoint_minutes: After so long without an evaluation a checkpoint is taken.
+        options: What they are given of the cluster.
     """
 
     def candidates(folder: str) -> list[Candidate]:
@@ -149,6 +154,7 @@ def finetune(
             recipe,
             folder=folder,
             workers=workers,
+            options=options,
             fine_tuning=True,
             checkpoint_minutes=checkpoint_minutes,
             emit=run.event,

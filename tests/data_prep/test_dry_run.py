@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from afm_dist.errors import OptionError
+from afm_dist.resources import Cluster, Node
+from data_prep import dry_run
 from data_prep.dry_run import FORMATS, show_plan, show_synthetic_plan
 from data_prep.protocol import ColumnRule, Protocol
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.planted_shapes import SHAPES, ShapeName
 from tests.data_prep.raw_logs import criteo_text
 
+FOUR_CORES = Node(name="this machine", cpus=4, memory=8_000_000_000, object_store=256 << 20)
 LAST_FILE = Protocol(split_by="last-file", validation_share=0.5, test_share=0.5)
 
 
@@ -81,7 +84,7 @@ def test_a_field_that_is_left_out_is_not_counted(capsys: pytest.CaptureFixture[s
 def test_every_stage_is_named_and_the_time_said_to_be_rough(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(dry_run, "view", lambda: Cluster(nodes=(FOUR_CORES,), where="this machine"))
 
     show_synthetic_plan(60_000_000, "criteo", Protocol())
 

@@ -1,0 +1,247 @@
+"""What the stages of a job take: rows, memory, disk, time. Rough, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from afm_dist.checkpoint import ModelConfig
+from afm_dist.cluster import view
+from afm_dist.compression.rewrite import restructure_
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.order import WINDOW_ROWS
+from afm_dist.errors import OptionError
+from afm_dist.evaluation.score import BATCH_SIZE as SCORING_ROWS
+from afm_dist.planning.capacity import Estimate, Plan, size
+from afm_dist.planning.footprint import Footprint, inference_footprint, training_footprint
+from afm_dist.resources import Cluster, ResourceOptions, TaskResources, TrainingResources, training_resources
+from afm_dist.sharing import model_bytes
+from afm_dist.statistics.collect import BATCH_SIZE as STATISTICS_ROWS
+from afm_dist.training.recipe import Recipe
+
+# Per core of the small machine of BENCHMARKS.md, besides the model: reading, and the rows of the tables
+# in training. Other machines differ by small factors.
+READING_SECONDS = 3e-6
+UPDATING_SECONDS = 20e-6
+RAY_TRAIN_START_S = 12.0
+# The first tasks of a stage wait for their processes to import torch.
+TASKS_START_S = 3.0
+
+# A process with torch and Ray, by itself.
+PROCESS_BYTES = 300 << 20
+# Ray's own processes beside the driver of a training: its controller and agents.
+RAY_BYTES = 700 << 20
+# A training worker holds weights and two moments, and writes them out through a copy.
+TRAINING_COPIES = 6
+# A rewrite holds the source, the result and its file.
+REWRITING_COPIES = 3
+# Moments of a pass: running, those of a batch, and what their sum needs.
+MOMENTS_COPIES = 4
+# Labels, logits, and what sorting them takes, on the driver.
+BYTES_PER_SCORED_ROW = 40
+BYTES_PER_VALUE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What the estimates of one model on one dataset are made of.
+
+    Attributes:
+        manifest: The dataset.
+        bytes: Of the model.
+        inference: Of a forward pass.
+        training: Of a training step.
+        moments: Floats in the moments of the layers that are watched.
+        cluster: Where it runs.
+        tasks: What a task gets.
+        workers: What a training worker gets; None: nodes for them are still to come.
+    """
+
+    manifest: Manifest
+    bytes: int
+    inference: Footprint
+    training: Footprint
+    moments: int
+    cluster: Cluster
+    tasks: TaskResources
+    workers: TrainingResources | None
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        manifest: Manifest,
+        *,
+        options: ResourceOptions,
+        workers: int = 1,
+        cluster: Cluster | None = None,
+    ) -> Costs:
+        """From the model on the meta device: nothing is allocated.
+
+        Args:
+            config: The model.
+            manifest: The dataset.
+            options: What tasks and workers get.
+            workers: Of a training.
+            cluster: Where it would run; by default the one that is connected or named, or this machine.
+
+        Raises:
+            OptionError: so many workers do not fit, and no more nodes come.
+        """
+        with torch.device("meta"):
+            model = config.build()
+            restructure_(model, config.plan)
+        cluster = cluster or view(object_bytes=model_bytes(model))
+        shape = len(manifest.categorical), len(manifest.numeric)
+        layers = [model.get_submodule(name) for name in getattr(model, "compressible_linears", ())]
+        use_gpu = options.use_gpu == "always" or (options.use_gpu == "auto" and cluster.gpus > 0)
+        return cls(
+            manifest=manifest,
+            bytes=model_bytes(model),
+            inference=inference_footprint(model, *shape),
+            training=training_footprint(model, *shape),
+            moments=sum(
+                layer.out_features * (layer.out_features + 1)
+                for layer in layers
+                if isinstance(layer, nn.Linear)
+            ),
+            cluster=cluster,
+            tasks=TaskResources(
+                cpus=options.task_cpus,
+                gpus=options.task_gpus if use_gpu else 0,
+                device="cuda" if use_gpu else "cpu",
+            ),
+            workers=_workers(cluster, workers, use_gpu=use_gpu),
+        )
+
+    def training_round(self, stage: str, recipe: Recipe, models: int = 1) -> Estimate:
+        """A round of training of some models in one group of workers."""
+        rows = models * recipe.epochs * self.manifest.rows("train")
+        watched = models * recipe.epochs * recipe.evaluations_per_epoch * self.manifest.rows("validation")
+        workers = 1 if self.workers is None else self.workers.workers
+        batch = max(
+            self.training.memory(-(-recipe.batch_size // workers)), self.inference.memory(SCORING_ROWS)
+        )
+        work = rows * (self.training.seconds + UPDATING_SECONDS)
+        work += watched * (self.inference.seconds + READING_SECONDS)
+        seconds = None
+        if self.workers is not None and self.workers.device == "cpu":
+            seconds = RAY_TRAIN_START_S + work / (self.workers.workers * self.workers.cpus)
+        return Estimate(
+            stage=stage,
+            place="training",
+            rows=rows + watched,
+            memory=PROCESS_BYTES
+            + TRAINING_COPIES * self.bytes
+            + batch
+            + min(WINDOW_ROWS, rows) * self._row_bytes
+            + 2 * self._shard_bytes("train"),
+            driver=PROCESS_BYTES + RAY_BYTES + REWRITING_COPIES * self.bytes,
+            disk=(models + 4) * self.bytes,
+            seconds=seconds,
+        )
+
+    def scoring(self, stage: str, split: str, *, passes: int = 1) -> Estimate:
+        """Passes over a split by Ray tasks, of which the driver keeps a number a row."""
+        rows = self.manifest.rows(split)
+        seconds = self.inference.seconds + READING_SECONDS
+        return Estimate(
+            stage=stage,
+            place="tasks",
+            rows=passes * rows,
+            tasks=len(self.manifest.groups(split)),
+            memory=self._task_memory(split, SCORING_ROWS),
+            driver=PROCESS_BYTES + self.bytes + BYTES_PER_SCORED_ROW * rows,
+            seconds=self._task_seconds(split, passes * rows * seconds),
+        )
+
+    def statistics(self, stage: str) -> Estimate:
+        """The pass over the training split that leaves a partial per group."""
+        rows = self.manifest.rows("train")
+        partial = 8 * self.moments
+        # A product of its outputs with themselves for each layer, and the copies it is made from.
+        products = Footprint(flops=2 * self.moments, traffic=0, alive=0).seconds
+        seconds = self.inference.seconds + products + READING_SECONDS
+        return Estimate(
+            stage=stage,
+            place="tasks",
+            rows=rows,
+            tasks=len(self.manifest.groups("train")),
+            memory=self._task_memory("train", STATISTICS_ROWS) + MOMENTS_COPIES * partial,
+            driver=PROCESS_BYTES + self.bytes + MOMENTS_COPIES * partial,
+            disk=len(self.manifest.groups("train")) * partial,
+            note=f"{len(self.manifest.groups('train'))} partials of {size(partial)}",
+            seconds=self._task_seconds("train", rows * seconds),
+        )
+
+    def rewriting(self, stage: str, models: int) -> Estimate:
+        """Factorising and writing some models on the driver."""
+        return Estimate(
+            stage=stage,
+            place="driver",
+            driver=PROCESS_BYTES + REWRITING_COPIES * self.bytes,
+            disk=models * self.bytes,
+            seconds=1 + models * self.bytes / 2e8,
+        )
+
+    def timing(self, stage: str, models: int) -> Estimate:
+        """Timing some models against each other, all in the memory of the driver."""
+        batch = self.inference.memory(SCORING_ROWS)
+        return Estimate(
+            stage=stage, place="driver", driver=PROCESS_BYTES + models * self.bytes + batch, seconds=10
+        )
+
+    def plan(self, stages: Sequence[Estimate], *, output: str | None) -> Plan:
+        """All stages of a job together.
+
+        Args:
+            stages: In order.
+            output: The run directory, if there is one.
+        """
+        return Plan(
+            estimates=tuple(stages),
+            cluster=self.cluster,
+            tasks=self.tasks,
+            training=self.workers,
+            object_store=self.bytes,
+            output=output,
+        )
+
+    @property
+    def _row_bytes(self) -> int:
+        return BYTES_PER_VALUE * (len(self.manifest.fields) + 1)
+
+    def _shard_bytes(self, split: str) -> int:
+        return max(shard.bytes for shard in self.manifest.shards(split))
+
+    def _task_memory(self, split: str, rows: int) -> int:
+        """A process, a shard as it lies on disk and decoded, a batch and what the model makes of it."""
+        on_cpu = self.inference.memory(rows) if self.tasks.device == "cpu" else 0
+        return PROCESS_BYTES + 2 * self._shard_bytes(split) + rows * self._row_bytes + on_cpu
+
+    def _task_seconds(self, split: str, work: float) -> float | None:
+        if self.tasks.device != "cpu":
+            return None
+        groups = len(self.manifest.groups(split))
+        # A task has one thread, and no more tasks run than there are groups.
+        return TASKS_START_S + work / max(
+            1, min(self.cluster.cpus, self.tasks.slots(self.cluster.nodes), groups)
+        )
+
+
+def _workers(cluster: Cluster, workers: int, *, use_gpu: bool) -> TrainingResources | None:
+    try:
+        return training_resources(cluster.nodes, workers, use_gpu=use_gpu)
+    except OptionError:
+        if cluster.growing:
+            return None
+        raise
+
+
+def new_model(architecture: str, hyper_parameters: Mapping[str, Any], manifest: Manifest) -> ModelConfig:
+    """The configuration of a model that does not exist yet."""
+    return ModelConfig(architecture=architecture, hyper_parameters=hyper_parameters, fields=manifest.fields)

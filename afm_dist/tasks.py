@@ -22,6 +22,7 @@ from afm_dist import console
 from afm_dist.cluster import available_cpus
 from afm_dist.errors import AfmError, StageError
 from afm_dist.events import Emit, unheard
+from afm_dist.last_words import last_words
 from afm_dist.stalls import StallWatch, cluster_in_words
 
 Item = TypeVar("Item")
@@ -33,6 +34,7 @@ IN_FLIGHT_PER_SLOT = 2
 # So many ask for CPUs even where there are none yet, for an autoscaler to see.
 MIN_IN_FLIGHT = 16
 POLL_S = 1.0
+WORKER_DIED = "the worker died"
 STOP_S = 10.0
 
 # Faults of a disk or a network that may pass; a full disk or a missing permission does not.
@@ -166,7 +168,7 @@ def _passing(error: BaseException) -> str | None:
         case exceptions.OutOfMemoryError():
             return "the worker was killed for memory (with --task-cpus 2 half as many share a machine)"
         case exceptions.WorkerCrashedError():
-            return "the worker died"
+            return WORKER_DIED
         case exceptions.NodeDiedError() | exceptions.LocalRayletDiedError():
             return "the node died"
         case exceptions.ObjectLostError():
@@ -188,16 +190,17 @@ def _tell(
     Raises:
         StageError: one of them was tried often enough.
     """
+    hint = f" ({last_words()})" if reason == WORKER_DIED else ""
     names = [name_of(attempt.item) for attempt in attempts]
     for attempt, name in zip(attempts, names, strict=True):
         emit("task lost", what=what, task=name, attempt=attempt.number, reason=reason)
         if attempt.number >= MAX_ATTEMPTS:
             raise StageError(
                 f"{what}: {name} failed {attempt.number} times, at last: {reason}; mend that, then run the "
-                "same command to go on"
+                f"same command to go on{hint}"
             )
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    console.warn(f"{what}: doing {listed} again: {reason}")
+    console.warn(f"{what}: doing {listed} again: {reason}{hint}")
 
 
 def _next(attempt: _Attempt[Item]) -> _Attempt[Item]:

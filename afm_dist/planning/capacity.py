@@ -32,6 +32,7 @@ class Estimate:
         tasks: Most tasks that it can have at a time.
         memory: Bytes of a worker's own, without what it shares through the object store.
         driver: Bytes of the driver.
+        gpu: Bytes of a worker on its GPU, or its share of one.
         disk: Bytes it leaves.
         seconds: It takes on the cluster; None: nobody has measured.
         note: What else there is to say.
@@ -43,6 +44,7 @@ class Estimate:
     tasks: int = 1
     memory: int = 0
     driver: int = 0
+    gpu: int = 0
     disk: int = 0
     seconds: float | None = 0.0
     note: str = ""

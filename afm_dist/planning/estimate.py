@@ -21,6 +21,7 @@ from afm_dist.planning.footprint import Footprint, inference_footprint, training
 from afm_dist.resources import Cluster, ResourceOptions, TaskResources, TrainingResources, training_resources
 from afm_dist.sharing import model_bytes
 from afm_dist.statistics.collect import BATCH_SIZE as STATISTICS_ROWS
+from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Recipe
 
 # Per core of the small machine of BENCHMARKS.md, besides the model: reading, and the rows of the tables
@@ -28,22 +29,32 @@ from afm_dist.training.recipe import Recipe
 READING_SECONDS = 3e-6
 UPDATING_SECONDS = 20e-6
 RAY_TRAIN_START_S = 12.0
+# Of a training step, whatever its rows; and what several workers add to it: a declared network, no
+# measured one.
+STEP_S = 2e-3
+EXCHANGE_S = 1e-3
+NETWORK_BYTES_PER_SECOND = 1e9
 # The first tasks of a stage wait for their processes to import torch.
 TASKS_START_S = 3.0
 
 # A process with torch and Ray, by itself.
 PROCESS_BYTES = 300 << 20
+# The same with CUDA: declared, nobody has measured it here.
+CUDA_PROCESS_BYTES = 2 << 30
 # Ray's own processes beside the driver of a training: its controller and agents.
 RAY_BYTES = 700 << 20
 # A training worker holds weights and two moments, and writes them out through a copy.
 TRAINING_COPIES = 6
 # A rewrite holds the source, the result and its file.
 REWRITING_COPIES = 3
+# Weights, two moments and gradients.
+GPU_COPIES = 4
 # Moments of a pass: running, those of a batch, and what their sum needs.
 MOMENTS_COPIES = 4
 # Labels, logits, and what sorting them takes, on the driver.
 BYTES_PER_SCORED_ROW = 40
 BYTES_PER_VALUE = 4
+INDEX_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,8 @@ class Costs:
     Attributes:
         manifest: The dataset.
         bytes: Of the model.
+        dense: Bytes of its weights outside the tables.
+        looked_up: Bytes of the rows of the tables that one row of data looks up, with their numbers.
         inference: Of a forward pass.
         training: Of a training step.
         moments: Floats in the moments of the layers that are watched.
@@ -63,6 +76,8 @@ class Costs:
 
     manifest: Manifest
     bytes: int
+    dense: int
+    looked_up: int
     inference: Footprint
     training: Footprint
     moments: int
@@ -97,11 +112,16 @@ class Costs:
             restructure_(model, config.plan)
         cluster = cluster or view(object_bytes=model_bytes(model))
         shape = len(manifest.categorical), len(manifest.numeric)
+        tables = list(sparse_weights(model).values())
         layers = [model.get_submodule(name) for name in getattr(model, "compressible_linears", ())]
         use_gpu = options.use_gpu == "always" or (options.use_gpu == "auto" and cluster.gpus > 0)
         return cls(
             manifest=manifest,
             bytes=model_bytes(model),
+            dense=model_bytes(model) - sum(table.numel() * table.element_size() for table in tables),
+            looked_up=sum(
+                shape[0] * (table[0].numel() * table.element_size() + INDEX_BYTES) for table in tables
+            ),
             inference=inference_footprint(model, *shape),
             training=training_footprint(model, *shape),
             moments=sum(
@@ -128,18 +148,23 @@ class Costs:
         )
         work = rows * (self.training.seconds + UPDATING_SECONDS)
         work += watched * (self.inference.seconds + READING_SECONDS)
+        steps = -(-rows // recipe.batch_size)
         seconds = None
         if self.workers is not None and self.workers.device == "cpu":
-            seconds = RAY_TRAIN_START_S + work / (self.workers.workers * self.workers.cpus)
+            seconds = RAY_TRAIN_START_S + work / (workers * self.workers.cpus) + steps * STEP_S
+            if workers > 1:
+                sent = 2 * self.dense + recipe.batch_size * self.looked_up
+                seconds += steps * (EXCHANGE_S + sent / NETWORK_BYTES_PER_SECOND)
+        state = TRAINING_COPIES * self.bytes + batch
+        rows_held = min(WINDOW_ROWS, rows) * self._row_bytes + 2 * self._shard_bytes("train")
+        on_gpu = self.tasks.device != "cpu"
         return Estimate(
             stage=stage,
             place="training",
             rows=rows + watched,
-            memory=PROCESS_BYTES
-            + TRAINING_COPIES * self.bytes
-            + batch
-            + min(WINDOW_ROWS, rows) * self._row_bytes
-            + 2 * self._shard_bytes("train"),
+            # On a GPU too the state passes through memory when it is read and written.
+            memory=self._process + state + rows_held,
+            gpu=GPU_COPIES * self.bytes + batch if on_gpu else 0,
             driver=PROCESS_BYTES + RAY_BYTES + REWRITING_COPIES * self.bytes,
             disk=(models + 4) * self.bytes,
             seconds=seconds,
@@ -155,6 +180,7 @@ class Costs:
             rows=passes * rows,
             tasks=len(self.manifest.groups(split)),
             memory=self._task_memory(split, SCORING_ROWS),
+            gpu=self._task_gpu(SCORING_ROWS),
             driver=PROCESS_BYTES + self.bytes + BYTES_PER_SCORED_ROW * rows,
             seconds=self._task_seconds(split, passes * rows * seconds),
         )
@@ -172,6 +198,7 @@ class Costs:
             rows=rows,
             tasks=len(self.manifest.groups("train")),
             memory=self._task_memory("train", STATISTICS_ROWS) + MOMENTS_COPIES * partial,
+            gpu=self._task_gpu(STATISTICS_ROWS),
             driver=PROCESS_BYTES + self.bytes + MOMENTS_COPIES * partial,
             disk=len(self.manifest.groups("train")) * partial,
             note=f"{len(self.manifest.groups('train'))} partials of {size(partial)}",
@@ -221,7 +248,15 @@ class Costs:
     def _task_memory(self, split: str, rows: int) -> int:
         """A process, a shard as it lies on disk and decoded, a batch and what the model makes of it."""
         on_cpu = self.inference.memory(rows) if self.tasks.device == "cpu" else 0
-        return PROCESS_BYTES + 2 * self._shard_bytes(split) + rows * self._row_bytes + on_cpu
+        return self._process + 2 * self._shard_bytes(split) + rows * self._row_bytes + on_cpu
+
+    def _task_gpu(self, rows: int) -> int:
+        """The model of its own, and a batch."""
+        return 0 if self.tasks.device == "cpu" else self.bytes + self.inference.memory(rows)
+
+    @property
+    def _process(self) -> int:
+        return PROCESS_BYTES if self.tasks.device == "cpu" else CUDA_PROCESS_BYTES
 
     def _task_seconds(self, split: str, work: float) -> float | None:
         if self.tasks.device != "cpu":

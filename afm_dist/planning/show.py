@@ -76,7 +76,7 @@ def _needs(plan: Plan) -> list[str]:
         lines.append("?: nobody has measured it on GPUs, or the nodes for it are not up yet")
     if plan.object_store:
         lines.append(f"object store of each node: the model, {size(plan.object_store)}")
-    for place, workers in (("tasks", "tasks"), ("training", "training workers")):
+    for place, worker in (("tasks", "task"), ("training", "training worker")):
         widest = [
             (plan.workers_on(node, item) * item.memory, plan.workers_on(node, item), item)
             for node in plan.cluster.nodes
@@ -84,12 +84,15 @@ def _needs(plan: Plan) -> list[str]:
             if item.place == place
         ]
         if widest:
-            together, count, item = max(widest, key=lambda one: one[0])
+            bytes_, count, item = max(widest, key=lambda one: one[0])
             if count:
-                lines.append(
-                    f"memory of a node for {count} {workers} at once ({item.stage}): {size(together)}"
-                )
+                at_once = f"{count} {worker}s at once" if count > 1 else f"a {worker}"
+                lines.append(f"memory of a node for {at_once} ({item.stage}): {size(bytes_)}")
     lines += [f"{item.stage}: {item.note}" for item in plan.estimates if item.note]
+    if most := max(plan.estimates, key=lambda item: item.gpu).gpu:
+        lines.append(
+            f"memory of a GPU for a worker: {size(most)} (not checked: Ray does not say what they have)"
+        )
     if plan.output is not None:
         free = free_disk(plan.output)
         there = "its free space is not known" if free is None else f"{size(free)} free"

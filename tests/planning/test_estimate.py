@@ -66,6 +66,16 @@ def test_a_training_worker_holds_the_model_and_its_moments() -> None:
     assert estimate.memory > 3 * deepfm.bytes
 
 
+def test_small_batches_of_many_workers_wait_for_the_network() -> None:
+    deepfm = costs(workers=32)
+    small, large = (
+        deepfm.training_round("train", Recipe(batch_size=rows)).seconds or 0 for rows in (1_000, 20_000)
+    )
+    assert small > 3 * large
+    # Each step sends the gradients of the dense weights, half a million floats, at a gigabyte a second.
+    assert small > 4_195_200 * 2 * 4 * 490_000 / 1e9
+
+
 def test_bilinear_products_take_more_memory_and_time() -> None:
     deepfm, fibinet = costs().scoring("e", "test"), costs("fibinet").scoring("e", "test")
     assert fibinet.memory > 2 * deepfm.memory
@@ -91,6 +101,7 @@ def test_times_on_gpus_are_not_made_up() -> None:
     assert on_gpu.tasks.slots(cluster.nodes) == 8
     assert on_gpu.statistics("s").seconds is None
     assert on_gpu.training_round("t", Recipe()).seconds is None
+    assert on_gpu.statistics("s").gpu > on_gpu.bytes
     never = costs(cluster=cluster, options=ResourceOptions(use_gpu="never"))
     assert never.statistics("s").seconds is not None
 
@@ -111,7 +122,7 @@ def test_a_plan_is_shown_with_what_each_node_must_have(capsys: pytest.CaptureFix
         "on the cluster at 10.0.0.1:6379: 32 nodes with 16 CPUs, 40.0 GB free, object store 18.0 GB",
         "object store of each node: the model, 2.3 GB",
         "memory of a node for 16 tasks at once (statistics-mlp): ",
-        "memory of a node for 1 training workers at once (train): ",
+        "memory of a node for a training worker (train): ",
         "statistics-mlp: 256 partials of 2.6 MB",
         "in s3://bucket/run (its free space is not known)",
         "the cluster at 10.0.0.1:6379 can hold this",

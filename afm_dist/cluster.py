@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.experimental.internal_kv import _internal_kv_get
 
 from afm_dist import console, machine, resources, storage
-from afm_dist.errors import OptionError
+from afm_dist.errors import OptionError, StageError
 from afm_dist.resources import THIS_MACHINE, Cluster, Node, ResourceOptions, TaskResources, TrainingResources
 
 # Ray Train polls its workers every 2 s by default: seconds of waiting per short training.
@@ -69,6 +69,7 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
 
     Raises:
         OptionError: the cluster cannot be reached, or is of another version.
+        StageError: a local Ray did not start.
     """
     if ray.is_initialized():
         return
@@ -93,13 +94,19 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
             "are free for Ray's object store, which goes to the disk with the rest"
         )
     console.say("starting a local Ray")
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=store,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=store,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except Exception as error:
+        # Ray raises what is at hand here: Exception itself, RuntimeError, ValueError, OSError.
+        raise StageError(
+            f"Ray did not start on this machine ({error}); is it overloaded, or out of memory or disk?"
+        ) from error
 
 
 def _connect(address: str) -> None:

@@ -10,7 +10,7 @@ from ray.exceptions import AuthenticationError
 
 from afm_dist import cluster
 from afm_dist.cluster import check_workers, ensure_ray, has_autoscaler, node_of, training_resources
-from afm_dist.errors import OptionError
+from afm_dist.errors import OptionError, StageError
 from afm_dist.resources import Node, ResourceOptions, TrainingResources
 
 ON_CPUS = ResourceOptions(use_gpu="never")
@@ -78,6 +78,17 @@ def test_what_stands_between_a_job_and_its_cluster_is_one_line(
     assert message.startswith(f"RAY_ADDRESS={listening}: ")
     assert expected in message
     assert "\n" not in message
+
+
+def test_a_local_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(StageError, match=r"Ray did not start on this machine \(The current node timed out"):
+        ensure_ray()
 
 
 def test_a_node_is_what_ray_says_of_it() -> None:

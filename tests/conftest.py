@@ -8,19 +8,10 @@ import ray
 
 from afm_dist.dataset.manifest import Manifest
 from tests.object_store.faulty_proxy import FaultyProxy
+from tests.object_store.servers import bucket, gs, gs_bucket, s3, store_proxy
 from tests.small_dataset import write_dataset
 
-
-@pytest.fixture(scope="session")
-def store_proxy() -> Iterator[FaultyProxy]:
-    """Where S3 is for this process and all that it starts; the server itself is started when asked for."""
-    proxy = FaultyProxy()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", proxy.address)
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-        yield proxy
-    proxy.close()
+__all__ = ["bucket", "dataset", "gs", "gs_bucket", "local_ray", "s3", "store_proxy"]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -120,7 +121,7 @@ def local_copy(location: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
         path = Path(folder, "copy")
-        with open_read(location, COPY_BYTES) as source, path.open("wb") as target:
+        with open_read(location, COPY_BYTES) as source, path.open("wb") as target, _filling(str(path)):
             shutil.copyfileobj(source, target, COPY_BYTES)
         yield path
 
@@ -163,7 +164,8 @@ def new_file(location: str) -> Iterator[Path]:
     if not is_local(location):
         with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
             path = Path(folder, "new")
-            yield path
+            with _filling(str(path)):
+                yield path
             with path.open("rb") as source, open_write(location) as target:
                 shutil.copyfileobj(source, target, COPY_BYTES)
         return
@@ -172,7 +174,8 @@ def new_file(location: str) -> Iterator[Path]:
     try:
         with _writing(location):
             final.parent.mkdir(parents=True, exist_ok=True)
-        yield path
+        with _filling(location):
+            yield path
         with _writing(location):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -187,29 +190,46 @@ def new_file(location: str) -> Iterator[Path]:
 def _opened(path: Path, location: str) -> Iterator[BinaryIO]:
     with _writing(location):
         file = path.open("wb")
-    try:
-        with file:
-            yield file
-    except OSError as error:
-        # Of this disk; others are the writer's own.
-        if error.errno in DISK_ERRORS and not isinstance(error, StorageError) and error.filename is None:
-            raise _refused(location, error) from error
-        raise
+    with file:
+        yield file
 
 
 @contextmanager
 def _writing(location: str) -> Iterator[None]:
+    """Within it, what the operating system refuses is of this place."""
     try:
         yield
+    except StorageError:
+        raise
     except OSError as error:
-        raise _refused(location, error) from error
+        raise _refused(location, error.errno) from error
 
 
-def _refused(location: str, error: OSError) -> StorageError:
+@contextmanager
+def _filling(location: str) -> Iterator[None]:
+    """Within it somebody writes: only errors of a disk that do not say of which are of this place."""
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+        known = isinstance(error, StorageError) or getattr(error, "filename", None)
+        if number not in DISK_ERRORS or known:
+            raise
+        raise _refused(location, number) from error
+
+
+def _number_in(text: str) -> int | None:
+    """The error number in a message of a library in Rust, such as safetensors."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None
+
+
+def _refused(location: str, number: int | None) -> StorageError:
+    reason = "an error without a number" if number is None else os.strerror(number)
     return StorageError(
-        f"{location}: cannot be written ({error.strerror}); check the folder and the space left for it, then "
-        "run the same command to go on",
-        error.errno,
+        f"{location}: cannot be written ({reason}); check the folder and the space left for it, then run the "
+        "same command to go on",
+        number,
     )
 
 

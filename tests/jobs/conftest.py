@@ -28,6 +28,14 @@ def write_clicks(path: Path, rows: int = ROWS, *, header: str = "click") -> None
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+# Added to the README's commands, so that the model is small.
+SMALLER = {
+    "prepare": ("--rows-per-shard", "1000"),
+    "train": ("--batch-size", "200", "--hidden", "32", "24", "16", "--embedding-dim", "8"),
+    "compress": ("--mlp-rank", "8", "--embedding-dim", "2", "--stream-check"),
+}
+
+
 @dataclass(frozen=True)
 class Compressed:
     """A finished run, what it printed, and the figures of its evaluation."""
@@ -44,6 +52,23 @@ class Compressed:
         return compress_command(self.data, self.trained, self.output)
 
 
+def prepare_command(log: str, data: str) -> list[str]:
+    """Prepare the clicks."""
+    return [
+        "jobs/prepare.py",
+        *("--source", "tabular", "--input", log, "--label", "click"),
+        *("--output", data, *SMALLER["prepare"]),
+    ]
+
+
+def train_command(data: str, trained: str) -> list[str]:
+    """Train a small model."""
+    return [
+        "jobs/train.py",
+        *("--data", data, "--model", "deepfm", "--output", trained, *SMALLER["train"]),
+    ]
+
+
 def compress_command(data: str, trained: str, output: str) -> list[str]:
     """Compress a small model with small ranks."""
     return [
@@ -51,14 +76,6 @@ def compress_command(data: str, trained: str, output: str) -> list[str]:
         *("--data", data, "--checkpoint", f"{trained}/checkpoint", "--output", output),
         *SMALLER["compress"],
     ]
-
-
-# Added to the README's commands, so that the model is small.
-SMALLER = {
-    "prepare": ("--rows-per-shard", "1000"),
-    "train": ("--batch-size", "200", "--hidden", "32", "24", "16", "--embedding-dim", "8"),
-    "compress": ("--mlp-rank", "8", "--embedding-dim", "2", "--stream-check"),
-}
 
 
 def readme_commands(folder: Path) -> list[list[str]]:

@@ -13,7 +13,6 @@ import pytest
 from afm_dist import storage
 from afm_dist.errors import OptionError, StorageError
 from afm_dist.storage import object_store
-from tests.object_store.conftest import s3_client
 from tests.object_store.faulty_proxy import (
     CUT_ANSWER,
     CUT_REQUEST,
@@ -27,6 +26,7 @@ from tests.object_store.faulty_proxy import (
     Request,
     Slow,
 )
+from tests.object_store.servers import s3_client
 
 LARGE = (10 << 20) + 7
 CONTENT = hashlib.shake_256(b"seed").digest(300_000)

@@ -9,8 +9,8 @@ import pytest
 
 from afm_dist import storage
 from afm_dist.errors import DataError
-from tests.object_store.conftest import put_many
 from tests.object_store.faulty_proxy import FaultyProxy
+from tests.object_store.servers import put_many
 
 PART_BYTES = 10 << 20
 

@@ -1,4 +1,4 @@
-"""A server that speaks S3 on loopback, behind a proxy that can spoil requests."""
+"""Object stores on loopback: one that speaks S3, behind a proxy that can spoil requests, and Google's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ import pytest
 from pyarrow import fs as pafs
 
 from tests.object_store.faulty_proxy import FaultyProxy
+
+
+@pytest.fixture(scope="session")
+def store_proxy() -> Iterator[FaultyProxy]:
+    """Where S3 is for this process and all that it starts; the server itself is started when asked for."""
+    proxy = FaultyProxy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.address)
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

@@ -22,22 +22,24 @@ if TYPE_CHECKING:
 class Benchmark:
     """Measure performance. What is compared runs in turn; ratios are those of the same round."""
 
-    suite: tyro.conf.Positional[Literal["prepare", "statistics", "training", "inference", "metrics"]]
-    """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. training: DeepFM
-    with lazily updated tables. inference: DeepFM before and after compression. metrics: AUC, log loss and
-    calibration, one thread."""
+    suite: tyro.conf.Positional[Literal["prepare", "statistics", "pass", "training", "inference", "metrics"]]
+    """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. pass: the
+    statistics pass on Ray, all cores. training: DeepFM with lazily updated tables. inference: DeepFM before
+    and after compression. metrics: AUC, log loss and calibration, one thread."""
     json: str | None = None
     """Also write the figures to this file."""
     rounds: int = 7
     """Rounds that count."""
     rows: int = 3_000_000
-    """prepare: rows of the log. metrics: rows scored."""
+    """prepare, pass: rows of the log. metrics: rows scored."""
     peers_python: str | None = None
     """prepare: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
     vocabulary: int = 10_000_000
-    """training, inference: ids of all fields together; training compares with a tenth of them."""
+    """pass, training, inference: ids of all fields together; training compares with a tenth of them."""
     hidden: tuple[int, ...] = (400, 400, 400)
-    """statistics, training, inference: widths of the MLP's hidden layers."""
+    """statistics, pass, training, inference: widths of the MLP's hidden layers."""
+    avazu_hidden: tuple[int, ...] = (2000, 2000, 2000)
+    """statistics: the same in Avazu's shape."""
     mlp_rank: int = 64
     """inference: rank of the MLP's second and third linear layers."""
     embedding_dim: int = 2
@@ -50,8 +52,16 @@ class Benchmark:
     @property
     def small(self) -> Benchmark:
         """The same with tiny sizes."""
+        narrow = (16, 16, 16)
         return replace(
-            self, rounds=1, rows=2_000, vocabulary=20_000, hidden=(16, 16, 16), mlp_rank=4, embedding_dim=2
+            self,
+            rounds=1,
+            rows=2_000,
+            vocabulary=20_000,
+            hidden=narrow,
+            avazu_hidden=narrow,
+            mlp_rank=4,
+            embedding_dim=2,
         )
 
 
@@ -81,8 +91,11 @@ def check(config: Benchmark) -> None:
         value = getattr(config, option)
         if value is not None and value < 1:
             raise OptionError(f"--{option.replace('_', '-')} {value}: must be at least 1")
-    if len(config.hidden) < 3:
-        raise OptionError(f"--hidden {' '.join(map(str, config.hidden))}: the suites need three layers")
+    for option in ("hidden", "avazu_hidden"):
+        widths = getattr(config, option)
+        if len(widths) < 3:
+            name = option.replace("_", "-")
+            raise OptionError(f"--{name} {' '.join(map(str, widths))}: the suites need three layers")
 
 
 def measure(config: Benchmark) -> list[Result]:
@@ -100,7 +113,14 @@ def measure(config: Benchmark) -> list[Result]:
         from jobs.benchmarks import layer_statistics
 
         rows = batch_size if config.quick else 8192
-        return layer_statistics.run(hidden=config.hidden, batch_size=rows, rounds=config.rounds)
+        shapes = [layer_statistics.criteo(config.hidden), layer_statistics.avazu(config.avazu_hidden)]
+        return layer_statistics.run(shapes, batch_size=rows, rounds=config.rounds)
+    if config.suite == "pass":
+        from jobs.benchmarks import statistics_pass
+
+        return statistics_pass.run(
+            rows=config.rows, vocabulary=config.vocabulary, hidden=config.hidden, rounds=config.rounds
+        )
     if config.suite == "metrics":
         from jobs.benchmarks import metrics
 

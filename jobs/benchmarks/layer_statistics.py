@@ -2,88 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from afm_dist.evaluation.timing import time_in_turn
 from afm_dist.models.layers import MLP, hidden_linears
-from afm_dist.statistics.accumulator import MomentAccumulator
+from afm_dist.statistics.accumulator import MomentAccumulator, Workspace
 from afm_dist.statistics.observe import Observer
 from jobs.benchmarks import criteo_shape
+from jobs.benchmarks.conditions import one_thread
 from jobs.benchmarks.result import Result, rates
 
 SUITE = "statistics"
 FORWARD = "forward alone"
-MOMENTS = "forward and moments"
-PEER = "forward and IncrementalPCA"
+PEER = "IncrementalPCA alone"
+# Rows of a batch over columns: what scikit-learn chooses where it is not told.
+PEER_BATCH = 5
+# On wide layers a round of the peer takes most of a minute.
+WIDE, WIDE_ROUNDS = 1000, 3
 OFFSET = 1000.0  # mean over deviation of the rows on which accuracy is measured
 
-
-def run(*, hidden: Sequence[int], batch_size: int, rounds: int) -> list[Result]:
-    """Speed against the forward alone, and the error of the covariance far from the origin."""
-    with _one_thread(), torch.inference_mode():
-        return [*_speed(hidden, batch_size, rounds), _accuracy(hidden[-1], batch_size)]
+Action = Callable[[], object]
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The MLP of a published model.
+
+    Attributes:
+        name: Put before the names of its figures.
+        inputs: Width of the batch.
+        hidden: Widths of the hidden layers.
+    """
+
+    name: str
+    inputs: int
+    hidden: Sequence[int]
 
 
-def _speed(hidden: Sequence[int], batch_size: int, rounds: int) -> list[Result]:
-    model = MLP(criteo_shape.INPUTS, hidden, 0.0).eval()
-    names = [name.removeprefix("mlp.") for name in hidden_linears("mlp", len(hidden))[1:3]]
-    rows = torch.randn(batch_size, criteo_shape.INPUTS)
+def criteo(hidden: Sequence[int]) -> Shape:
+    """Inputs: 26 fields of 16 dimensions, 13 numbers."""
+    return Shape(name="Criteo", inputs=criteo_shape.INPUTS, hidden=hidden)
+
+
+def avazu(hidden: Sequence[int]) -> Shape:
+    """Inputs: 22 fields of 50 dimensions."""
+    return Shape(name="Avazu", inputs=22 * 50, hidden=hidden)
+
+
+def run(shapes: Sequence[Shape], *, batch_size: int, rounds: int) -> list[Result]:
+    """Speed against the forward alone and scikit-learn, and the error far from the origin."""
+    results = []
+    with one_thread(), torch.inference_mode():
+        for shape in shapes:
+            model = MLP(shape.inputs, shape.hidden, 0.0).eval()
+            names = [name.removeprefix("mlp.") for name in hidden_linears("mlp", len(shape.hidden))[1:3]]
+            rows = torch.randn(batch_size, shape.inputs)
+            peer_rounds = min(rounds, WIDE_ROUNDS) if max(shape.hidden) >= WIDE else rounds
+            results += _against_forward(shape, model, names, rows, rounds)
+            results += _against_peer(shape, model, names, rows, peer_rounds)
+            results.append(_accuracy(shape, batch_size))
+    return results
+
+
+def _against_forward(
+    shape: Shape, model: nn.Module, names: Sequence[str], rows: Tensor, rounds: int
+) -> list[Result]:
     observer = Observer(model, names)
 
     def observe() -> None:
         with observer.watching():
             model(rows)
 
-    actions: dict[str, Callable[[], object]] = {FORWARD: lambda: model(rows), MOMENTS: observe}
-    peer = _incremental_pca(model, names, rows)
-    if peer is not None:
-        actions[PEER] = peer
+    actions: dict[str, Action] = {FORWARD: lambda: model(rows), "forward and moments": observe}
     seconds = time_in_turn(actions, rounds, warm_up=1)
-    return rates(SUITE, batch_size, seconds, FORWARD)
+    return rates(SUITE, len(rows), seconds, FORWARD, prefix=f"{shape.name}: ")
 
 
-def _incremental_pca(model: nn.Module, names: Sequence[str], rows: Tensor) -> Callable[[], object] | None:
-    """The same with scikit-learn; None where it is not installed."""
+def _against_peer(
+    shape: Shape, model: nn.Module, names: Sequence[str], rows: Tensor, rounds: int
+) -> list[Result]:
+    """Against scikit-learn on the same outputs: alone, and with the forward of the same round added."""
+    outputs = _outputs(model, names, rows)
+    peer = _incremental_pca(outputs, PEER_BATCH * max(shape.hidden))
+    if peer is None:
+        return []
+    one_batch = _incremental_pca(outputs, len(rows))
+    actions = {PEER: peer, "moments alone": _accumulating(outputs), "forward": lambda: model(rows)}
+    if one_batch is not None and len(rows) >= 2 * PEER_BATCH * max(shape.hidden):
+        actions["IncrementalPCA alone, one batch"] = one_batch
+    seconds = time_in_turn(actions, rounds, warm_up=1)
+    forward = seconds.pop("forward")
+    whole = {
+        f"forward, then {name}": [a + b for a, b in zip(forward, seconds[key], strict=True)]
+        for name, key in (("IncrementalPCA", PEER), ("moments", "moments alone"))
+    }
+    prefix = f"{shape.name}: "
+    return [
+        *rates(SUITE, len(rows), seconds, PEER, prefix=prefix),
+        *rates(SUITE, len(rows), whole, "forward, then IncrementalPCA", prefix=prefix),
+    ]
+
+
+def _outputs(model: nn.Module, names: Sequence[str], rows: Tensor) -> list[Tensor]:
+    """What the layers give for a batch."""
+    outputs: list[Tensor] = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _, __, output: outputs.append(output.clone()))
+        for name in names
+    ]
+    model(rows)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def _accumulating(outputs: Sequence[Tensor]) -> Action:
+    workspace = Workspace()
+    accumulators = [MomentAccumulator(output.shape[1], workspace) for output in outputs]
+
+    def work() -> None:
+        for accumulator, output in zip(accumulators, outputs, strict=True):
+            accumulator.update(output)
+
+    return work
+
+
+def _incremental_pca(outputs: Sequence[Tensor], batch_size: int) -> Action | None:
+    """All components, in batches of about this size; None where scikit-learn is not installed."""
     try:
         from sklearn.decomposition import IncrementalPCA
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError:
         return None
-    fitted = {name: IncrementalPCA() for name in names}
-
-    def fit(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def record(module: nn.Module, inputs: object, output: Tensor) -> None:
-            del module, inputs
-            fitted[name].partial_fit(output.numpy())
-
-        return record
+    fitted = [IncrementalPCA() for _ in outputs]
+    batches = max(1, len(outputs[0]) // batch_size)
 
     def work() -> None:
-        hooks = [model.get_submodule(name).register_forward_hook(fit(name)) for name in names]
         with threadpool_limits(1):
-            model(rows)
-        for hook in hooks:
-            hook.remove()
+            for pca, output in zip(fitted, outputs, strict=True):
+                for batch in output.tensor_split(batches):
+                    pca.partial_fit(batch.numpy())
 
     return work
 
 
-def _accuracy(width: int, batch_size: int) -> Result:
+def _accuracy(shape: Shape, batch_size: int) -> Result:
     """Relative Frobenius error of the covariance of float32 rows against two passes in float64."""
+    width = shape.hidden[-1]
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(width, width, generator=generator)
     parts = [torch.randn(batch_size, width, generator=generator) @ mixing for _ in range(4)]
@@ -97,7 +166,7 @@ def _accuracy(width: int, batch_size: int) -> Result:
     error = (accumulator.moments.covariance - expected).norm() / expected.norm()
     return Result(
         suite=SUITE,
-        name=f"covariance error at {OFFSET:g} sigma",
+        name=f"{shape.name}: covariance error at {OFFSET:g} sigma",
         value=float(error),
         unit="relative",
         reference="two passes in float64",

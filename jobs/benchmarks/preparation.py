@@ -12,15 +12,14 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 import ray
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.cluster import ensure_ray
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import Speedup, time_in_turn
@@ -30,6 +29,7 @@ from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.synthetic import write_synthetic
 from data_prep.work import Usage
 from jobs.benchmarks import fuxictr_peer, reading
+from jobs.benchmarks.conditions import quiet
 from jobs.benchmarks.result import Result, compared, rates
 
 SUITE = "prepare"
@@ -44,7 +44,7 @@ MEGABYTE = 1e6
 def run(*, rows: int, rounds: int, peers_python: str | None) -> list[Result]:
     """Figures of the preparation, its memory, the peer, and the reader."""
     ensure_ray()
-    with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, quiet():
         log = _log(folder, rows)
         # Fresh workers: those that wrote the log keep the memory they needed for it.
         ray.shutdown()
@@ -171,13 +171,3 @@ def _run_peer(python: str, csv: Path) -> float:
         raise OptionError(f"--peers-python {python}: FuxiCTR did not run there ({tail})")
     shutil.rmtree(output)
     return float(lines[-1].split()[1])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the preparation's own lines."""
-    console.out.quiet = True
-    try:
-        yield
-    finally:
-        console.out.quiet = False

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from afm_dist import storage
 from afm_dist.dataset.batch import Batch
@@ -19,6 +17,7 @@ from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.dataset.order import TrainingOrder
 from afm_dist.dataset.reader import read_batches
 from afm_dist.evaluation.timing import time_in_turn
+from jobs.benchmarks.conditions import one_thread
 from jobs.benchmarks.criteo_shape import cardinalities, fields
 from jobs.benchmarks.result import Result, rates
 
@@ -34,7 +33,7 @@ LABEL = "label"
 
 def run(*, rows: int, rounds: int) -> list[Result]:
     """Reading verifies checksums, ids and labels; decoding does not."""
-    with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, _one_thread():
+    with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, one_thread():
         manifest = write_dataset(folder, rows)
         seconds = time_in_turn(actions(manifest), rounds, warm_up=1)
     return rates(SUITE, rows, seconds, DECODING)
@@ -52,10 +51,10 @@ def actions(manifest: Manifest) -> dict[str, Callable[[], int]]:
     return timed
 
 
-def write_dataset(folder: str, rows: int) -> Manifest:
+def write_dataset(folder: str, rows: int, vocabulary: int = VOCABULARY) -> Manifest:
     """A training split of 26 columns of ids and 13 of numbers, in Criteo's proportions."""
     generator = np.random.default_rng(0)
-    schema = fields(cardinalities(VOCABULARY))
+    schema = fields(cardinalities(vocabulary))
     shards = [
         _write_shard(folder, f"train/part-{i:05d}.parquet", min(SHARD_ROWS, rows - start), schema, generator)
         for i, start in enumerate(range(0, rows, SHARD_ROWS))
@@ -105,13 +104,3 @@ def _decode(manifest: Manifest) -> int:
 
 def _count(read: Callable[[], Iterable[Batch]]) -> int:
     return sum(len(batch) for batch in read())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

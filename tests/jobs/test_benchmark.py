@@ -61,9 +61,23 @@ def test_preparation_is_compared_with_parsing(tmp_path: Path) -> None:
     assert references["read shuffled, batch 1000"] == "decode shards, no batches"
 
 
-def test_statistics_are_exact_far_from_the_origin(tmp_path: Path) -> None:
-    (error,) = [figure for figure in run("statistics", tmp_path) if figure["unit"] == "relative"]
-    assert error["value"] < 1e-6
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_pass_is_compared_with_the_same_loop_without_ray(tmp_path: Path) -> None:
+    figures = run("pass", tmp_path)
+    check_figures(figures, "pass")
+    references = {figure["name"]: figure["reference"] for figure in figures}
+    assert references["plain loop, forward and moments"] == "plain loop, forward alone"
+    assert references["pass on Ray"] == "plain loop, forward and moments"
+    (difference,) = [figure for figure in figures if figure["unit"] == "relative"]
+    assert difference["value"] < 1e-6
+
+
+def test_statistics_of_both_shapes_are_exact_far_from_the_origin(tmp_path: Path) -> None:
+    figures = run("statistics", tmp_path)
+    errors = {figure["name"]: figure["value"] for figure in figures if figure["unit"] == "relative"}
+    assert list(errors) == [f"{shape}: covariance error at 1000 sigma" for shape in ("Criteo", "Avazu")]
+    assert all(error < 1e-6 for error in errors.values())
 
 
 def test_ratio_is_the_median_of_the_rounds() -> None:

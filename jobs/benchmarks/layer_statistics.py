@@ -18,11 +18,12 @@ from jobs.benchmarks.result import Result, rates
 
 SUITE = "statistics"
 FORWARD = "forward alone"
+MOMENTS_ALONE = "moments alone"
 PEER = "IncrementalPCA alone"
-# Rows of a batch over columns: what scikit-learn chooses where it is not told.
-PEER_BATCH = 5
+# Rows of the peer's batches over columns: the fewest it takes for all components, and its own choice.
+PEER_BATCHES = (1, 5)
 # On wide layers a round of the peer takes most of a minute.
-WIDE, WIDE_ROUNDS = 1000, 3
+WIDE, WIDE_ROUNDS = 1000, 2
 OFFSET = 1000.0  # mean over deviation of the rows on which accuracy is measured
 
 Action = Callable[[], object]
@@ -87,24 +88,24 @@ def _against_peer(
 ) -> list[Result]:
     """Against scikit-learn on the same outputs: alone, and with the forward of the same round added."""
     outputs = _outputs(model, names, rows)
-    peer = _incremental_pca(outputs, PEER_BATCH * max(shape.hidden))
-    if peer is None:
-        return []
-    one_batch = _incremental_pca(outputs, len(rows))
-    actions = {PEER: peer, "moments alone": _accumulating(outputs), "forward": lambda: model(rows)}
-    if one_batch is not None and len(rows) >= 2 * PEER_BATCH * max(shape.hidden):
-        actions["IncrementalPCA alone, one batch"] = one_batch
-    seconds = time_in_turn(actions, rounds, warm_up=1)
-    forward = seconds.pop("forward")
-    whole = {
-        f"forward, then {name}": [a + b for a, b in zip(forward, seconds[key], strict=True)]
-        for name, key in (("IncrementalPCA", PEER), ("moments", "moments alone"))
+    batches = [max(1, len(rows) // (factor * max(shape.hidden))) for factor in PEER_BATCHES]
+    actions: dict[str, Action] = {
+        FORWARD: lambda: model(rows),
+        MOMENTS_ALONE: _accumulating(outputs),
     }
-    prefix = f"{shape.name}: "
-    return [
-        *rates(SUITE, len(rows), seconds, PEER, prefix=prefix),
-        *rates(SUITE, len(rows), whole, "forward, then IncrementalPCA", prefix=prefix),
-    ]
+    peers = {n: peer for n in batches if (peer := _incremental_pca(outputs, n)) is not None}
+    seconds = time_in_turn(actions | {str(n): peer for n, peer in peers.items()}, rounds, warm_up=1)
+    results = []
+    for n in peers:
+        prefix = f"{shape.name}, batch {len(rows) // n}: "
+        alone = {PEER: seconds[str(n)], MOMENTS_ALONE: seconds[MOMENTS_ALONE]}
+        whole = {
+            f"forward, then {what}": [a + b for a, b in zip(seconds[FORWARD], own, strict=True)]
+            for what, own in zip(("IncrementalPCA", "moments"), alone.values(), strict=True)
+        }
+        results += rates(SUITE, len(rows), alone, PEER, prefix=prefix)
+        results += rates(SUITE, len(rows), whole, next(iter(whole)), prefix=prefix)
+    return results
 
 
 def _outputs(model: nn.Module, names: Sequence[str], rows: Tensor) -> list[Tensor]:
@@ -131,15 +132,14 @@ def _accumulating(outputs: Sequence[Tensor]) -> Action:
     return work
 
 
-def _incremental_pca(outputs: Sequence[Tensor], batch_size: int) -> Action | None:
-    """All components, in batches of about this size; None where scikit-learn is not installed."""
+def _incremental_pca(outputs: Sequence[Tensor], batches: int) -> Action | None:
+    """All components, each output in so many batches; None where scikit-learn is not installed."""
     try:
         from sklearn.decomposition import IncrementalPCA
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError:
         return None
     fitted = [IncrementalPCA() for _ in outputs]
-    batches = max(1, len(outputs[0]) // batch_size)
 
     def work() -> None:
         with threadpool_limits(1):

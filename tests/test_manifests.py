@@ -202,3 +202,9 @@ def test_the_batch_script_takes_whole_machines_and_comes_back() -> None:
     # sbatch reads no options after the first command.
     first_command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
     assert not any(line.startswith("#SBATCH") for line in lines[first_command:])
+
+
+def test_the_page_on_running_names_no_missing_file() -> None:
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page):
+        assert (ROOT / "docs" / target).exists(), target

@@ -1,115 +1,141 @@
-"""``ray job submit`` for real: a head of its own on this machine, with token authentication."""
+"""The README's lines for machines of your own, run on this one: a head, a second node, submitted jobs."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
+import re
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
-from afm_dist.dataset.manifest import Manifest
+from afm_dist import storage
 from tests.jobs.commands import ROOT
+from tests.jobs.conftest import SMALLER, Compressed, compress_command, write_clicks
+from tests.jobs.own_ray import OwnRay, own_ray
 
-RAY = Path(sys.executable).with_name("ray")
-START_TIMEOUT_S = 60
-
-pytestmark = pytest.mark.ray
-
-
-@dataclass(frozen=True)
-class Head:
-    """A running head node."""
-
-    address: str
-    environment: dict[str, str]
-
-    def submit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The command of the README, from the root of the repository."""
-        return subprocess.run(
-            [str(RAY), "job", "submit", "--address", self.address, "--working-dir", ".", "--", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the head did not start:\n{log.read_text()}")
+def cluster_commands() -> list[list[str]]:
+    """The commands of the README's block for machines of your own, in order."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) if "ray start" in text]
+    lines = block.replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line for line in words if line and line[0] != "export"]
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    # A short folder: Unix sockets below it may have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="afm-"))
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        # "python" in a submitted command is the one on the path of `ray start`.
-        "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
+def cluster() -> Iterator[OwnRay]:
+    """A head and a further node as the README starts them, with one CPU each."""
+    token, head, node, _ = cluster_commands()
+    assert head[:3] == ["ray", "start", "--head"]
+    assert node[:2] == ["ray", "start"]
+    with own_ray() as ray:
+        ray.run(token[: token.index(">")])
+        ray.start(head, cpus=1)
+        ray.start(node, cpus=1)
+        yield ray
+
+
+def test_submitted_compression_gives_what_a_local_one_gives(
+    cluster: OwnRay, compressed: Compressed, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    output = str(tmp_path_factory.mktemp("submitted") / "compressed")
+    submit = cluster_commands()[-1]
+    end = submit.index("--") + 1
+    assert shlex.join(submit[:end]) == "ray job submit --address http://HEAD:8265 --working-dir . --"
+    entrypoint = submit[end:]
+    placed = {
+        "/shared/clicks": compressed.data,
+        "/shared/baseline/checkpoint": f"{compressed.trained}/checkpoint",
+        "/shared/compressed": output,
     }
-    gcs, dashboard, client = _free_ports(3)
-    command = [str(RAY), "start", "--head", "--block", "--num-cpus", "2", "--node-ip-address", "127.0.0.1"]
-    command += ["--port", str(gcs), "--dashboard-port", str(dashboard)]
-    command += ["--dashboard-agent-listen-port", "0", "--ray-client-server-port", str(client)]
-    command += ["--object-store-memory", "200000000", "--temp-dir", str(folder), "--disable-usage-stats"]
-    log = folder / "head.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        _wait_until_listening(dashboard, process, log)
-        yield Head(f"http://127.0.0.1:{dashboard}", environment)
-    finally:
-        # Only this head: `ray stop` would end every Ray of this machine.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    command = [placed.pop(word, word) for word in entrypoint]
+    assert not placed
+    assert command == ["python", *compress_command(compressed.data, compressed.trained, output)[:7]]
+
+    result = cluster.submit("python", *compress_command(compressed.data, compressed.trained, output))
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "starting a local Ray" not in result.stdout
+    for stage in ("statistics-mlp", "rewrite-mlp"):
+        results = _contents(f"{output}/{stage}")
+        assert results == _contents(f"{compressed.output}/{stage}")
+        assert results
 
 
-def test_relative_path_is_refused_with_an_explanation(head: Head) -> None:
-    result = head.submit("python", "jobs/prepare.py", "--source", "synthetic", "--output", "data/clicks")
+def _contents(folder: str) -> dict[str, str]:
+    """Digest of the tensors or the bytes of each result below a folder, by its name.
+
+    Not of a file of tensors: safetensors writes what is said about them in any order.
+    """
+    results = {path for kind in ("safetensors", "parquet") for path in Path(folder).rglob(f"*.{kind}")}
+    return {str(path.relative_to(folder)): _digest(path) for path in results}
+
+
+def _digest(path: Path) -> str:
+    if path.suffix != ".safetensors":
+        return storage.file_sha256(str(path))
+    tensors = load_file(path)
+    return storage.fingerprint(
+        {name: [str(value.dtype), storage.sha256(value.tobytes())] for name, value in tensors.items()}
+    )
+
+
+def test_relative_path_is_refused_with_an_explanation(cluster: OwnRay) -> None:
+    result = cluster.submit("python", "jobs/prepare.py", "--source", "synthetic", "--output", "data/clicks")
     assert result.returncode == 1  # Ray's own code for any failure; the log has the job's
     assert "--output data/clicks: relative path under 'ray job submit'" in result.stdout
     assert "failed with exit code 2" in result.stdout
     assert "Traceback" not in result.stdout
 
 
-def test_submitted_job_runs_its_tasks_and_succeeds(head: Head, tmp_path: Path) -> None:
-    output = tmp_path / "data"
-    command = ["python", "jobs/prepare.py", "--source", "synthetic", "--rows", "5000"]
-    result = head.submit(*command, "--output", str(output))
-    assert result.returncode == 0, result.stdout + result.stderr
-    manifest = Manifest.load(str(output))
-    assert sum(manifest.rows(split) for split in manifest.splits) == 5000
+@pytest.mark.parametrize(
+    ("environment", "refusal"),
+    [
+        ({"RAY_AUTH_TOKEN": "of-somebody-else"}, "Invalid authentication token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "Missing authentication token"),
+    ],
+)
+def test_nobody_submits_without_the_token(cluster: OwnRay, environment: dict[str, str], refusal: str) -> None:
+    result = cluster.submit("python", "jobs/evaluate.py", "--help", **environment)
+    assert result.returncode == 1
+    assert refusal in result.stderr
+    assert "submitted successfully" not in result.stdout + result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_everything_on_two_nodes_gives_what_it_gives_on_one(
+    cluster: OwnRay, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With as many training workers of one thread each: on the cluster, each has a node of its own."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    write_clicks(folder / "clicks.csv")
+
+    def commands(place: str) -> list[list[str]]:
+        data, trained, output = (str(folder / place / name) for name in ("data", "trained", "compressed"))
+        source = ["--source", "tabular", "--input", str(folder / "clicks.csv"), "--label", "click"]
+        return [
+            ["jobs/prepare.py", *source, "--output", data, *SMALLER["prepare"]],
+            ["jobs/train.py", "--data", data, "--output", trained, *SMALLER["train"], "--workers", "2"],
+            [*compress_command(data, trained, output), "--workers", "2"],
+            ["jobs/evaluate.py", "--data", data, "--checkpoint", f"{output}/checkpoint"],
+        ]
+
+    with own_ray() as alone:
+        token, head, *_ = cluster_commands()
+        alone.run(token[: token.index(">")])
+        alone.start(head, cpus=2)
+        for ray, place in ((alone, "here"), (cluster, "there")):
+            for command in commands(place):
+                result = ray.submit("python", *command)
+                assert result.returncode == 0, result.stdout + result.stderr
+
+    here, there = (_contents(str(folder / place)) for place in ("here", "there"))
+    assert {"trained/checkpoint/model.safetensors", "compressed/checkpoint/model.safetensors"} <= set(here)
+    for name in here:
+        assert there[name] == here[name], name

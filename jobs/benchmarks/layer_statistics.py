@@ -1,4 +1,7 @@
-"""The statistics pass's inner loop on one thread: moments of the second and third layers' outputs."""
+"""The statistics pass's inner loop on one thread: moments of the second and third layers' outputs.
+
+And what follows it on the driver.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from afm_dist.evaluation.timing import time_in_turn
 from afm_dist.models.layers import MLP, hidden_linears
 from afm_dist.statistics.accumulator import MomentAccumulator, Workspace
 from afm_dist.statistics.observe import Observer
-from jobs.benchmarks import criteo_shape
+from jobs.benchmarks import criteo_shape, driver_statistics
 from jobs.benchmarks.conditions import one_thread
 from jobs.benchmarks.result import Result, rates
 
@@ -66,6 +69,7 @@ def run(shapes: Sequence[Shape], *, batch_size: int, rounds: int) -> list[Result
             results += _against_forward(shape, model, names, rows, rounds)
             results += _against_peer(shape, model, names, rows, peer_rounds)
             results.append(_accuracy(shape, batch_size))
+            results += driver_statistics.run(SUITE, shape.name, shape.hidden[-1], peer_rounds)
     return results
 
 

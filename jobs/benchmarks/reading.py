@@ -23,6 +23,7 @@ from jobs.benchmarks.result import Result, rates
 
 SUITE = "prepare"
 DECODING = "decode shards, no batches"
+ROW_BYTES = "a row in shards"
 BATCH_SIZES = (1_000, 10_000)
 VOCABULARY = 10_000_000
 SHARD_ROWS = 100_000
@@ -36,7 +37,11 @@ def run(*, rows: int, rounds: int) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, one_thread():
         manifest = write_dataset(folder, rows)
         seconds = time_in_turn(actions(manifest), rounds, warm_up=1)
-    return rates(SUITE, rows, seconds, DECODING)
+    size = sum(shard.bytes for shard in manifest.shards("train")) / rows
+    return [
+        *rates(SUITE, rows, seconds, DECODING),
+        Result(suite=SUITE, name=ROW_BYTES, value=size, unit="bytes"),
+    ]
 
 
 def actions(manifest: Manifest) -> dict[str, Callable[[], int]]:

@@ -5,8 +5,8 @@
 #   docker build --tag REGISTRY/afm-dist:0.1.0 .
 #   docker push REGISTRY/afm-dist:0.1.0
 #
-# For a cluster without GPUs, at about a third of the size:
-#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu --tag REGISTRY/afm-dist:0.1.0 .
+# For a cluster without GPUs, at about a third of the size, name the index of PyTorch's CPU wheels:
+#   docker build --build-arg TORCH_INDEX=URL --tag REGISTRY/afm-dist:0.1.0 .
 FROM rayproject/ray:2.60.0-py311-cpu
 
 # PyTorch brings CUDA's libraries along; the node's driver is the runtime's to lend.
@@ -20,5 +20,5 @@ COPY --chown=ray:users afm_dist ./afm_dist
 COPY --chown=ray:users data_prep ./data_prep
 COPY --chown=ray:users jobs ./jobs
 
-ARG TORCH_INDEX=https://pypi.org/simple
-RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" .
+ARG TORCH_INDEX=
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} .

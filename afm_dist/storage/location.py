@@ -40,13 +40,18 @@ def local_path(location: str) -> Path:
 
 def join(location: str, *parts: str) -> str:
     """The location of something below ``location``; the parts are plain names, escaped where needed."""
+    if not parts:
+        return location
     below = [quote(part) for part in parts] if is_uri(location) else parts
-    return "/".join([location.rstrip("/"), *below]) if parts else location
+    return "/".join([_without_slashes(location), *below])
 
 
 def absolute(location: str) -> str:
     """The same location, independent of the working directory, without slashes at the end."""
-    if is_uri(location):
-        scheme, _, rest = location.partition("://")
-        return f"{scheme}://{rest.rstrip('/') or rest}"
-    return str(Path(location).expanduser().resolve())
+    return _without_slashes(location) if is_uri(location) else str(Path(location).expanduser().resolve())
+
+
+def _without_slashes(location: str) -> str:
+    """Without those at the end."""
+    scheme, colon, rest = location.rpartition("://")
+    return f"{scheme}{colon}{rest.rstrip('/')}"

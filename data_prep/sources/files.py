@@ -128,8 +128,9 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
-    """Sort key under which ``day_9`` comes before ``day_10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+    """Sort key under which ``day_9`` comes before ``day_10``; escapes of a URI do not count."""
+    plain = unquote(path) if storage.is_uri(path) else path
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", plain)]
 
 
 def _files_in(folder: str) -> list[str]:

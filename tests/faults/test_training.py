@@ -61,6 +61,7 @@ def test_workers_killed_at_any_point_of_a_checkpoint_leave_the_result_as_it_woul
     assert "worker 0 of the training: its process" in reasons[1]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_right_after_reporting_goes_on_from_what_was_registered_until_then(
     bench: Bench, local_ray: None
 ) -> None:

@@ -11,18 +11,27 @@ from tests.object_store.faulty_proxy import FaultyProxy
 from tests.object_store.servers import bucket, gs, gs_bucket, s3, store_proxy
 from tests.small_dataset import write_dataset
 
-__all__ = ["bucket", "dataset", "gs", "gs_bucket", "local_ray", "s3", "store_proxy"]
+__all__ = ["bucket", "dataset", "gs", "gs_bucket", "local_ray", "ray_with_a_gpu", "s3", "store_proxy"]
 
 
 @pytest.fixture(scope="session")
 def local_ray(store_proxy: FaultyProxy) -> Iterator[None]:
-    """A Ray of two CPUs, shared by all tests of a session.
+    """A Ray of two CPUs, shared by all tests of a session; one that a test left behind will do."""
+    if not ray.is_initialized():
+        _start_ray()
+    yield
+    ray.shutdown()
 
-    The GPU is one in name only: what asks for it finds that torch cannot use it.
-    """
-    if ray.is_initialized():
-        yield
-        return
+
+@pytest.fixture
+def ray_with_a_gpu(local_ray: None) -> None:
+    """The same, with a GPU in name only: what asks for it finds that torch cannot use it."""
+    if not ray.is_initialized() or "GPU" not in ray.cluster_resources():
+        ray.shutdown()
+        _start_ray()
+
+
+def _start_ray() -> None:
     ray.init(
         address="local",
         num_cpus=2,
@@ -31,8 +40,6 @@ def local_ray(store_proxy: FaultyProxy) -> Iterator[None]:
         object_store_memory=300_000_000,
         log_to_driver=False,
     )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def small_model() -> nn.Module:
 
 @pytest.mark.ray
 def test_a_gpu_that_torch_cannot_use_is_said_once_and_not_used(
-    local_ray: None, capsys: pytest.CaptureFixture[str]
+    ray_with_a_gpu: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster._asked_gpu_trouble.cache_clear()
     for _ in range(2):
@@ -40,7 +40,7 @@ def test_a_gpu_that_torch_cannot_use_is_said_once_and_not_used(
 
 @pytest.mark.ray
 def test_tasks_of_half_a_cpu_and_a_third_of_a_gpu_give_the_same_bits(
-    local_ray: None, dataset: Manifest, monkeypatch: pytest.MonkeyPatch
+    ray_with_a_gpu: None, dataset: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model()
 

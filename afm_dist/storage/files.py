@@ -293,7 +293,7 @@ def remove(location: str) -> None:
         path = local_path(location)
         with _writing(location):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_folder(path)
             else:
                 path.unlink(missing_ok=True)
         return
@@ -305,6 +305,16 @@ def remove(location: str) -> None:
             filesystem.delete_dir(path_name)
         elif kind == pafs.FileType.File:
             filesystem.delete_file(path_name)
+
+
+def _remove_folder(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # So rmtree says that the folder was replaced while it looked, by another process's new one.
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
 
 
 def remove_temporaries(location: str) -> None:

@@ -19,6 +19,8 @@ from afm_dist.training.registration import RAY_TRAIN, Registered, Registrar
 from afm_dist.training.worker import PROGRESS, Assignment, run_worker
 
 POLL_S = 0.5
+# Where each look is several requests.
+POLL_OBJECT_STORE_S = 5.0
 
 
 def run_once(assignment: Assignment, candidates: Sequence[str], total_rows: int, emit: Emit) -> None:
@@ -87,6 +89,7 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
     """Move the bar by what rank 0 writes to its progress file; tell of checkpoints, and of stalls."""
     location = storage.join(assignment.folder, PROGRESS)
     storage.write_json(location, {"rows": assignment.rows_before})
+    poll_s = POLL_S if storage.is_local(location) else POLL_OBJECT_STORE_S
     stop = threading.Event()
 
     def follow() -> None:
@@ -100,7 +103,7 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
         with console.progress(name, total_rows, before=rows) as advance:
             ended = False
             while not ended:
-                ended = stop.wait(POLL_S)
+                ended = stop.wait(poll_s)
                 try:
                     seen = int(storage.read_json(location)["rows"])
                     newest = Registered.read(assignment.folder)

@@ -242,7 +242,7 @@ def list_infos(location: str) -> list[pafs.FileInfo]:
         try:
             selector = pafs.FileSelector(path, allow_not_found=True, recursive=deep)
             infos = filesystem.get_file_info(selector)
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):  # the first: it went while it was listed
             return []
     if deep:
         infos = _children(path, infos)

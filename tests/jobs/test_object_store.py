@@ -17,8 +17,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 # One after the other in one process: each would take as long as its work to start.
 JOBS = """
-import importlib, json, sys, tyro
-for name, *arguments in json.loads(sys.argv[1]):
+import importlib, json, pathlib, sys, tyro
+for path, *arguments in json.loads(sys.argv[1]):
+    name = pathlib.Path(path).stem
     job = importlib.import_module(f"jobs.{name}")
     job.main(tyro.cli(getattr(job, name.capitalize()), args=arguments))
 """

@@ -13,7 +13,7 @@ from afm_dist.statistics.moments_file import digest_of, load_moments
 from tests.jobs.commands import run
 from tests.jobs.conftest import Compressed, compress_command, prepare_command, train_command, write_clicks
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # One after the other in one process: each would take as long as its work to start.
 JOBS = """
@@ -54,4 +54,4 @@ def test_all_jobs_give_the_same_bits_on_an_object_store(
     report = storage.read_json(f"{output}/report/report.json")
     assert {row["name"] for row in report["rows"]} >= {"baseline", "control", "afm-emb"}
     assert storage.read_json(figures)["auc"] > 0.5
-    assert storage.read_bytes(f"{output}/events.jsonl").count(b'"event": "stage finished"') == 9
+    assert storage.read_bytes(f"{output}/events.jsonl").count(b'"event": "stage finished"') == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +55,8 @@ def run_job(
 
 
 def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+    """Square brackets as plain text, and no credentials: what a job says ends up in logs."""
+    return re.sub(r"://[^/@\s]+@", "://…@", text).replace("[", r"\[")
 
 
 def say(text: str) -> None:

@@ -77,3 +77,9 @@ def test_what_an_earlier_run_did_counts_as_progress_and_not_as_speed(
         advance(100)
 
     assert capsys.readouterr().out == "  statistics: 700 of 1,000 rows, 10 rows/s, 30 s left\n"
+
+
+def test_credentials_in_a_uri_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("training on s3://KEY:SECRET@bucket/data")
+
+    assert capsys.readouterr().out == "training on s3://…@bucket/data\n"

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
-from afm_dist import cluster, console
+from afm_dist import console
 from afm_dist.dataset.manifest import Manifest
 from jobs import prepare
 
@@ -32,7 +33,7 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "ensure_ray", lambda: pytest.fail("started Ray"))
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("started Ray"))
 
 
 @pytest.mark.ray
@@ -161,5 +162,5 @@ def test_help_names_every_option() -> None:
         check=True,
     )
 
-    for name in prepare.Prepare.__dataclass_fields__:
+    for name in {*prepare.Prepare.__dataclass_fields__, "task_cpus"} - {"resources"}:
         assert f"--{name.replace('_', '-')}" in result.stdout

@@ -73,7 +73,9 @@ def test_one_two_and_four_workers_give_the_same_bits_and_a_killed_node_changes_n
     assert digest == expected
     assert [e["reason"] for e in events if e["event"] == "task lost"] == ["the node died"]
     assert all(trial.computed()[group] == 1 for group in committed)
-    assert trial.computed().total() == GROUPS + 1
+    # The one that was lost may have been lost before it noted its call.
+    assert set(trial.computed()) == set(range(GROUPS))
+    assert trial.computed().total() <= GROUPS + 1
     assert trial.left() == []
 
 

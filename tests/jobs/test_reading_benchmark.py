@@ -15,8 +15,9 @@ def test_batches_are_compared_with_decoding_alone() -> None:
     figures = [asdict(result) for result in reading.run(rows=3_000, rounds=1)]
 
     check_figures(figures, "prepare")
-    decoding, *batches = figures
+    decoding, *batches, size = figures
     assert len(batches) == 4
+    assert (size["name"], size["unit"]) == ("a row in shards", "bytes")
     assert decoding["reference"] is None
     assert {figure["reference"] for figure in batches} == {decoding["name"]}
 

@@ -1,4 +1,8 @@
-"""The same dataset for any number of workers, and after killed workers and a killed driver."""
+"""The same dataset for any number of workers, and after killed workers and a killed driver.
+
+Kills in Ray workers and drivers of this process are in ``test_pipeline`` and ``test_resume``; these are
+slower, and closer to a user's.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +104,8 @@ def test_workers_and_blocks_do_not_change_the_manifest(
     assert Manifest.load(str(tmp_path / "data")).fingerprint() == undisturbed.fingerprint()
 
 
-@pytest.mark.parametrize("stage", ["parsing", pytest.param("encoding", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["parsing", "encoding"])
 def test_a_killed_worker_does_not_change_the_manifest(
     undisturbed: Manifest, log: str, tmp_path: Path, stage: str
 ) -> None:
@@ -112,7 +117,8 @@ def test_a_killed_worker_does_not_change_the_manifest(
     assert Manifest.load(str(tmp_path / "data")).fingerprint() == undisturbed.fingerprint()
 
 
-@pytest.mark.parametrize("stage", ["parse", pytest.param("encode", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["parse", "encode"])
 def test_a_killed_driver_goes_on_where_it_was(
     undisturbed: Manifest, log: str, tmp_path: Path, stage: str
 ) -> None:

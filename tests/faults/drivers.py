@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -11,10 +10,9 @@ from typing import Any, TypeVar
 
 import ray
 
-Result = TypeVar("Result")
+from tests.forks import fork_server
 
-# The server that drivers are forked from imports this once: torch and Ray take seconds.
-PRELOADED = ["torch", "ray", "tests.faults.passes"]
+Result = TypeVar("Result")
 
 
 def _connect(address: str) -> None:
@@ -29,9 +27,9 @@ class Driver:
     """
 
     def __init__(self, address: str) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=_connect, initargs=(address,))
+        self._executor = ProcessPoolExecutor(
+            1, mp_context=fork_server(), initializer=_connect, initargs=(address,)
+        )
 
     def start(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """Run a function of a module in the driver; returns at once."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import runpy
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.forks import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str, timeout: float = 280, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENTS`` in the repository's root."""
-    import os
-
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -31,9 +35,30 @@ def succeed(*arguments: str, timeout: float = 280) -> str:
     return result.stdout
 
 
+def run_warm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As ``run``, in a process that has already imported what takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = fork_server().Process(target=_run_job, args=(arguments, environment, folder))
+        process.start()
+        process.join()
+        code = process.exitcode
+        assert code is not None
+        printed = [Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(arguments, code, *printed)
+
+
+def _run_job(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
+    os.environ.update(environment, COLUMNS="120")
+    os.chdir(ROOT)
+    sys.argv = list(arguments)
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
 def fail(*arguments: str, code: int) -> str:
     """Run a job that must fail with this code and without a traceback; its message."""
-    result = run(*arguments)
+    result = run_warm(*arguments)
     assert result.returncode == code, result.stdout + result.stderr
     assert "Traceback" not in result.stderr, result.stderr
     message = result.stderr.strip()

@@ -124,6 +124,7 @@ def test_deleted_marker_redoes_that_stage_and_those_after_it(compressed: Compres
     assert redone == {"throughput", "report"}
 
 
+@pytest.mark.slow
 def test_changed_option_says_which_and_redoes_what_depends_on_it(
     compressed: Compressed, tmp_path: Path
 ) -> None:

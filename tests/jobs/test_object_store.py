@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,10 @@ import pytest
 from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.statistics.moments_file import digest_of, load_moments
-from tests.jobs.commands import run
+from tests.jobs.commands import ROOT, run
 from tests.jobs.conftest import Compressed, compress_command, prepare_command, train_command, write_clicks
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
 
 # One after the other in one process: each would take as long as its work to start.
 JOBS = """
@@ -25,6 +27,8 @@ for path, *arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_all_jobs_give_the_same_bits_on_an_object_store(
     compressed: Compressed, bucket: str, tmp_path: Path
 ) -> None:
@@ -55,3 +59,18 @@ def test_all_jobs_give_the_same_bits_on_an_object_store(
     assert {row["name"] for row in report["rows"]} >= {"baseline", "control", "afm-emb"}
     assert storage.read_json(figures)["auc"] > 0.5
     assert storage.read_bytes(f"{output}/events.jsonl").count(b'"event": "stage finished"') == 10
+
+
+@pytest.mark.timeout(600)
+def test_command_for_an_object_store_runs(compressed: Compressed, bucket: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python (.* s3://my-bucket/.*)$", readme, re.MULTILINE)
+    for folder, local in (("clicks", compressed.data), ("compressed", compressed.output)):
+        for path in (path for path in Path(local).rglob("*") if path.is_file()):
+            name = path.relative_to(local).as_posix()
+            storage.write_bytes(f"{bucket}/{folder}/{name}", path.read_bytes())
+
+    result = run(*shlex.split(command.replace("s3://my-bucket", bucket)))
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "AUC" in result.stdout

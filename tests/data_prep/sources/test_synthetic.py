@@ -60,6 +60,7 @@ def test_the_truth_has_the_labels_of_the_log(logs: dict[ShapeName, SyntheticLog]
         assert pq.read_table(truth)["label"].to_pylist() == labels
 
 
+@pytest.mark.slow
 def test_one_worker_writes_the_same_bytes_as_two(logs: dict[ShapeName, SyntheticLog], tmp_path: Path) -> None:
     program = (
         "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"

@@ -29,6 +29,7 @@ class FusedEmbedding(nn.Module):
         dim: T, the embedding dimension the rest of the model sees.
         code_dim: K, the width of the stored table; None keeps T and no projection.
         sparse: Whether gradients of the table are sparse (touch only the rows that occurred).
+        std: Of the numbers that the table begins with.
 
     Attributes:
         weight: Codes of all fields, shape (V, K).
@@ -60,8 +61,9 @@ class FusedEmbedding(nn.Module):
         self.dim = dim
         self.sparse = sparse
         self.folded = False
+        self.std = std
         self.weight = nn.Parameter(torch.empty(sum(cardinalities), code_dim or dim))
-        nn.init.normal_(self.weight, std=std)
+        self.reset_table()
         self.register_buffer("offsets", self.rebuild_offsets(), persistent=False)
         self.register_buffer("limits", self.rebuild_limits(), persistent=False)
         if code_dim is None:
@@ -71,6 +73,10 @@ class FusedEmbedding(nn.Module):
             projection = torch.empty(len(names), dim, code_dim)
             self.projection = nn.Parameter(nn.init.xavier_uniform_(projection))
             self.bias = nn.Parameter(torch.zeros(len(names), dim))
+
+    def reset_table(self) -> None:
+        """Draw the rows of the table anew; a projection stays."""
+        nn.init.normal_(self.weight, std=self.std)
 
     def rebuild_offsets(self) -> Tensor:
         """The offsets anew; they are not stored in checkpoints."""

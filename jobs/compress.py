@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -19,6 +19,7 @@ from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume, Run
 from afm_dist.training.recipe import (
     CHECKPOINT_MINUTES,
+    Precision,
     Preset,
     Recipe,
     check_checkpoint_minutes,
@@ -53,7 +54,8 @@ class Compress:
     output: str | None = None
     """Run directory; created if it is not there. The demo's is runs/demo."""
     preset: str = "default"
-    """Recipes and ranks the options below start from: default, afm-criteo or afm-avazu."""
+    """Recipes and ranks the options below start from: default, afm-criteo, afm-avazu, criteo-x4,
+    avazu-x4 or demo (the same as default)."""
     model: str = "deepfm"
     """Architecture of the baseline, when it is trained here: autoint, dcn, dcnv2, deepfm, dlrm, fibinet,
     gdcn or nfm."""
@@ -79,6 +81,11 @@ class Compress:
     """Rows of a batch in both rounds, over all workers."""
     seed: int = 0
     """Of initialisation, row order, dropout and the synthetic log."""
+    precision: Precision | None = None
+    """Of the products in the dense part in training; bfloat16 where the processor or GPU has it."""
+    compile: bool = False
+    """Compile each model that is trained with torch.compile: about 20 s, then faster steps. Needs a
+    C++ compiler."""
     workers: int = 1
     """Data-parallel Ray Train workers; the CPUs are shared out among them."""
     checkpoint_minutes: float = CHECKPOINT_MINUTES
@@ -139,7 +146,7 @@ def main(config: Compress) -> None:
             manifest,
             architecture=config.model,
             hyper_parameters=chosen.hyper_parameters,
-            recipe=chosen.train.using(seed=config.seed),
+            recipe=baseline_recipe(config, chosen),
             workers=config.workers,
             checkpoint_minutes=config.checkpoint_minutes,
             options=config.resources,
@@ -279,13 +286,22 @@ def model_config(config: Compress, chosen: Preset) -> ModelConfig:
     )
 
 
+def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:
+    """The recipe of the baseline, when it is trained here."""
+    return chosen.train.using(**_ways(config))
+
+
+def _ways(config: Compress) -> dict[str, Any]:
+    return {"seed": config.seed, "precision": config.precision, "compile": config.compile or None}
+
+
 def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
     """The recipes of the two fine-tuning rounds."""
     changes = {
         "epochs": config.finetune_epochs,
         "learning_rate": config.finetune_learning_rate,
         "batch_size": config.finetune_batch_size,
-        "seed": config.seed,
+        **_ways(config),
     }
     return chosen.finetune_mlp.using(**changes), chosen.finetune_embedding.using(**changes)
 

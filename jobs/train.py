@@ -12,7 +12,13 @@ from tyro.conf import OmitArgPrefixes
 from afm_dist import console
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume, Run
-from afm_dist.training.recipe import CHECKPOINT_MINUTES, check_checkpoint_minutes, preset
+from afm_dist.training.recipe import (
+    CHECKPOINT_MINUTES,
+    Precision,
+    TableOptimizer,
+    check_checkpoint_minutes,
+    preset,
+)
 
 
 @dataclass(kw_only=True)
@@ -26,7 +32,8 @@ class Train:
     model: str = "deepfm"
     """Architecture: autoint, dcn, dcnv2, deepfm, dlrm, fibinet, gdcn or nfm."""
     preset: str = "default"
-    """Recipe the options below start from: default, afm-criteo or afm-avazu."""
+    """Recipe the options below start from: default, afm-criteo, afm-avazu, criteo-x4, avazu-x4 or demo
+    (the same as default)."""
     embedding_dim: int | None = None
     """Embedding dimension."""
     hidden: tuple[int, ...] | None = None
@@ -40,11 +47,25 @@ class Train:
     learning_rate: float | None = None
     """Adam's learning rate."""
     l2: float | None = None
-    """Weight of the squared norm of the weights in the loss."""
+    """Weight of the squared norm of the weights in the loss; of a table, of the rows of a batch."""
+    table_optimizer: TableOptimizer | None = None
+    """How tables are updated: lazy Adam, or row-wise Adagrad, whose state is one number a row."""
+    table_learning_rate: float | None = None
+    """Of the tables, e.g. 0.02 with adagrad; by default that of the other weights."""
+    table_l2: float | None = None
+    """As --l2, of the tables alone."""
+    plateau_factor: float | None = None
+    """Multiply the learning rates by this after each evaluation that is not the best so far, e.g. 0.1."""
+    reset_tables: bool = False
+    """Draw the tables anew before each epoch but the first (MEDA), against overfitting of rare ids."""
     clip_norm: float | None = None
     """Largest norm of the gradient over all weights; by default it is not limited."""
     seed: int = 0
     """Of initialisation, row order and dropout."""
+    precision: Precision | None = None
+    """Of the products in the dense part; bfloat16 where the processor or GPU has it."""
+    compile: bool = False
+    """Compile the model with torch.compile: about 20 s, then faster steps. Needs a C++ compiler."""
     workers: int = 1
     """Data-parallel Ray Train workers; the CPUs are shared out among them."""
     checkpoint_minutes: float = CHECKPOINT_MINUTES
@@ -79,6 +100,13 @@ def main(config: Train) -> None:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         l2=config.l2,
+        table_optimizer=config.table_optimizer,
+        table_learning_rate=config.table_learning_rate,
+        table_l2=config.table_l2,
+        plateau_factor=config.plateau_factor,
+        reset_tables=config.reset_tables or None,
+        precision=config.precision,
+        compile=config.compile or None,
         clip_norm=config.clip_norm,
         seed=config.seed,
     )

@@ -33,6 +33,10 @@ class LinearTerm(nn.Module):
         self.cardinalities = tuple(cardinalities)
         self.register_buffer("offsets", first_rows(cardinalities), persistent=False)
 
+    def reset_table(self) -> None:
+        """Begin anew with the weights of the ids; those of the numbers stay."""
+        nn.init.zeros_(self.weight)
+
     def rebuild_offsets(self) -> Tensor:
         """The offsets anew; they are not stored in checkpoints."""
         return first_rows(self.cardinalities)

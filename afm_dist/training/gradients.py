@@ -6,7 +6,7 @@ under gloo and NCCL (which has no sparse all-reduce), and every worker gets the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,16 +36,61 @@ def sum_rows(gradient: Tensor) -> Tensor:
     Args:
         gradient: Sparse, shape (V, K), with one sparse dimension.
     """
-    if gradient.is_coalesced():
-        return gradient
-    rows, values = gradient._indices()[0], gradient._values()
-    if len(rows):
+    (summed,) = sum_rows_of([gradient])
+    return summed
+
+
+def sum_rows_of(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """``sum_rows`` of several gradients; neighbours that name the same rows are sorted together."""
+    summed: list[Tensor] = []
+    sorted_rows, groups = None, None
+    for gradient in gradients:
+        if gradient.is_coalesced():
+            summed.append(gradient)
+            continue
+        rows, values = gradient._indices()[0], gradient._values()
+        if groups is None or sorted_rows is None or not torch.equal(rows, sorted_rows):
+            sorted_rows, groups = rows, _Groups.of(rows)
+        summed.append(
+            torch.sparse_coo_tensor(
+                groups.rows[None],
+                functional.embedding_bag(groups.order, values, groups.starts, mode="sum")
+                if len(rows)
+                else values,
+                gradient.shape,
+                is_coalesced=True,
+                check_invariants=False,
+            )
+        )
+    return summed
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Occurrences of rows, grouped.
+
+    Attributes:
+        rows: Distinct rows in order, shape (U,).
+        order: Occurrences in the order of their rows, shape (N,).
+        starts: Where each row's occurrences begin in ``order``, shape (U,).
+    """
+
+    rows: Tensor
+    order: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _Groups:
         occurrences, order = rows.sort(stable=True)
-        rows, counts = occurrences.unique_consecutive(return_counts=True)
-        values = functional.embedding_bag(order, values, counts.cumsum(0) - counts, mode="sum")
-    return torch.sparse_coo_tensor(
-        rows[None], values, gradient.shape, is_coalesced=True, check_invariants=False
-    )
+        distinct, counts = occurrences.unique_consecutive(return_counts=True)
+        return cls(distinct, order, counts.cumsum(0) - counts)
+
+
+def sum_rows_of_tables(model: nn.Module) -> None:
+    """Replace each sparse gradient by its ``sum_rows``."""
+    tables = [p for p in model.parameters() if p.grad is not None and p.grad.is_sparse]
+    for parameter, summed in zip(tables, sum_rows_of([_gradient(p) for p in tables]), strict=True):
+        parameter.grad = summed
 
 
 def sum_over_workers(model: nn.Module, loss: Tensor, world_size: int, *, checkpoint: bool = False) -> Step:

@@ -38,6 +38,15 @@ class History:
         """The evaluation of the kept weights."""
         return next(point for point in self.curve if point.step == self.kept_step)
 
+    @property
+    def setbacks(self) -> int:
+        """Evaluations that were not the best so far."""
+        best, setbacks = float("-inf"), 0
+        for point in self.curve:
+            setbacks += point.validation_auc <= best
+            best = max(best, point.validation_auc)
+        return setbacks
+
     def add(self, point: Point, patience: int) -> bool:
         """Record an evaluation; returns whether it is the best so far."""
         self.curve.append(point)

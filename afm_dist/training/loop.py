@@ -20,12 +20,13 @@ from torch.nn import functional
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import TrainingOrder
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.evaluation.scored_rows import ScoredRows
-from afm_dist.training.gradients import Step, clip, sum_over_workers, sum_rows
+from afm_dist.training.forward import Forward
+from afm_dist.training.gradients import Step, clip, sum_over_workers, sum_rows_of_tables
 from afm_dist.training.history import History, Point
-from afm_dist.training.optimizer import LazyAdam
+from afm_dist.training.optimizer import SplitOptimizer, sparse_weights
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.state import State
 
@@ -93,7 +94,15 @@ def train(
         DataError: the loss became NaN or infinite.
     """
     _set_dropout(model, recipe.dropout)
-    optimizer = LazyAdam(model, recipe.learning_rate, recipe.l2)
+    optimizer = SplitOptimizer(
+        model,
+        recipe.learning_rate,
+        recipe.l2,
+        tables=recipe.table_optimizer,
+        table_learning_rate=recipe.table_learning_rate,
+        table_l2=recipe.table_l2,
+    )
+    forward = Forward(model, recipe, worker.world_size)
     order = TrainingOrder(
         manifest=manifest,
         batch_size=recipe.batch_size,
@@ -130,13 +139,17 @@ def train(
         if history.stopped_early:
             break
         global_rows = rows_seen(step + 1, recipe, manifest) - rows_seen(step, recipe, manifest)
-        torch.manual_seed(_step_seed(recipe.seed, step, worker.rank))
+        if recipe.reset_tables and step > 0 and step % order.steps == 0:
+            reset_tables(model, optimizer, _seed(recipe.seed, step, 0, 1))
+        optimizer.scale_learning_rates(recipe.plateau_factor**history.setbacks)
+        torch.manual_seed(_seed(recipe.seed, step, worker.rank))
         taken = train_step(
             model,
             optimizer,
             batch,
             global_rows,
             worker.world_size,
+            forward=forward,
             clip_norm=recipe.clip_norm,
             checkpoint=checkpoint_due(),
         )
@@ -166,11 +179,12 @@ def _batches_from(step: int, order: TrainingOrder, epochs: int) -> Iterator[Batc
 
 def train_step(
     model: nn.Module,
-    optimizer: LazyAdam,
+    optimizer: SplitOptimizer,
     batch: Batch,
     global_rows: int,
     world_size: int = 1,
     *,
+    forward: Callable[[Batch], Tensor] | None = None,
     clip_norm: float | None = None,
     checkpoint: bool = False,
 ) -> Step:
@@ -182,6 +196,7 @@ def train_step(
         batch: This worker's rows; none, where the others have the rest of the split.
         global_rows: Rows of all workers.
         world_size: Number of workers.
+        forward: Called instead of the model; gives its logits.
         clip_norm: Largest norm of the gradient, without the part of L2; None does not limit it.
         checkpoint: Whether this worker asks for a checkpoint after the step.
 
@@ -191,13 +206,11 @@ def train_step(
     model.train()
     optimizer.zero_grad()
     batch = batch.to(device_of(model))
-    logits = model(batch.ids.long(), batch.numeric)
+    logits = model(batch.ids.long(), batch.numeric) if forward is None else forward(batch)
     total = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
     loss = total / global_rows
     loss.backward()
-    for parameter in model.parameters():
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = sum_rows(parameter.grad)
+    sum_rows_of_tables(model)
     taken = sum_over_workers(model, loss.detach().double(), world_size, checkpoint=checkpoint)
     if clip_norm is not None:
         clip(model.parameters(), clip_norm)
@@ -220,8 +233,27 @@ def _mean_loss(losses: list[Tensor], step: int, recipe: Recipe) -> float:
     return mean
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+def reset_tables(model: nn.Module, optimizer: SplitOptimizer, seed: int) -> None:
+    """Begin anew with all tables and their part of the optimizer; what is dense goes on (MEDA).
+
+    Raises:
+        OptionError: a table cannot be drawn anew.
+    """
+    names = list(sparse_weights(model))
+    torch.manual_seed(seed)
+    for name in names:
+        module = model.get_submodule(name.rpartition(".")[0])
+        reset = getattr(module, "reset_table", None)
+        if reset is None or getattr(module, "projection", None) is not None:
+            raise OptionError(
+                f"reset_tables: {name} cannot be drawn anew: only uncompressed tables of the models here can"
+            )
+        reset()
+    optimizer.forget(names)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _set_dropout(model: nn.Module, probability: float | None) -> None:

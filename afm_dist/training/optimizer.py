@@ -1,7 +1,7 @@
-"""One optimizer for both kinds of weights: Adam for dense ones, lazy Adam for tables.
+"""One optimizer for both kinds of weights: Adam for dense ones, a lazy rule for tables.
 
-A table's gradient is sparse: it names the rows that occurred. Gradient, L2 and moments touch
-only those rows, so a step costs the same whatever the size of the table.
+A table's gradient is sparse: it names the rows that occurred. Gradient, L2 and state touch only
+those rows, so a step costs the same whatever the size of the table.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer, SparseAdam
+from torch.optim import Adam
 
 from afm_dist.training.gradients import sum_rows
+from afm_dist.training.recipe import TableOptimizer
+from afm_dist.training.tables import RULES
 
 
 def sparse_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -25,64 +27,86 @@ def sparse_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-class LazyAdam:
-    """Adam over a model, sparse where its gradients are.
+class SplitOptimizer:
+    """Adam over a model's dense weights, a lazy rule over its tables.
 
-    L2 is r·‖W‖² added to the loss (its gradient 2rW is what Adam sees), for weights with two
-    dimensions or more; of a table only for the rows of the batch.
+    L2 is r·‖W‖² added to the loss (its gradient 2rW is what the optimizers see), for weights with
+    two dimensions or more; of a table only for the rows of the batch.
 
     Args:
         model: Its parameters are updated.
-        learning_rate: Of both parts.
-        l2: r.
+        learning_rate: Of the dense weights.
+        l2: r of the dense weights.
+        tables: How tables are updated.
+        table_learning_rate: Of the tables; default: as the dense weights.
+        table_l2: r of the tables; default: as the dense weights.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float, l2: float) -> None:
-        self._l2 = l2
-        self._sparse = sparse_weights(model)
-        dense = {name: parameter for name, parameter in model.named_parameters() if name not in self._sparse}
-        decayed = [parameter for parameter in dense.values() if parameter.ndim >= 2]
-        others = [parameter for parameter in dense.values() if parameter.ndim < 2]
-        names = sorted(dense, key=lambda name: dense[name].ndim < 2)  # in the order of the groups
-        self._parts: list[tuple[Optimizer, list[str]]] = []
-        if dense:
-            groups: list[dict[str, Any]] = []
-            if decayed:
-                groups.append({"params": decayed, "weight_decay": 2 * l2})
-            if others:
-                groups.append({"params": others})
-            adam = Adam(groups, lr=learning_rate, fused=True)
-            self._parts.append((adam, names))
-        if self._sparse:
-            lazy = SparseAdam(list(self._sparse.values()), lr=learning_rate)
-            self._parts.append((lazy, list(self._sparse)))
+    def __init__(
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        l2: float,
+        *,
+        tables: TableOptimizer = "adam",
+        table_learning_rate: float | None = None,
+        table_l2: float | None = None,
+    ) -> None:
+        self._rule = RULES[tables]
+        self._rate = learning_rate
+        self._table_rate = learning_rate if table_learning_rate is None else table_learning_rate
+        self._table_l2 = l2 if table_l2 is None else table_l2
+        self._scale = 1.0
+        self._tables = sparse_weights(model)
+        self._table_state: dict[str, dict[str, Tensor]] = {}
+        dense = {name: parameter for name, parameter in model.named_parameters() if name not in self._tables}
+        decayed = {name: parameter for name, parameter in dense.items() if parameter.ndim >= 2}
+        others = {name: parameter for name, parameter in dense.items() if parameter.ndim < 2}
+        self._dense = {**decayed, **others}  # in the order of the groups
+        groups: list[dict[str, Any]] = [
+            {"params": list(decayed.values()), "weight_decay": 2 * l2},
+            {"params": list(others.values())},
+        ]
+        self._adam = Adam(groups, lr=learning_rate, fused=True) if dense else None
+
+    def scale_learning_rates(self, scale: float) -> None:
+        """From now on use the learning rates given at first, times ``scale``."""
+        self._scale = scale
+        if self._adam is not None:
+            for group in self._adam.param_groups:
+                group["lr"] = self._rate * scale
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for optimizer, _ in self._parts:
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in (*self._dense.values(), *self._tables.values()):
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Update the weights from their gradients."""
-        # Sparse tensors here are valid by construction; torch warns unless told whether to check.
-        with torch.sparse.check_sparse_tensor_invariants(False):
-            for parameter in self._sparse.values():
-                if parameter.grad is not None and parameter.grad.is_sparse:
-                    parameter.grad = sum_rows(parameter.grad)
-                    if self._l2 != 0:
-                        rows, values = parameter.grad.indices()[0], parameter.grad.values()
-                        values.add_(parameter[rows], alpha=2 * self._l2)
-            for optimizer, _ in self._parts:
-                optimizer.step()
+        for name, weight in self._tables.items():
+            if weight.grad is None:
+                continue
+            gradient = sum_rows(weight.grad)
+            state = self._table_state.get(name)
+            if state is None:
+                state = self._table_state[name] = self._rule.new_state(weight)
+            rate = self._table_rate * self._scale
+            rows, values = gradient._indices()[0], gradient._values()
+            self._rule.update(weight, state, rows, values, rate, self._table_l2)
+        if self._adam is not None:
+            self._adam.step()
+
+    def forget(self, names: Iterator[str] | list[str]) -> None:
+        """Begin anew with the state of some tables."""
+        for name in names:
+            self._table_state.pop(name, None)
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's state as named tensors: ``<parameter>/<quantity>``."""
-        tensors: dict[str, Tensor] = {}
-        for parameter, name, optimizer in self._parameters():
-            for key, value in optimizer.state[parameter].items():
-                tensors[f"{name}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-        return tensors
+        return {
+            f"{name}/{quantity}": value for name, state in self._states() for quantity, value in state.items()
+        }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what ``state`` gave.
@@ -90,28 +114,31 @@ class LazyAdam:
         Raises:
             KeyError: a tensor of no parameter of this model.
         """
-        state: dict[str, dict[str, Tensor]] = {}
+        states: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, quantity = key.rpartition("/")
-            state.setdefault(name, {})[quantity] = value
-        for parameter, name, optimizer in self._parameters():
-            values: dict[str, Any] = {
-                quantity: value.to(parameter.device) for quantity, value in state.pop(name, {}).items()
-            }
-            if values and isinstance(optimizer, SparseAdam):
-                values["step"] = int(values["step"])
-            optimizer.state[parameter] = values
-        if state:
-            raise KeyError(f"optimizer state of unknown parameters: {', '.join(state)}")
+            states.setdefault(name, {})[quantity] = value
+        for name, weight in self._tables.items():
+            if name in states:
+                self._table_state[name] = {
+                    quantity: value.to(weight.device) for quantity, value in states.pop(name).items()
+                }
+        for name, parameter in self._dense.items():
+            if name in states:
+                assert self._adam is not None
+                self._adam.state[parameter] = {
+                    quantity: value.to(parameter.device) for quantity, value in states.pop(name).items()
+                }
+        if states:
+            raise KeyError(f"optimizer state of unknown parameters: {', '.join(states)}")
 
     @property
     def steps(self) -> int:
         """How many updates the parameters have had."""
-        states = [optimizer.state[parameter] for parameter, _, optimizer in self._parameters()]
-        return max((int(state["step"]) for state in states if state), default=0)
+        return max((int(state["step"]) for _, state in self._states()), default=0)
 
-    def _parameters(self) -> Iterator[tuple[Tensor, str, Optimizer]]:
-        for optimizer, names in self._parts:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            for parameter, name in zip(parameters, names, strict=True):
-                yield parameter, name, optimizer
+    def _states(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        if self._adam is not None:
+            for name, parameter in self._dense.items():
+                yield name, self._adam.state[parameter]
+        yield from self._table_state.items()

@@ -13,7 +13,7 @@ from afm_dist.dataset.batch import Batch
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 from afm_dist.models.layers import MLP
 from afm_dist.training.loop import train_step
-from afm_dist.training.optimizer import LazyAdam
+from afm_dist.training.optimizer import SplitOptimizer
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.result import Result, compared, rates
 
@@ -49,14 +49,16 @@ def run(
     """Every batch size with every vocabulary; the vocabularies also against the first of them."""
     sizes = {vocabulary: criteo_shape.cardinalities(vocabulary) for vocabulary in vocabularies}
     models = {name: criteo_shape.deepfm(fields, hidden) for name, fields in sizes.items()}
-    optimizers = {name: LazyAdam(model, LEARNING_RATE, L2) for name, model in models.items()}
+    optimizers = {name: SplitOptimizer(model, LEARNING_RATE, L2) for name, model in models.items()}
     results = []
     for batch_size in batch_sizes:
         steps = max(1, rows_per_run // batch_size)
         alone = _MLPAlone(hidden, batch_size)
         batches = {name: criteo_shape.batches(sizes[name], batch_size, BATCHES) for name in vocabularies}
         actions = {
-            MLP_ALONE: _steps(alone, LazyAdam(alone, LEARNING_RATE, L2), batches[vocabularies[0]], steps)
+            MLP_ALONE: _steps(
+                alone, SplitOptimizer(alone, LEARNING_RATE, L2), batches[vocabularies[0]], steps
+            )
         }
         for name, model in models.items():
             actions[_name(name)] = _steps(model, optimizers[name], batches[name], steps)
@@ -93,7 +95,7 @@ def _name(vocabulary: int) -> str:
 
 
 def _steps(
-    model: nn.Module, optimizer: LazyAdam, batches: Sequence[Batch], steps: int
+    model: nn.Module, optimizer: SplitOptimizer, batches: Sequence[Batch], steps: int
 ) -> Callable[[], object]:
     """Makes some steps, each on another batch."""
     following = itertools.cycle(batches)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from afm_dist.training.gradients import clip, sum_rows
+from afm_dist.training.gradients import clip, sum_rows, sum_rows_of
 
 
 def tables(scale: float) -> tuple[nn.Module, nn.Module]:
@@ -53,3 +53,15 @@ def test_no_rows_are_summed_to_no_rows() -> None:
     )
 
     assert sum_rows(empty).values().shape == (0, 3)
+
+
+def test_tables_with_the_same_ids_are_summed_as_each_alone() -> None:
+    rows = torch.tensor([3, 0, 3, 5, 0])
+    other = torch.tensor([3, 0, 3, 5, 1])
+    gradients = [
+        torch.sparse_coo_tensor(ids[None], torch.randn(5, width), (7, width), check_invariants=True)
+        for ids, width in ((rows, 4), (rows.clone(), 1), (other, 1), (rows, 2))
+    ]
+
+    for summed, gradient in zip(sum_rows_of(gradients), gradients, strict=True):
+        torch.testing.assert_close(summed.to_dense(), gradient.to_dense())

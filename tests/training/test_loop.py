@@ -11,12 +11,20 @@ from torch import Tensor, nn
 
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
+from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import build_model
 from afm_dist.training.history import History, Point
-from afm_dist.training.loop import Worker, evaluation_steps, total_steps, train, train_step
-from afm_dist.training.optimizer import LazyAdam
+from afm_dist.training.loop import (
+    Worker,
+    evaluation_steps,
+    reset_tables,
+    total_steps,
+    train,
+    train_step,
+)
+from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import PRESETS, Recipe, preset
 from afm_dist.training.state import State
 from tests.small_dataset import FIELDS, write_dataset
@@ -310,7 +318,7 @@ def test_a_step_descends_the_mean_loss_over_the_global_batch(log: Manifest) -> N
     loss = nn.functional.binary_cross_entropy_with_logits(model(batch.ids, batch.numeric), batch.labels)
     expected = torch.autograd.grad(loss, list(model.parameters()))
 
-    returned = train_step(model, LazyAdam(model, 0.01, 0.0), batch, global_rows=100)
+    returned = train_step(model, SplitOptimizer(model, 0.01, 0.0), batch, global_rows=100)
 
     assert float(returned.loss) == pytest.approx(loss.item() / 2, rel=1e-6)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
@@ -361,8 +369,107 @@ def test_the_published_presets_are_those_of_the_paper() -> None:
     assert {p.train.l2 for p in (criteo, avazu)} == {1e-5}
 
 
+def test_the_leaderboards_presets_are_those_of_its_logs() -> None:
+    criteo, avazu = PRESETS["criteo-x4"], PRESETS["avazu-x4"]
+
+    assert [p.hyper_parameters["hidden"] for p in (criteo, avazu)] == [(1000,) * 5, (2000,) * 4]
+    assert [p.hyper_parameters["dropout"] for p in (criteo, avazu)] == [0.2, 0.0]
+    assert {p.hyper_parameters["embedding_dim"] for p in (criteo, avazu)} == {16}
+    # λ/2·‖E‖² with λ = 1e-5 and 0, of tables alone.
+    assert [(p.train.l2, p.train.table_l2) for p in (criteo, avazu)] == [(0.0, 5e-6), (0.0, None)]
+    for p in (criteo, avazu):
+        assert (p.train.batch_size, p.train.learning_rate) == (10_000, 1e-3)
+        assert (p.train.epochs, p.train.patience, p.train.plateau_factor) == (100, 2, 0.1)
+
+
+def test_setbacks_are_evaluations_that_were_not_the_best_so_far() -> None:
+    history = History()
+    for step, auc in enumerate([0.70, 0.72, 0.71, 0.72, 0.73, 0.60]):
+        history.add(Point(step, step, None, auc, 0.5), patience=9)
+
+    assert history.setbacks == 3
+
+
+def test_learning_rates_fall_after_each_setback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales: list[float] = []
+    scale = SplitOptimizer.scale_learning_rates
+    monkeypatch.setattr(
+        SplitOptimizer, "scale_learning_rates", lambda self, by: scales.append(by) or scale(self, by)
+    )
+
+    watched = run(RUINOUS.using(plateau_factor=0.5))
+
+    setbacks, best, expected = 0, -1.0, []
+    for point, before in zip(watched.history.curve, [0, *watched.saved], strict=False):
+        expected += [0.5**setbacks] * (point.step - before)
+        setbacks += point.validation_auc <= best
+        best = max(best, point.validation_auc)
+    assert setbacks > 0
+    assert scales == expected
+
+
+def test_a_scaled_learning_rate_is_that_of_both_kinds_of_weights() -> None:
+    models = deepfm(), deepfm()
+    scaled, lower = SplitOptimizer(models[0], 0.02, 0.0), SplitOptimizer(models[1], 0.005, 0.0)
+    scaled.scale_learning_rates(0.25)
+
+    for model, optimizer in zip(models, (scaled, lower), strict=True):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for table in (model.embedding.weight, model.linear.weight):
+            table.grad = table.grad.to_sparse(1)
+        optimizer.step()
+
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
+def test_tables_have_a_rate_and_an_l2_of_their_own() -> None:
+    models = [deepfm() for _ in range(3)]
+    optimizers = [
+        SplitOptimizer(models[0], 0.01, 0.1, table_learning_rate=0.02, table_l2=0.0),
+        SplitOptimizer(models[1], 0.01, 0.1),
+        SplitOptimizer(models[2], 0.02, 0.0),
+    ]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for table in (model.embedding.weight, model.linear.weight):
+            table.grad = table.grad.to_sparse(1)
+        optimizer.step()
+
+    own, dense, tables = (model.state_dict() for model in models)
+    for name, value in own.items():
+        other = tables if name in ("embedding.weight", "linear.weight") else dense
+        assert torch.equal(value, other[name]), name
+
+
+def test_tables_are_drawn_anew_before_each_epoch_but_the_first(run: Run, trained: Watched) -> None:
+    watched = run(RECIPE.using(reset_tables=True, epochs=2))
+
+    steps = watched.saved[RECIPE.evaluations_per_epoch - 1]
+    first, second = watched.state(steps), trained.state(steps)
+    assert same(first.model, second.model)
+    assert int(watched.state(watched.saved[-1]).optimizer["embedding.weight/step"]) == steps
+    assert int(watched.state(watched.saved[-1]).optimizer["mlp.0.weight/step"]) == 2 * steps
+
+
+def test_tables_drawn_anew_are_the_same_after_an_interruption(run: Run) -> None:
+    recipe = RECIPE.using(reset_tables=True)
+    whole = run(recipe)
+    cut = run(recipe, cut_after=whole.saved[5] + 1)
+
+    resumed = run(recipe, start=cut.state(whole.saved[3]))
+
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_tables_of_a_compressed_model_are_not_drawn_anew() -> None:
+    model = nn.ModuleDict({"table": FusedEmbedding(["x"], [5], 4, code_dim=2)})
+
+    with pytest.raises(OptionError, match=r"reset_tables: table\.weight cannot be drawn anew"):
+        reset_tables(model, SplitOptimizer(model, 0.1, 0.0), 0)
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        OptionError, match="--preset criteo: unknown; choose from default, afm-criteo, afm-avazu"
-    ):
+    with pytest.raises(OptionError, match="--preset criteo: unknown; choose from default, demo, afm-criteo"):
         preset("criteo")

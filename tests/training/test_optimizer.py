@@ -7,7 +7,7 @@ from torch.optim import Adam, SparseAdam
 
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.models import build_model
-from afm_dist.training.optimizer import LazyAdam, sparse_weights
+from afm_dist.training.optimizer import SplitOptimizer, sparse_weights
 from tests.small_dataset import FIELDS
 
 RATE = 0.01
@@ -66,7 +66,7 @@ class Both:
 def test_without_l2_it_is_sparse_adam_on_tables_and_adam_elsewhere() -> None:
     ours, theirs = deepfm(), deepfm()
 
-    states = train(ours, LazyAdam(ours, RATE, 0.0)), train(theirs, Both(theirs))
+    states = train(ours, SplitOptimizer(ours, RATE, 0.0)), train(theirs, Both(theirs))
 
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-5, atol=1e-6, msg=name)
@@ -97,7 +97,7 @@ def test_l2_is_the_gradient_of_r_times_the_squared_norm() -> None:
 
     ours, theirs = deepfm(), deepfm()
 
-    states = train(ours, LazyAdam(ours, RATE, r)), train(theirs, Penalised(theirs))
+    states = train(ours, SplitOptimizer(ours, RATE, r)), train(theirs, Penalised(theirs))
 
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=2e-6, msg=name)
@@ -108,7 +108,7 @@ def test_rows_that_do_not_occur_do_not_change(l2: float) -> None:
     model = deepfm()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    after = train(model, LazyAdam(model, RATE, l2))
+    after = train(model, SplitOptimizer(model, RATE, l2))
 
     for table in ("embedding.weight", "linear.weight"):
         changed = (after[table] != before[table]).any(1)
@@ -123,7 +123,7 @@ def test_rows_that_do_not_occur_do_not_change(l2: float) -> None:
 
 def test_biases_are_not_decayed() -> None:
     model = nn.Linear(3, 2)
-    optimizer = LazyAdam(model, RATE, 0.1)
+    optimizer = SplitOptimizer(model, RATE, 0.1)
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
 
     model.weight.grad, model.bias.grad = torch.zeros(2, 3), torch.zeros(2)
@@ -137,7 +137,10 @@ def test_a_row_that_occurs_often_in_a_batch_is_updated_once_with_the_sum() -> No
     torch.manual_seed(0)
     tables = [FusedEmbedding(["x"], [5], 3), FusedEmbedding(["x"], [5], 3)]
     tables[1].load_state_dict(tables[0].state_dict())
-    optimizers = LazyAdam(nn.ModuleList(tables[:1]), RATE, 0.0), SparseAdam(tables[1].parameters(), lr=RATE)
+    optimizers = (
+        SplitOptimizer(nn.ModuleList(tables[:1]), RATE, 0.0),
+        SparseAdam(tables[1].parameters(), lr=RATE),
+    )
 
     for table, optimizer in zip(tables, optimizers, strict=True):
         table(torch.tensor([[2], [2], [4], [2]]))[1].square().sum().backward()
@@ -148,11 +151,11 @@ def test_a_row_that_occurs_often_in_a_batch_is_updated_once_with_the_sum() -> No
 
 def test_the_state_can_be_taken_over() -> None:
     whole, halves = deepfm(), deepfm()
-    expected = train(whole, LazyAdam(whole, RATE, 1e-3))
+    expected = train(whole, SplitOptimizer(whole, RATE, 1e-3))
 
-    first = LazyAdam(halves, RATE, 1e-3)
+    first = SplitOptimizer(halves, RATE, 1e-3)
     train(halves, first, steps=3)
-    second = LazyAdam(halves, RATE, 1e-3)
+    second = SplitOptimizer(halves, RATE, 1e-3)
     second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
     actual = train(halves, second, steps=3, first=3)
 
@@ -161,7 +164,7 @@ def test_the_state_can_be_taken_over() -> None:
 
 def test_the_state_is_named_after_the_parameters_it_belongs_to() -> None:
     model = deepfm()
-    optimizer = LazyAdam(model, RATE, 1e-3)
+    optimizer = SplitOptimizer(model, RATE, 1e-3)
     train(model, optimizer, steps=1)
 
     averages = {k.removesuffix("/exp_avg"): v for k, v in optimizer.state().items() if k.endswith("/exp_avg")}
@@ -172,7 +175,7 @@ def test_the_state_is_named_after_the_parameters_it_belongs_to() -> None:
 
 
 def test_the_state_of_another_model_is_refused_by_name() -> None:
-    optimizer = LazyAdam(nn.Linear(2, 2), RATE, 0.0)
+    optimizer = SplitOptimizer(nn.Linear(2, 2), RATE, 0.0)
 
     with pytest.raises(KeyError, match=r"tower\.weight"):
         optimizer.load_state({"tower.weight/step": torch.tensor(1.0)})
@@ -194,7 +197,7 @@ def test_tables_are_found_by_their_sparse_gradients() -> None:
 def test_a_table_that_is_the_whole_model_is_trained_once() -> None:
     table = nn.Embedding(4, 2, sparse=True)
     before = table.weight.detach().clone()
-    optimizer = LazyAdam(table, RATE, 0.0)
+    optimizer = SplitOptimizer(table, RATE, 0.0)
 
     table(torch.tensor([1])).sum().backward()
     optimizer.step()

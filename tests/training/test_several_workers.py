@@ -20,7 +20,7 @@ from afm_dist.dataset.order import TrainingOrder
 from afm_dist.models import build_model
 from afm_dist.training.gradients import sum_over_workers, sum_rows
 from afm_dist.training.loop import Worker, train, train_step
-from afm_dist.training.optimizer import LazyAdam
+from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
 from tests.small_dataset import write_dataset
 
@@ -133,7 +133,7 @@ def _run(rank: int, port: int, data: str, output: str) -> None:
 def _trained_alone(manifest: Manifest, world_size: int) -> tuple[nn.Module, list[float]]:
     """One process stepping over the batches of all workers put together; the loss of each step."""
     model = _model(manifest)
-    optimizer = LazyAdam(model, RECIPE.learning_rate, RECIPE.l2)
+    optimizer = SplitOptimizer(model, RECIPE.learning_rate, RECIPE.l2)
     ranks = [
         TrainingOrder(
             manifest=manifest,

@@ -7,7 +7,7 @@ python jobs/benchmark.py inference --vocabulary 33762577 --json inference.json
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -33,7 +33,7 @@ class Benchmark:
     rows: int = 3_000_000
     """prepare, pass: rows of the log. metrics: rows scored."""
     peers_python: str | None = None
-    """prepare: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
+    """prepare, training: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
     vocabulary: int = 10_000_000
     """pass, training, inference: ids of all fields together; training compares with a tenth of them."""
     hidden: tuple[int, ...] = (400, 400, 400)
@@ -126,15 +126,17 @@ def measure(config: Benchmark) -> list[Result]:
 
         return metrics.run(rows=config.rows, rounds=config.rounds)
     if config.suite == "training":
-        from jobs.benchmarks import training
+        from jobs.benchmarks import training, training_peers
 
-        return training.run(
-            vocabularies=(config.vocabulary // 10, config.vocabulary),
-            hidden=config.hidden,
-            batch_sizes=(batch_size // 10, batch_size),
-            rows_per_run=2 * batch_size,
-            rounds=config.rounds,
-        )
+        sizes: dict[str, Any] = {
+            "hidden": config.hidden,
+            "batch_sizes": (batch_size // 10, batch_size),
+            "rows_per_run": 2 * batch_size,
+            "rounds": config.rounds,
+        }
+        fewer = config.vocabulary // 10
+        own = training.run(vocabularies=(fewer, config.vocabulary), **sizes)
+        return own + training_peers.run(vocabulary=fewer, peers_python=config.peers_python, **sizes)
     from jobs.benchmarks import inference
 
     return inference.run(

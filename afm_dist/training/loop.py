@@ -94,14 +94,7 @@ def train(
         DataError: the loss became NaN or infinite.
     """
     _set_dropout(model, recipe.dropout)
-    optimizer = SplitOptimizer(
-        model,
-        recipe.learning_rate,
-        recipe.l2,
-        tables=recipe.table_optimizer,
-        table_learning_rate=recipe.table_learning_rate,
-        table_l2=recipe.table_l2,
-    )
+    optimizer = optimizer_of(model, recipe)
     forward = Forward(model, recipe, worker.world_size)
     order = TrainingOrder(
         manifest=manifest,
@@ -165,6 +158,18 @@ def train(
         raise RuntimeError(f"training ended after {step} of {total_steps(recipe, manifest)} steps")
     history.finished = True
     return history
+
+
+def optimizer_of(model: nn.Module, recipe: Recipe) -> SplitOptimizer:
+    """The optimizer that a recipe asks for."""
+    return SplitOptimizer(
+        model,
+        recipe.learning_rate,
+        recipe.l2,
+        tables=recipe.table_optimizer,
+        table_learning_rate=recipe.table_learning_rate,
+        table_l2=recipe.table_l2,
+    )
 
 
 def device_of(model: nn.Module) -> torch.device:

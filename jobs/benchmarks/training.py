@@ -5,23 +5,26 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afm_dist.dataset.batch import Batch
+from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 from afm_dist.models.layers import MLP
-from afm_dist.training.loop import train_step
+from afm_dist.training.forward import Forward, check_precision
+from afm_dist.training.loop import optimizer_of, train_step
 from afm_dist.training.optimizer import SplitOptimizer
+from afm_dist.training.recipe import Recipe
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.result import Result, compared, rates
 
 SUITE = "training"
 BATCHES = 8
 MLP_ALONE = "MLP alone"
-LEARNING_RATE = 1e-3
-L2 = 1e-5
+RECIPE = Recipe(learning_rate=1e-3, l2=1e-5)
 
 
 class _MLPAlone(nn.Module):
@@ -46,27 +49,49 @@ def run(
     rows_per_run: int,
     rounds: int,
 ) -> list[Result]:
-    """Every batch size with every vocabulary; the vocabularies also against the first of them."""
+    """Every batch size with every vocabulary; the last of them also in the other ways of training.
+
+    Steps with the other vocabularies are also compared with those of the first.
+    """
     sizes = {vocabulary: criteo_shape.cardinalities(vocabulary) for vocabulary in vocabularies}
     models = {name: criteo_shape.deepfm(fields, hidden) for name, fields in sizes.items()}
-    optimizers = {name: SplitOptimizer(model, LEARNING_RATE, L2) for name, model in models.items()}
+    optimizers = {name: optimizer_of(model, RECIPE) for name, model in models.items()}
+    last = vocabularies[-1]
+    adagrad = optimizer_of(models[last], RECIPE.using(table_optimizer="adagrad"))
     results = []
     for batch_size in batch_sizes:
         steps = max(1, rows_per_run // batch_size)
-        alone = _MLPAlone(hidden, batch_size)
         batches = {name: criteo_shape.batches(sizes[name], batch_size, BATCHES) for name in vocabularies}
+        alone = _MLPAlone(hidden, batch_size)
+        recipe = RECIPE.using(batch_size=batch_size)
         actions = {
-            MLP_ALONE: _steps(
-                alone, SplitOptimizer(alone, LEARNING_RATE, L2), batches[vocabularies[0]], steps
-            )
+            MLP_ALONE: _steps(alone, optimizer_of(alone, recipe), batches[last], steps, recipe),
         }
         for name, model in models.items():
-            actions[_name(name)] = _steps(model, optimizers[name], batches[name], steps)
+            actions[_name(name)] = _steps(model, optimizers[name], batches[name], steps, recipe)
+        for way, changes in other_ways().items():
+            optimizer = adagrad if "table_optimizer" in changes else optimizers[last]
+            changed = recipe.using(**changes)
+            action = _steps(models[last], optimizer, batches[last], steps, changed)
+            actions[f"{_name(last)}, {way}"] = action
         seconds = time_in_turn(actions, rounds)
         prefix = f"batch {batch_size}: "
         results += rates(SUITE, steps * batch_size, seconds, MLP_ALONE, prefix=prefix)
         results += _costs(seconds, vocabularies, steps, prefix)
     return results
+
+
+def other_ways() -> dict[str, dict[str, Any]]:
+    """Changes of the recipe that are measured, too, by name; bfloat16 only where the machine has it."""
+    ways: dict[str, dict[str, Any]] = {
+        "adagrad": {"table_optimizer": "adagrad"},
+        "compiled": {"compile": True},
+    }
+    try:
+        check_precision("bfloat16", torch.device("cpu"))
+    except OptionError:
+        return ways
+    return {**ways, "compiled, bfloat16": {"compile": True, "precision": "bfloat16"}}
 
 
 def _costs(
@@ -95,14 +120,13 @@ def _name(vocabulary: int) -> str:
 
 
 def _steps(
-    model: nn.Module, optimizer: SplitOptimizer, batches: Sequence[Batch], steps: int
+    model: nn.Module, optimizer: SplitOptimizer, batches: Sequence[Batch], steps: int, recipe: Recipe
 ) -> Callable[[], object]:
     """Makes some steps, each on another batch."""
-    following = itertools.cycle(batches)
+    following, forward = itertools.cycle(batches), Forward(model, recipe)
 
     def work() -> None:
-        for _ in range(steps):
-            batch = next(following)
-            train_step(model, optimizer, batch, len(batch))
+        for batch in itertools.islice(following, steps):
+            train_step(model, optimizer, batch, len(batch), forward=forward)
 
     return work

@@ -50,13 +50,11 @@ def sum_rows_of(gradients: Sequence[Tensor]) -> list[Tensor]:
             continue
         rows, values = gradient._indices()[0], gradient._values()
         if groups is None or sorted_rows is None or not torch.equal(rows, sorted_rows):
-            sorted_rows, groups = rows, _Groups.of(rows)
+            sorted_rows, groups = rows, _Groups.of(rows, gradient.shape[0])
         summed.append(
             torch.sparse_coo_tensor(
                 groups.rows[None],
-                functional.embedding_bag(groups.order, values, groups.starts, mode="sum")
-                if len(rows)
-                else values,
+                groups.sums(values),
                 gradient.shape,
                 is_coalesced=True,
                 check_invariants=False,
@@ -80,10 +78,21 @@ class _Groups:
     starts: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor) -> _Groups:
-        occurrences, order = rows.sort(stable=True)
+    def of(cls, rows: Tensor, largest: int) -> _Groups:
+        """Group occurrences, shape (N,), of rows up to ``largest``."""
+        # Half as many bytes are sorted in half the time.
+        narrow = rows.int() if largest <= torch.iinfo(torch.int32).max else rows
+        occurrences, order = narrow.sort(stable=True)
         distinct, counts = occurrences.unique_consecutive(return_counts=True)
-        return cls(distinct, order, counts.cumsum(0) - counts)
+        return cls(distinct.long(), order, counts.cumsum(0) - counts)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """The sum of each row's values, (N, K) -> (U, K)."""
+        if not len(values):
+            return values
+        # Compiled code leaves strides of 0 where a table has one column: 10 times slower here.
+        values = values.flatten().view(values.shape)
+        return functional.embedding_bag(self.order, values, self.starts, mode="sum")
 
 
 def sum_rows_of_tables(model: nn.Module) -> None:

@@ -43,8 +43,10 @@ PROCESS_BYTES = 300 << 20
 CUDA_PROCESS_BYTES = 2 << 30
 # Ray's own processes beside the driver of a training: its controller and agents.
 RAY_BYTES = 700 << 20
-# A training worker holds weights and two moments, and writes them out through a copy.
+# A training worker holds weights and two moments, and writes them out through a copy; of tables with
+# row-wise Adagrad it holds no moments.
 TRAINING_COPIES = 6
+ADAGRAD_COPIES = 2
 # A rewrite holds the source, the result and its file.
 REWRITING_COPIES = 3
 # Weights, two moments and gradients.
@@ -155,7 +157,9 @@ class Costs:
             if workers > 1:
                 sent = 2 * self.dense + recipe.batch_size * self.looked_up
                 seconds += steps * (EXCHANGE_S + sent / NETWORK_BYTES_PER_SECOND)
-        state = TRAINING_COPIES * self.bytes + batch
+        fewer = (TRAINING_COPIES - ADAGRAD_COPIES) * (self.bytes - self.dense)
+        adagrad = recipe.table_optimizer == "adagrad"
+        state = TRAINING_COPIES * self.bytes - (fewer if adagrad else 0) + batch
         rows_held = min(WINDOW_ROWS, rows) * self._row_bytes + 2 * self._shard_bytes("train")
         on_gpu = self.tasks.device != "cpu"
         return Estimate(

@@ -40,23 +40,24 @@ class Forward:
         check_precision(recipe.precision, self._device)
         self._autocast = recipe.precision == "bfloat16"
         self._compiled = torch.compile(model, dynamic=False) if recipe.compile else model
-        self._full = recipe.batch_size // world_size
+        # A worker's part of a full batch has one of two lengths.
+        self._full = range(recipe.batch_size // world_size, -(-recipe.batch_size // world_size) + 1)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits of a batch, shape (B,), float32.
 
         Raises:
-            OptionError: there is no C++ compiler.
+            OptionError: it cannot be compiled.
         """
-        model = self._compiled if len(batch) == self._full else self._model
+        model = self._compiled if len(batch) in self._full else self._model
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
             try:
                 logits: Tensor = model(batch.ids.long(), batch.numeric)
             except torch._dynamo.exc.BackendCompilerFailed as error:
                 reason = " ".join(str(error.inner_exception).split())
                 raise OptionError(
-                    f"--compile: compiling the model failed ({reason}); it needs a C++ compiler on every "
-                    "node, e.g. the package g++. Install one, or leave --compile out"
+                    f"--compile: compiling the model failed ({reason}); leave the option out. It needs a C++ "
+                    "compiler on every node, e.g. the package g++, and room for its files"
                 ) from error
         return logits.float()
 
@@ -79,8 +80,8 @@ def check_precision(precision: Precision, device: torch.device) -> None:
             f"--precision {precision}: the {device.type} of this worker has no such arithmetic, and would be "
             "slower with it; leave the option out"
         )
-    # Some virtual machines announce AMX and end a process that uses it: seen from outside.
-    if device.type == "cpu" and subprocess.run([sys.executable, "-c", _TRIAL], check=False).returncode != 0:
+    # Some virtual machines announce AMX and end a process that uses it (SIGILL): seen from outside.
+    if device.type == "cpu" and subprocess.run([sys.executable, "-c", _TRIAL], check=False).returncode < 0:
         raise OptionError(
             f"--precision {precision}: the processor of this worker announces it, but a product in it ended "
             "the process; leave the option out, or try ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the "

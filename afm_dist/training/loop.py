@@ -52,9 +52,13 @@ def rows_seen(step: int, recipe: Recipe, manifest: Manifest) -> int:
 
 
 def evaluation_steps(recipe: Recipe, manifest: Manifest) -> set[int]:
-    """After which steps the validation split is scored: evenly, and at each epoch's end."""
+    """After which steps the validation split is scored: evenly, and at each epoch's end.
+
+    Where tables are drawn anew, only at each epoch's end: within an epoch they have seen part of the
+    rows, and would count as setbacks.
+    """
     steps = TrainingOrder(manifest=manifest, batch_size=recipe.batch_size, seed=0).steps
-    parts = min(recipe.evaluations_per_epoch, steps)
+    parts = 1 if recipe.reset_tables else min(recipe.evaluations_per_epoch, steps)
     within = [(i + 1) * steps // parts for i in range(parts)]
     return {epoch * steps + step for epoch in range(recipe.epochs) for step in within}
 
@@ -96,6 +100,8 @@ def train(
     _set_dropout(model, recipe.dropout)
     optimizer = optimizer_of(model, recipe)
     forward = Forward(model, recipe, worker.world_size)
+    if recipe.reset_tables:
+        check_reset(model)
     order = TrainingOrder(
         manifest=manifest,
         batch_size=recipe.batch_size,
@@ -231,28 +237,34 @@ def _mean_loss(losses: list[Tensor], step: int, recipe: Recipe) -> float:
     """
     mean = float(torch.stack(losses).mean())
     if not np.isfinite(mean):
+        tables = f", of the tables {recipe.table_learning_rate}" if recipe.table_learning_rate else ""
         raise DataError(
             f"the training loss became {mean} before step {step}; lower the learning rate "
-            f"({recipe.learning_rate})"
+            f"({recipe.learning_rate}{tables})"
         )
     return mean
 
 
-def reset_tables(model: nn.Module, optimizer: SplitOptimizer, seed: int) -> None:
-    """Begin anew with all tables and their part of the optimizer; what is dense goes on (MEDA).
+def check_reset(model: nn.Module) -> None:
+    """Refuse to draw tables anew that cannot be.
 
     Raises:
-        OptionError: a table cannot be drawn anew.
+        OptionError: a table is not of a model here, or was compressed.
     """
-    names = list(sparse_weights(model))
-    torch.manual_seed(seed)
-    for name in names:
+    for name in sparse_weights(model):
         module = model.get_submodule(name.rpartition(".")[0])
-        reset = getattr(module, "reset_table", None)
-        if reset is None or getattr(module, "projection", None) is not None:
+        if not hasattr(module, "reset_table") or getattr(module, "projection", None) is not None:
             raise OptionError(
                 f"reset_tables: {name} cannot be drawn anew: only uncompressed tables of the models here can"
             )
+
+
+def reset_tables(model: nn.Module, optimizer: SplitOptimizer, seed: int) -> None:
+    """Begin anew with all tables and their part of the optimizer; what is dense goes on (MEDA)."""
+    names = list(sparse_weights(model))
+    torch.manual_seed(seed)
+    for name in names:
+        reset: Callable[[], None] = model.get_submodule(name.rpartition(".")[0]).reset_table
         reset()
     optimizer.forget(names)
 

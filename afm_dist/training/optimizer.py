@@ -138,7 +138,9 @@ class SplitOptimizer:
         return max((int(state["step"]) for _, state in self._states()), default=0)
 
     def _states(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """The states there are: of a weight that never had a gradient there is none."""
         if self._adam is not None:
             for name, parameter in self._dense.items():
-                yield name, self._adam.state[parameter]
+                if parameter in self._adam.state:
+                    yield name, self._adam.state[parameter]
         yield from self._table_state.items()

@@ -26,6 +26,11 @@ ROWS = {
     "AFM": ("afm-emb", "after-finetune"),
     "SVD": ("svd-emb", "after-finetune"),
 }
+# Runs that differ in one of these options are not averaged.
+NOT_MIXED = (
+    *("preset", "mlp_rank", "mlp_energy", "embedding_dim", "activation", "kappa"),
+    *("finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "precision", "workers"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Compression:
         model: Architecture.
         data: Dataset.
         seed: Of the run.
+        options: Tells runs of other presets, ranks and recipes apart.
         auc: Of the test split, by the names of ``ROWS``.
         smaller: Bytes of the baseline over those of the compressed model.
         bayes_auc: The best possible; None where it is not known.
@@ -44,6 +50,7 @@ class Compression:
     model: str
     data: str
     seed: int
+    options: str
     auc: Mapping[str, float]
     smaller: float
     bayes_auc: float | None
@@ -61,8 +68,12 @@ class Compression:
         if missing:
             raise DataError(f"{run}: its report has no row for {missing[0]!r}")
         config, data = report["config"], report["data"]
+        if config.get("checkpoint"):
+            raise DataError(f"{run}: its baseline was trained elsewhere; nothing here says which model it is")
+        options = {name: config.get(name) for name in NOT_MIXED}
         return cls(
             model=config["model"],
+            options=storage.fingerprint(options),
             data=data["name"],
             seed=config["seed"],
             auc={name: rows[row]["auc"] for name, row in ROWS.items()},
@@ -86,6 +97,10 @@ def table(runs: Iterable[Compression]) -> str:
     for (data, model), group in sorted(groups.items()):
         if len({run.seed for run in group}) < len(group):
             raise DataError(f"{data}, {model}: two runs of one seed")
+        if len({run.options for run in group}) > 1:
+            raise DataError(
+                f"{data}, {model}: runs with other options; one of {', '.join(NOT_MIXED)} differs"
+            )
         cells = [spread([run.auc[name] for run in group]) for name in ROWS]
         # Of the same seed: the models share their rows, their order and their baseline.
         cells += [spread([run.auc[a] - run.auc[b] for run in group], sign=True) for a, b in differences]

@@ -86,6 +86,7 @@ def other_ways() -> dict[str, dict[str, Any]]:
     ways: dict[str, dict[str, Any]] = {
         "adagrad": {"table_optimizer": "adagrad"},
         "compiled": {"compile": True},
+        "compiled, adagrad": {"table_optimizer": "adagrad", "compile": True},
     }
     try:
         check_precision("bfloat16", torch.device("cpu"))

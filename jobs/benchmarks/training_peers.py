@@ -100,7 +100,7 @@ def _ours(
 def _deepctr(
     sizes: Sequence[int], hidden: Sequence[int], batches: Sequence[Batch], steps: int
 ) -> Callable[[], object] | None:
-    """Its ``fit`` on the rows of all steps; None when it is not installed."""
+    """Steps as those of its ``fit``; None when it is not installed."""
     with _quiet():
         try:
             from deepctr_torch.inputs import SparseFeat
@@ -117,14 +117,18 @@ def _deepctr(
             device="cpu",
         )
         model.compile(torch.optim.Adam(model.parameters(), lr=RECIPE.learning_rate), "binary_crossentropy")
-    rows = list(itertools.islice(itertools.cycle(batches), steps))
-    ids = torch.cat([batch.ids for batch in rows]).numpy()
-    inputs = {f"C{i}": column.astype(np.float64) for i, column in enumerate(ids.T)}
-    labels = torch.cat([batch.labels for batch in rows]).numpy()
+    ready = [(batch.ids.float(), batch.labels) for batch in batches]
+    following = itertools.cycle(ready)
 
     def work() -> None:
-        with _quiet():
-            model.fit(inputs, labels, batch_size=len(batches[0]), epochs=1, verbose=0, shuffle=False)
+        # What its fit does with a batch, without its loader.
+        model.train()
+        for inputs, labels in itertools.islice(following, steps):
+            predicted = model(inputs).squeeze()
+            model.optim.zero_grad()
+            loss = model.loss_func(predicted, labels, reduction="sum")
+            (loss + model.get_regularization_loss() + model.aux_loss).backward()
+            model.optim.step()
 
     return work
 

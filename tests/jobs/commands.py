@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import runpy
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.forks import fork_server
 
@@ -35,12 +38,16 @@ def succeed(*arguments: str, timeout: float = 280) -> str:
     return result.stdout
 
 
-def run_warm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_warm(*arguments: str, timeout: float = 280, **environment: str) -> subprocess.CompletedProcess[str]:
     """As ``run``, in a process that has already imported what takes seconds."""
+    environment = {**os.environ, "COLUMNS": "120", **environment}
     with tempfile.TemporaryDirectory() as folder:
-        process = fork_server().Process(target=_run_job, args=(arguments, environment, folder))
+        process = fork_server().Process(target=_run_job, args=(arguments, environment, folder), daemon=True)
         process.start()
-        process.join()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"{' '.join(arguments)}: still running after {timeout} s")
         code = process.exitcode
         assert code is not None
         printed = [Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
@@ -50,10 +57,15 @@ def run_warm(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 def _run_job(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
-    os.environ.update(environment, COLUMNS="120")
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(ROOT)
     sys.argv = list(arguments)
-    runpy.run_path(arguments[0], run_name="__main__")
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    finally:
+        # A process of multiprocessing ends without them; one of them ends Ray.
+        atexit._run_exitfuncs()
 
 
 def fail(*arguments: str, code: int) -> str:

@@ -9,7 +9,9 @@ from afm_dist.errors import DataError
 from jobs.benchmarks.summary import ROWS, Compression, spread, table
 
 
-def run(folder: Path, model: str, seed: int, afm: float, *, bayes: float | None = 0.8) -> Compression:
+def run(
+    folder: Path, model: str, seed: int, afm: float, *, bayes: float | None = 0.8, **options: object
+) -> Compression:
     """A run's report with these figures, read again."""
     auc = {"baseline": 0.70, "control": 0.71, "AFM, before": 0.69, "AFM": afm, "SVD": 0.70}
     rows = [
@@ -19,7 +21,7 @@ def run(folder: Path, model: str, seed: int, afm: float, *, bayes: float | None 
     data = {"name": "log", **({} if bayes is None else {"bayes_auc": bayes})}
     place = folder / f"{model}-{seed}" / "report"
     place.mkdir(parents=True)
-    report = {"rows": rows, "config": {"model": model, "seed": seed}, "data": data}
+    report = {"rows": rows, "config": {"model": model, "seed": seed, **options}, "data": data}
     (place / "report.json").write_text(json.dumps(report))
     return Compression.read(str(place.parent))
 
@@ -50,6 +52,10 @@ def test_runs_that_cannot_be_summarised_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="log, dcn: two runs of one seed"):
         table([one, one])
+    with pytest.raises(DataError, match=r"log, dcn: runs with other options.*mlp_rank"):
+        table([one, run(tmp_path, "dcn", 1, 0.72, mlp_rank=3)])
+    with pytest.raises(DataError, match="its baseline was trained elsewhere"):
+        run(tmp_path, "dcn", 2, 0.72, checkpoint="elsewhere")
     with pytest.raises(DataError, match=r"report\.json"):
         Compression.read(str(tmp_path / "absent"))
 

@@ -18,8 +18,8 @@ from afm_dist.models import build_model
 from afm_dist.training.history import History, Point
 from afm_dist.training.loop import (
     Worker,
+    check_reset,
     evaluation_steps,
-    reset_tables,
     total_steps,
     train,
     train_step,
@@ -380,6 +380,7 @@ def test_the_leaderboards_presets_are_those_of_its_logs() -> None:
     for p in (criteo, avazu):
         assert (p.train.batch_size, p.train.learning_rate) == (10_000, 1e-3)
         assert (p.train.epochs, p.train.patience, p.train.plateau_factor) == (100, 2, 0.1)
+        assert p.train.clip_norm == 10
 
 
 def test_setbacks_are_evaluations_that_were_not_the_best_so_far() -> None:
@@ -444,30 +445,54 @@ def test_tables_have_a_rate_and_an_l2_of_their_own() -> None:
 
 
 def test_tables_are_drawn_anew_before_each_epoch_but_the_first(run: Run, trained: Watched) -> None:
-    watched = run(RECIPE.using(reset_tables=True, epochs=2))
+    watched = run(RECIPE.using(reset_tables=True))
 
-    steps = watched.saved[RECIPE.evaluations_per_epoch - 1]
-    first, second = watched.state(steps), trained.state(steps)
-    assert same(first.model, second.model)
-    assert int(watched.state(watched.saved[-1]).optimizer["embedding.weight/step"]) == steps
-    assert int(watched.state(watched.saved[-1]).optimizer["mlp.0.weight/step"]) == 2 * steps
+    # Scored, and so saved, at the ends of epochs only.
+    assert watched.saved == [16, 32]
+    assert same(watched.state(16).model, trained.state(16).model)
+    steps = watched.state(32).optimizer
+    assert [int(steps[f"{name}.weight/step"]) for name in ("embedding", "mlp.0")] == [16, 32]
 
 
-def test_tables_drawn_anew_are_the_same_after_an_interruption(run: Run) -> None:
-    recipe = RECIPE.using(reset_tables=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reset_tables": True},
+        {"table_optimizer": "adagrad", "table_learning_rate": 0.1},
+        {"plateau_factor": 0.5, "learning_rate": 0.2, "clip_norm": 1.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.parametrize("saved", [1, 16, 19])
+def test_every_way_of_training_goes_on_to_the_same_bits(
+    run: Run, changes: dict[str, object], saved: int
+) -> None:
+    recipe = RECIPE.using(**changes)
     whole = run(recipe)
-    cut = run(recipe, cut_after=whole.saved[5] + 1)
+    cut = run(recipe, cut_after=saved + 1, checkpoint_due=lambda: True)
 
-    resumed = run(recipe, start=cut.state(whole.saved[3]))
+    resumed = run(recipe, model=deepfm(seed=9), start=cut.state(saved))
 
     assert same(resumed.model.state_dict(), whole.model.state_dict())
+    assert resumed.history == whole.history
+
+
+def test_a_training_goes_on_from_before_its_first_step(run: Run) -> None:
+    whole = run(evaluate_first=True)
+    cut = run(evaluate_first=True, cut_after=1)
+    assert cut.saved == [0]
+
+    resumed = run(evaluate_first=True, model=deepfm(seed=9), start=cut.state(0))
+
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+    assert resumed.history == whole.history
 
 
 def test_tables_of_a_compressed_model_are_not_drawn_anew() -> None:
     model = nn.ModuleDict({"table": FusedEmbedding(["x"], [5], 4, code_dim=2)})
 
     with pytest.raises(OptionError, match=r"reset_tables: table\.weight cannot be drawn anew"):
-        reset_tables(model, SplitOptimizer(model, 0.1, 0.0), 0)
+        check_reset(model)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -27,6 +27,7 @@ from tests.small_dataset import write_dataset
 # 1000 rows in batches of 333: the last one has a single row, so the second of two workers has none.
 RECIPE = Recipe(epochs=2, batch_size=333, learning_rate=1e-2, l2=1e-3, evaluations_per_epoch=1)
 WORKERS = 3
+OTHER = {"reset_tables": True, "table_optimizer": "adagrad", "plateau_factor": 0.5, "clip_norm": 0.1}
 
 
 def _ignore(*arguments: Any) -> None:
@@ -38,7 +39,7 @@ def _model(manifest: Manifest) -> nn.Module:
     return build_model("deepfm", manifest.fields, {"embedding_dim": 4, "hidden": (8, 8), "dropout": 0.0})
 
 
-def _train(worker: Worker, manifest: Manifest) -> dict[str, Any]:
+def _train(worker: Worker, manifest: Manifest, **changes: Any) -> dict[str, Any]:
     """The trained weights; when it was saved, of which each worker asked for one."""
     model = _model(manifest)
     saved: list[int] = []
@@ -46,7 +47,7 @@ def _train(worker: Worker, manifest: Manifest) -> dict[str, Any]:
     history = train(
         model,
         manifest,
-        RECIPE,
+        RECIPE.using(**changes),
         worker=worker,
         start=None,
         evaluate_first=False,
@@ -125,7 +126,12 @@ def _run(rank: int, port: int, data: str, output: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORKERS)
     worker = Worker(rank, WORKERS)
-    result = {"sum": _sum(worker), "train": _train(worker, Manifest.load(data))}
+    manifest = Manifest.load(data)
+    result = {
+        "sum": _sum(worker),
+        "train": _train(worker, manifest),
+        "other": _train(worker, manifest, **OTHER),
+    }
     torch.save(result, Path(output, f"{rank}.pt"))
     dist.destroy_process_group()
 
@@ -177,6 +183,12 @@ def test_workers_train_the_model_that_one_trains_on_their_batches(
         torch.testing.assert_close(first["weights"][name], expected, rtol=1e-4, atol=1e-5, msg=name)
     assert first["losses"] == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4], rel=1e-6)
     assert all(other["losses"] == first["losses"] for other in others)
+
+
+def test_workers_agree_in_every_way_of_training(results: list[dict[str, Any]]) -> None:
+    first, *others = (result["other"]["weights"] for result in results)
+    assert not torch.equal(first["mlp.0.weight"], results[0]["train"]["weights"]["mlp.0.weight"])
+    assert all(torch.equal(first[name], other[name]) for name in first for other in others)
 
 
 def test_a_checkpoint_is_taken_by_all_when_any_asks(results: list[dict[str, Any]]) -> None:

@@ -264,8 +264,8 @@ def reset_tables(model: nn.Module, optimizer: SplitOptimizer, seed: int) -> None
     names = list(sparse_weights(model))
     torch.manual_seed(seed)
     for name in names:
-        reset: Callable[[], None] = model.get_submodule(name.rpartition(".")[0]).reset_table
-        reset()
+        module: Any = model.get_submodule(name.rpartition(".")[0])
+        module.reset_table()
     optimizer.forget(names)
 
 

@@ -8,6 +8,7 @@ import pytest
 from afm_dist.errors import DataError
 from jobs.benchmarks import criteo_1tb
 from jobs.benchmarks.criteo_1tb import Rates
+from tests.jobs.commands import ROOT
 
 # Round numbers, no measurements: only the arithmetic is at stake.
 RATES = Rates(
@@ -32,6 +33,12 @@ def test_a_page_holds_the_rates_that_it_follows_from() -> None:
 
     assert "old" not in page
     assert criteo_1tb.rates_in(page) == RATES
+    assert criteo_1tb.written(page, criteo_1tb.rates_in(page)) == page
+
+
+def test_the_page_follows_from_the_rates_in_it() -> None:
+    page = (ROOT / "docs" / "criteo-1tb.md").read_text(encoding="utf-8")
+
     assert criteo_1tb.written(page, criteo_1tb.rates_in(page)) == page
 
 

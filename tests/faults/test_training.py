@@ -74,8 +74,9 @@ def test_a_worker_killed_right_after_reporting_goes_on_from_what_was_registered_
     )
 
     starts = [(start["candidate"], start["step"]) for start in trained.happened("training started")]
-    # Reporting a checkpoint waits until the one before is registered.
-    assert starts in ([("first", 0), ("first", step), ("second", 0)] for step in (5, 6))
+    # What was reported may not have been registered yet; it goes on from what was.
+    assert [candidate for candidate, _ in starts] == ["first", "first", "second"]
+    assert starts[0][1] == starts[2][1] == 0 < starts[1][1] <= 6
     assert trained.steps(1, candidate="first") == list(range(6))
     assert trained.steps(2, candidate="first") == list(range(starts[1][1], STEPS))
     assert trained.steps(3, candidate="second") == list(range(STEPS))
@@ -131,7 +132,8 @@ def test_a_training_outlives_a_node_where_it_fits_on_what_is_left(
     check_same(trained, undisturbed)
     assert [start["step"] for start in trained.happened("training started")] == [0, 4]
     assert not trained.happened("waiting for nodes")
-    assert "node died" in trained.happened("training lost")[0]["reason"]
+    # Of the worker and of its node, whichever Ray notices first.
+    assert "died" in trained.happened("training lost")[0]["reason"]
 
 
 @pytest.mark.slow
@@ -151,6 +153,8 @@ def test_a_training_waits_for_a_node_where_it_does_not_fit_and_keeps_its_threads
     trained = running.result()
 
     check_same(trained, undisturbed)
-    assert [start["step"] for start in trained.happened("training started")] == [0, 4]
-    assert [start["cpus"] for start in trained.happened("training started")] == [1, 1]
+    # Until Ray notices that the node is gone, a start may wait for it in vain.
+    starts = trained.happened("training started")
+    assert [start["step"] for start in starts] in ([0, 4], [0, 4, 4])
+    assert {start["cpus"] for start in starts} == {1}
     assert len(trained.happened("waiting for nodes")) == 1

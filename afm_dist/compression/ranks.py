@@ -47,7 +47,26 @@ class KeptEnergy:
         return spectrum.rank_for_energy(self.share)
 
 
-Policy = FixedRank | KeptEnergy
+@dataclass(frozen=True, kw_only=True)
+class GivenRanks:
+    """A rank for each module; None leaves one as it is."""
+
+    ranks: Mapping[str, int | None]
+
+    def choose(self, name: str, spectrum: Spectrum) -> int | None:
+        """The rank of one module, or of the one that a field belongs to.
+
+        Raises:
+            OptionError: there is none for it.
+        """
+        del spectrum
+        module = module_name(name)
+        if module not in self.ranks:
+            raise OptionError(f"no rank is given for {module}; there are some for {', '.join(self.ranks)}")
+        return self.ranks[module]
+
+
+Policy = FixedRank | KeptEnergy | GivenRanks
 
 
 def plan_ranks(
@@ -81,7 +100,8 @@ def plan_ranks(
             raise OptionError(f"the moments of {name} hold no rows: the model was never called through it")
         rank = policy.choose(name, eigendecompose(item))
         module = module_name(name)
-        ranks[module] = max(rank, ranks.get(module, 0))
+        if rank is not None:
+            ranks[module] = max(rank, ranks.get(module, 0))
     return Plan(
         entries=tuple(
             PlanEntry(

@@ -1,0 +1,104 @@
+"""Ranks for a budget of bytes: what each rank costs and saves, and the best ranks that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from afm_dist.checkpoint import ModelConfig
+from afm_dist.compression.allocate import Choice, front
+from afm_dist.compression.factorize import eigendecompose
+from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.ranks import module_name
+from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.sensitivity import tail_errors
+from afm_dist.errors import OptionError
+from afm_dist.statistics.moments import Moments
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The best ranks within a budget.
+
+    Attributes:
+        ranks: By module; None leaves one as it is.
+        bytes: Of the model's tensors.
+        error: Predicted mean square of the change of the logit, before fine-tuning.
+        errors: What each module adds to it.
+    """
+
+    ranks: Mapping[str, int | None]
+    bytes: int
+    error: float
+    errors: Mapping[str, float]
+
+
+def allocate(
+    config: ModelConfig,
+    entries: Sequence[PlanEntry],
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    budget: int,
+) -> Allocation:
+    """The ranks of some modules with the least error, such that the whole model fits into a budget.
+
+    The error of a module is that of the components it drops, each weighed by what it does to the logit;
+    those of several modules are added up, as if they were not correlated.
+
+    Args:
+        config: The uncompressed model.
+        entries: Each with the module's name and how it would be compressed; the rank is replaced.
+        moments: Of their outputs, by ``collect_moments``'s names.
+        sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity``.
+        budget: Bytes of all tensors of the model.
+
+    Raises:
+        OptionError: the budget is less than the smallest the model can become.
+    """
+    whole = structure_bytes(config, Plan())
+    choices: dict[str, list[Choice]] = {}
+    for entry in entries:
+        errors = _errors(entry.name, moments, sensitivity)
+        one, two = (structure_bytes(config, Plan(entries=(replace(entry, rank=k),))) for k in (1, 2))
+        costs = {rank: one + (rank - 1) * (two - one) - whole for rank in range(1, len(errors))}
+        smaller = [Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0]
+        choices[entry.name] = [*smaller, Choice(None, 0, 0.0)]
+    found = front(choices)
+    best = found.best(budget - whole)
+    if best is None:
+        least = whole + int(found.cost[0])
+        raise OptionError(
+            f"a budget of {budget:,} bytes: this model's tensors have {whole:,}, and {least:,} is the least "
+            f"they can become by compressing {', '.join(choices)}"
+        )
+    plan = Plan(
+        entries=tuple(
+            replace(entry, rank=rank) for entry in entries if (rank := best[entry.name].rank) is not None
+        )
+    )
+    return Allocation(
+        ranks={name: choice.rank for name, choice in best.items()},
+        bytes=structure_bytes(config, plan),
+        error=sum(choice.error for choice in best.values()),
+        errors={name: choice.error for name, choice in best.items()},
+    )
+
+
+def structure_bytes(config: ModelConfig, plan: Plan) -> int:
+    """Bytes of a model's stored tensors once a plan is applied; nothing is allocated."""
+    with torch.device("meta"):
+        model = config.build()
+        restructure_(model, plan)
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _errors(name: str, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor]) -> list[float]:
+    """By rank of a module, summed over its fields."""
+    keys = [key for key in moments if module_name(key) == name]
+    if not keys:
+        raise OptionError(f"no moments of {name}; collect them before its rank is chosen")
+    tails = [tail_errors(eigendecompose(moments[key]), sensitivity[key]) for key in keys]
+    return [float(error) for error in torch.stack(tails).sum(0)]

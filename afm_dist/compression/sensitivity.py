@@ -1,0 +1,101 @@
+"""How much a model's logit depends on the outputs of its modules, to first order.
+
+An error δy of an output changes the logit by about gᵀδy, with g = ∂logit/∂y. So E[ggᵀ] tells what an
+error costs, in the same unit for every module: squared logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afm_dist.compression.factorize import Spectrum
+from afm_dist.compression.registry import handler_of
+from afm_dist.dataset.batch import Batch
+
+
+def output_sensitivity(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    names: Sequence[str],
+    *,
+    forward: Callable[[nn.Module, Batch], Tensor],
+) -> dict[str, Tensor]:
+    """E[ggᵀ] of the outputs of some modules over some rows, shape (M, M), float64.
+
+    Args:
+        model: In eval mode; is not changed.
+        batches: A sample of the rows.
+        names: Modules, all of which take part in the logit.
+        forward: Gives the logits (B,) of a batch.
+
+    Returns:
+        By the names that the moments of the modules have.
+
+    Raises:
+        ValueError: no rows, or a module whose output the logit does not depend on.
+    """
+    modules = {name: model.get_submodule(name) for name in names}
+    products: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+    calls: list[tuple[str, Any, Any, Any]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            del module
+            calls.append((name, output, args, kwargs))
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        for batch in batches:
+            calls.clear()
+            with torch.enable_grad():
+                total = forward(model, batch).sum()
+            tensors = [tensor for _, output, _, _ in calls for tensor in _parts(output)]
+            gradients = iter(torch.autograd.grad(total, tensors, allow_unused=True))
+            for name, output, args, kwargs in calls:
+                # What a handler reads off an output it reads off the gradient, which has its shape.
+                parts = [
+                    torch.zeros_like(tensor) if gradient is None else gradient
+                    for tensor, gradient in zip(_parts(output), gradients, strict=False)
+                ]
+                shaped = tuple(parts) if isinstance(output, tuple) else parts[0]
+                for seen in handler_of(modules[name]).observe(name, modules[name], shaped, *args, **kwargs):
+                    own = seen.rows.double()
+                    products[seen.key] = products.get(seen.key, 0) + own.T @ own
+                    rows[seen.key] = rows.get(seen.key, 0) + len(own)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, module in modules.items():
+        for key in handler_of(module).widths(name, module):
+            if not rows.get(key):
+                raise ValueError(f"{key}: no rows went through it")
+    return {key: product.cpu() / rows[key] for key, product in products.items()}
+
+
+def _parts(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def tail_errors(spectrum: Spectrum, sensitivity: Tensor | None) -> Tensor:
+    """What a rank costs: the error of keeping 0, 1, …, M components, shape (M + 1,), float64.
+
+    The mean square of the change of the logit, to first order: Σ λ_j·u_jᵀE[ggᵀ]u_j over the components
+    that are dropped. Without a sensitivity that of the output, Σ λ_j.
+
+    Args:
+        spectrum: Of the output.
+        sensitivity: E[ggᵀ], shape (M, M); None weighs all directions alike.
+    """
+    weights = torch.ones_like(spectrum.eigenvalues)
+    if sensitivity is not None:
+        vectors = spectrum.eigenvectors
+        weights = (vectors * (sensitivity @ vectors)).sum(0).clamp(min=0)
+    dropped = (spectrum.eigenvalues * weights).flip(0).cumsum(0).flip(0)
+    return torch.cat([dropped, dropped.new_zeros(1)])

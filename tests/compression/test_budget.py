@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afm_dist.checkpoint import ModelConfig
+from afm_dist.compression.budget import allocate, structure_bytes
+from afm_dist.compression.factorize import eigendecompose
+from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.ranks import GivenRanks, plan_ranks
+from afm_dist.compression.rewrite import compress_
+from afm_dist.compression.sensitivity import output_sensitivity, tail_errors
+from afm_dist.dataset.batch import Batch
+from afm_dist.errors import OptionError
+from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.observe import forward_batch
+from tests.small_dataset import FIELDS
+
+CONFIG = ModelConfig(
+    architecture="deepfm",
+    hyper_parameters={"embedding_dim": 8, "hidden": (24, 20, 16), "dropout": 0.0},
+    fields=tuple(FIELDS),
+)
+ENTRIES = (
+    PlanEntry(name="mlp.3", method="afm", rank=1, activation="shifted"),
+    PlanEntry(name="mlp.6", method="afm", rank=1, activation="shifted"),
+    PlanEntry(name="embedding", method="afm", rank=1, folded_into="mlp.0"),
+)
+NAMES = [entry.name for entry in ENTRIES]
+
+
+def batches(count: int = 4) -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(count):
+        ids = torch.stack([torch.randint(0, n, (200,), generator=generator) for n in (30, 7)], 1)
+        made.append(Batch(ids, torch.randn(200, 1, generator=generator), torch.zeros(200)))
+    return made
+
+
+def deepfm() -> nn.Module:
+    torch.manual_seed(0)
+    model = CONFIG.build().eval()
+    nn.init.normal_(model.embedding.weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return deepfm()
+
+
+@pytest.fixture(scope="module")
+def moments(model: nn.Module):
+    return collect_moments(model, batches(), NAMES, forward_fn=forward_batch)
+
+
+@pytest.fixture(scope="module")
+def sensitivity(model: nn.Module) -> dict[str, Tensor]:
+    return output_sensitivity(model, batches(), NAMES, forward=forward_batch)
+
+
+class Readout(nn.Module):
+    """A layer read by fixed weights: its errors reach the logit undistorted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(6, 5).double()
+        self.weights = torch.randn(5, dtype=torch.float64)
+
+    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
+        return self.layer(numeric) @ self.weights
+
+
+def test_of_a_linear_readout_it_is_the_product_of_its_weights() -> None:
+    model = Readout()
+    rows = [Batch(torch.zeros(50, 0), torch.randn(50, 6, dtype=torch.float64), torch.zeros(50))]
+
+    found = output_sensitivity(model, rows, ["layer"], forward=forward_batch)
+
+    torch.testing.assert_close(found["layer"], torch.outer(model.weights, model.weights))
+
+
+def test_the_predicted_error_of_a_linear_readout_is_the_one_there_is() -> None:
+    model = Readout()
+    numeric = torch.randn(400, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    rows = [Batch(torch.zeros(400, 0), numeric, torch.zeros(400))]
+    moments = collect_moments(model, rows, ["layer"], forward_fn=forward_batch)
+    spectrum = eigendecompose(moments["layer"])
+    sensitivity = output_sensitivity(model, rows, ["layer"], forward=forward_batch)["layer"]
+
+    predicted = tail_errors(spectrum, sensitivity)
+
+    outputs, vectors = model.layer(numeric), spectrum.eigenvectors
+    for rank in range(6):
+        kept = vectors[:, :rank] @ vectors[:, :rank].T
+        changed = (outputs - spectrum.mean) @ kept + spectrum.mean
+        actual = ((changed - outputs) @ model.weights).square().mean()
+        torch.testing.assert_close(predicted[rank], actual, rtol=1e-5, atol=1e-12)
+
+
+def test_fields_of_a_table_have_each_their_own(model: nn.Module, sensitivity: dict[str, Tensor]) -> None:
+    total = torch.zeros(8, 8, dtype=torch.float64)
+    for batch in batches():
+        codes = model.embedding.lookup(batch.ids).detach().requires_grad_()
+        vectors = model.embedding.expand(codes)
+        deep = model.mlp(model.direct_inputs(codes, vectors, batch.numeric)).squeeze(1)
+        from afm_dist.models.layers import factorization_machine
+
+        logits = model.linear(batch.ids, batch.numeric) + factorization_machine(vectors) + deep
+        (gradient,) = torch.autograd.grad(logits.sum(), codes)
+        own = gradient[:, 1].double()
+        total += own.T @ own / 800
+
+    second = list(model.embedding.names)[1]
+    torch.testing.assert_close(sensitivity[f"embedding[{second}]"], total, rtol=1e-4, atol=1e-9)
+
+
+def test_what_the_logit_does_not_go_through_is_refused(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"mlp\.3: no rows went through it"):
+        output_sensitivity(model, [], ["mlp.3"], forward=forward_batch)
+
+
+def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
+    model: nn.Module, moments, sensitivity: dict[str, Tensor]
+) -> None:
+    whole = structure_bytes(CONFIG, Plan())
+    errors = []
+    for budget in [*range(whole // 3, whole, whole // 60), whole]:
+        try:
+            found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget)
+        except OptionError:
+            assert not errors
+            continue
+        assert found.bytes <= budget
+        errors.append(found.error)
+    assert len(errors) > 10
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0
+
+
+def test_the_bytes_are_those_of_the_compressed_model(moments, sensitivity: dict[str, Tensor]) -> None:
+    budget = structure_bytes(CONFIG, Plan()) * 2 // 3
+    found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget)
+    plan = plan_ranks(moments, GivenRanks(ranks=found.ranks), activation="shifted")
+    linears = Plan(entries=tuple(entry for entry in plan.entries if entry.name != "embedding"))
+    table = Plan(
+        entries=tuple(entry for entry in plan.using(activation="none").entries if entry.name == "embedding")
+    ).using(folded_into="mlp.0")
+
+    compressed = compress_(deepfm(), linears + table, moments)
+
+    assert sum(t.numel() * t.element_size() for t in compressed.state_dict().values()) == found.bytes
+
+
+def test_a_budget_below_the_smallest_model_says_what_that_is(moments, sensitivity: dict[str, Tensor]) -> None:
+    with pytest.raises(OptionError, match=r"a budget of 1,000 bytes: .* is the least they can become"):
+        allocate(CONFIG, ENTRIES, moments, sensitivity, 1000)
+
+
+def test_modules_without_a_rank_are_left_as_they_are(moments) -> None:
+    plan = plan_ranks(moments, GivenRanks(ranks={"mlp.3": 4, "mlp.6": None, "embedding": None}))
+
+    assert [(entry.name, entry.rank) for entry in plan.entries] == [("mlp.3", 4)]
+    with pytest.raises(OptionError, match=r"no rank is given for \S+; there are some for mlp\.3"):
+        plan_ranks(moments, GivenRanks(ranks={"mlp.3": 4}))

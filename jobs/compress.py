@@ -65,6 +65,11 @@ class Compress:
     """Instead of a rank: the share of the variance of the outputs to keep, e.g. 0.99."""
     embedding_dim: int | None = None
     """Embedding dimension after compression."""
+    target_bytes: str | None = None
+    """Instead of ranks: how large the compressed checkpoint may be, e.g. 100MB. The ranks of the layers and
+    the embedding dimension are those with the least predicted change of the logit."""
+    target_ratio: float | None = None
+    """Instead of ranks: how many times smaller than the uncompressed checkpoint it shall be, e.g. 5."""
     activation: Activation = "shifted"
     """Between the two factors of a layer: no ReLU, a plain one (as published), or a shifted one."""
     kappa: float = DEFAULT_KAPPA
@@ -104,6 +109,11 @@ class Compress:
         """Whether this is the demonstration."""
         return self.data is None
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether ranks follow from a budget."""
+        return self.target_bytes is not None or self.target_ratio is not None
+
 
 def main(config: Compress) -> None:
     """The paper's algorithm, stage by stage."""
@@ -111,6 +121,7 @@ def main(config: Compress) -> None:
     console.say(f"afm-dist compress: {config.data or f'a synthetic log of {config.demo_rows:,} rows'}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
+    from afm_dist.compression.budget import parse_bytes
     from afm_dist.machine import use_all_cores
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
@@ -126,6 +137,7 @@ def main(config: Compress) -> None:
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)
     compression.check_ranks(described, mlp, embedding)
+    target_bytes = None if config.target_bytes is None else parse_bytes(config.target_bytes)
     planned = plan(config, chosen, described, ablation)
     if config.dry_run:
         show(planned, check=config.resources.capacity_check)
@@ -156,6 +168,18 @@ def main(config: Compress) -> None:
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
     # of fine-tuning. The control is the uncompressed model with the same round.
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
+    if config.budgeted:
+        mlp = embedding = compression.choose_ranks(
+            run,
+            data,
+            manifest,
+            baseline,
+            linear_moments,
+            bytes=target_bytes,
+            ratio=config.target_ratio,
+            activation=config.activation,
+            kappa=config.kappa,
+        )
     low_rank = compression.rewrite_linears(
         run,
         baseline,
@@ -239,6 +263,15 @@ def check(config: Compress) -> None:
         raise OptionError("--checkpoint: empty; name a checkpoint directory, or leave the option out")
     if not config.demo and config.output is None:
         raise OptionError("--data needs --output: the run directory to write to, e.g. --output runs/mine")
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("target_bytes", "target_ratio", "mlp_rank", "mlp_energy", "embedding_dim")
+        if getattr(config, name) is not None
+    ]
+    if config.budgeted and len(given) > 1:
+        raise OptionError(f"{' and '.join(given)} exclude each other: a budget chooses all ranks itself")
+    if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
+        raise OptionError(f"--target-ratio {config.target_ratio}: how many times smaller, more than 1; try 5")
     if config.mlp_rank is not None and config.mlp_energy is not None:
         raise OptionError("--mlp-rank and --mlp-energy exclude each other: give one")
     if config.mlp_energy is not None and not 0 < config.mlp_energy <= 1:
@@ -267,6 +300,10 @@ def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
     from afm_dist.compression.ranks import FixedRank, KeptEnergy
 
     fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
+    if config.budgeted:
+        # What cannot be asked of the model's structure is asked of its spectra later.
+        fixed = FixedRank(rank=1)
+        return fixed, fixed
     mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
     dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
     return mlp, FixedRank(rank=dim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,25 @@ from afm_dist.compression.rewrite import restructure_
 from afm_dist.compression.sensitivity import tail_errors
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
+
+_UNITS = {"": 1, "B": 1} | {
+    prefix + unit: base**power
+    for unit, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate(("k", "M", "G", "T"), 1)
+}
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes with or without a unit: ``100MB``, ``1.5 GiB``, ``2000000``.
+
+    Raises:
+        OptionError: not a positive number with a unit that is known.
+    """
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
+    unit = found[2].replace("K", "k") if found else ""
+    if found is None or unit not in _UNITS or float(found[1]) <= 0:
+        raise OptionError(f"{text!r} is no number of bytes; write 100MB, 1.5GiB or 2000000")
+    return int(float(found[1]) * _UNITS[unit])
 
 
 @dataclass(frozen=True)

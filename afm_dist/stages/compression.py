@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 
 import torch
 from torch import nn
 
 from afm_dist import console, storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
+from afm_dist.checkpoint import (
+    ModelConfig,
+    from_pretrained,
+    load_config,
+    save_pretrained,
+    size_on_disk,
+)
+from afm_dist.compression.budget import allocate, structure_bytes
 from afm_dist.compression.plan import ACTIVATIONS, Activation, Method, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
+from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
+from afm_dist.compression.sensitivity import output_sensitivity
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
@@ -22,11 +33,18 @@ from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.partials import remove_partials
 
 MOMENTS = "moments.safetensors"
 STREAM_TOLERANCE = 1e-9
 TABLE = "embedding"
+RANKS = "ranks.json"
+# Of the training split, to see what the logit depends on.
+SENSITIVITY_ROWS = 1 << 16
+SENSITIVITY_BATCH = 1 << 12
+# What a compressed module adds to a checkpoint besides numbers, at most.
+ENTRY_BYTES = 1024
 
 
 def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
@@ -91,6 +109,74 @@ def linear_statistics(
         console.say(f"  {manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
 
     return run.stage("statistics-mlp", work, inputs=[data, baseline.stage])
+
+
+def choose_ranks(
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    baseline: Models,
+    statistics: Stage,
+    *,
+    bytes: int | None,
+    ratio: float | None,
+    activation: Activation,
+    kappa: float,
+) -> GivenRanks:
+    """The ranks with the least predicted error within a budget, of the layers and the tables together.
+
+    Args:
+        run: The run directory.
+        data: The dataset's stage.
+        manifest: The dataset.
+        baseline: The uncompressed model.
+        statistics: Moments of its linear layers.
+        bytes: The budget: of the compressed checkpoint's files.
+        ratio: Or how many times smaller than the baseline's they shall be.
+        activation: Between the factors of linear layers.
+        kappa: Of the shifted ReLU.
+
+    Raises:
+        OptionError: no ranks fit, or nothing needs to be compressed.
+    """
+    source = baseline.checkpoints["baseline"]
+    before = size_on_disk(source)
+    budget = int(before / ratio) if bytes is None and ratio is not None else bytes
+    assert budget is not None
+    if budget >= before:
+        raise OptionError(f"the model has {before:,} bytes already, which a budget of {budget:,} holds")
+
+    def work(folder: str) -> None:
+        model, config = from_pretrained(source), load_config(source)
+        names = target_linears(model)
+        moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
+        rows = islice(
+            read_batches(manifest, manifest.shards("train"), SENSITIVITY_BATCH),
+            -(-SENSITIVITY_ROWS // SENSITIVITY_BATCH),
+        )
+        sensitivity = output_sensitivity(model, rows, [*names, TABLE], forward=forward_batch)
+        target = getattr(type(model), "folds", {}).get(TABLE)
+        entries = [
+            *(PlanEntry(name=n, method="afm", rank=1, activation=activation, kappa=kappa) for n in names),
+            PlanEntry(name=TABLE, method="afm", rank=1, folded_into=target),
+        ]
+        # Names, the plan and the layout of a file are no tensors.
+        rest = before - structure_bytes(config, Plan()) + ENTRY_BYTES * len(entries)
+        found = allocate(config, entries, moments, sensitivity, budget - rest)
+        ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
+        console.say(
+            f"  budget {budget:,} bytes: {ranks}; {found.bytes + rest:,} bytes at most, predicted root mean "
+            f"square change of the logit {math.sqrt(found.error):.3g}"
+        )
+        storage.write_json(storage.join(folder, RANKS), {"budget": budget, **asdict(found)})
+
+    stage = run.stage(
+        "ranks",
+        work,
+        config={"budget": budget, "activation": activation, "kappa": kappa},
+        inputs=[data, baseline.stage, statistics],
+    )
+    return GivenRanks(ranks=storage.read_json(stage.file(RANKS))["ranks"])
 
 
 def rewrite_linears(

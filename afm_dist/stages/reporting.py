@@ -245,8 +245,10 @@ def _training(evidence: Evidence) -> list[dict[str, Any]]:
 def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if not evidence.ablation:
         return []
-    chosen = _plan(evidence.linear_rewrite, "afm-mlp").entries[0].activation
-    modes = []
+    entries = _plan(evidence.linear_rewrite, "afm-mlp").entries
+    if not entries:
+        return []
+    chosen, modes = entries[0].activation, []
     for row in rows:
         if row["name"] == "afm-mlp" or _is_ablation(row["name"]):
             mode = row["name"].removeprefix("afm-mlp").removeprefix("-") or chosen
@@ -259,17 +261,20 @@ def _tables(evidence: Evidence) -> list[dict[str, Any]]:
     """Bytes of each field's embedding rows before and after (without the first-order weights)."""
     dim = int(load_config(evidence.baseline.checkpoints["baseline"]).hyper_parameters["embedding_dim"])
     moments = load_moments(evidence.table_statistics.file(MOMENTS))
-    rank = _plan(evidence.table_rewrite, "afm-emb").entries[0].rank
+    entries = _plan(evidence.table_rewrite, "afm-emb").entries
+    rank = entries[0].rank if entries else None
     tables = []
     for field in evidence.manifest.categorical:
         spectrum: Spectrum = eigendecompose(moments[field_key(TABLE, field.name)])
+        numbers = field.cardinality * dim
         tables.append(
             {
                 "field": field.name,
                 "rows": field.cardinality,
-                "bytes_before": field.cardinality * dim * FLOAT_BYTES,
-                "bytes_after": (field.cardinality * rank + dim * (rank + 1)) * FLOAT_BYTES,
-                "kept_energy": spectrum.kept_energy(rank),
+                "bytes_before": numbers * FLOAT_BYTES,
+                "bytes_after": FLOAT_BYTES
+                * (numbers if rank is None else field.cardinality * rank + dim * (rank + 1)),
+                "kept_energy": 1.0 if rank is None else spectrum.kept_energy(rank),
             }
         )
     return tables

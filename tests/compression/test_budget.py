@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from afm_dist.checkpoint import ModelConfig
-from afm_dist.compression.budget import allocate, structure_bytes
+from afm_dist.compression.budget import allocate, parse_bytes, structure_bytes
 from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.ranks import GivenRanks, plan_ranks
@@ -158,6 +158,26 @@ def test_the_bytes_are_those_of_the_compressed_model(moments, sensitivity: dict[
 def test_a_budget_below_the_smallest_model_says_what_that_is(moments, sensitivity: dict[str, Tensor]) -> None:
     with pytest.raises(OptionError, match=r"a budget of 1,000 bytes: .* is the least they can become"):
         allocate(CONFIG, ENTRIES, moments, sensitivity, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes"),
+    [
+        ("100MB", 100_000_000),
+        ("1.5 GiB", 3 << 29),
+        ("64kB", 64_000),
+        ("64KB", 64_000),
+        ("2000000", 2_000_000),
+    ],
+)
+def test_bytes_are_read_with_their_unit(text: str, bytes: int) -> None:
+    assert parse_bytes(text) == bytes
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-5MB", "5 parsecs", "0", "1e6", "5mb"])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="is no number of bytes; write 100MB"):
+        parse_bytes(text)
 
 
 def test_modules_without_a_rank_are_left_as_they_are(moments) -> None:

@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, size_on_disk
 from afm_dist.compression.layers import LowRankLinear
 from afm_dist.compression.plan import Plan
-from afm_dist.compression.ranks import FixedRank
+from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
+from afm_dist.errors import OptionError
 from afm_dist.models import ARCHITECTURES, build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
     MOMENTS,
     check_ranks,
+    choose_ranks,
     linear_statistics,
     rewrite_linears,
     rewrite_tables,
@@ -46,35 +48,62 @@ def test_ranks_are_checked_before_there_is_data(name: str) -> None:
     check_ranks(config, FixedRank(rank=64), FixedRank(rank=2))
 
 
+class Bench:
+    """An untrained model, its moments, and a run that may compress it."""
+
+    def __init__(self, name: str, dataset: Manifest, folder: Path, hyper: dict[str, object]) -> None:
+        torch.manual_seed(0)
+        model = build_model(name, dataset.fields, hyper)
+        torch.nn.init.normal_(model.embedding.weight)
+        config = ModelConfig(architecture=name, hyper_parameters=hyper, fields=dataset.fields)
+        source = str(folder / "baseline")
+        save_pretrained(model, source, config)
+        self.dataset = dataset
+        self.run = Run(str(folder / "run"), job="compress", config={})
+        self.data = Stage.external("data", dataset.location, "data")
+        self.baseline = Models(
+            stage=Stage.external("baseline", source, "model"), checkpoints={"baseline": source}, histories={}
+        )
+        self.batches = list(read_batches(dataset, dataset.shards("train"), 500))
+        moments = collect_moments(model, self.batches, target_linears(model), forward_fn=forward_batch)
+        self.statistics = self.run.stage("statistics", lambda folder: _save(folder, moments))
+
+    def compress(self, linears: Policy, tables: Policy) -> tuple[Models, Models]:
+        """Without fine-tuning."""
+        low_rank = rewrite_linears(
+            self.run,
+            self.baseline,
+            self.statistics,
+            policy=linears,
+            activation="shifted",
+            kappa=2.0,
+            ablation=False,
+        )
+        moments = table_statistics(self.run, self.data, self.dataset, low_rank, stream_check=False)
+        return low_rank, rewrite_tables(self.run, low_rank, moments, policy=tables)
+
+    def ranks(self, *, bytes: int | None = None, ratio: float | None = None) -> GivenRanks:
+        """Of a budget."""
+        return choose_ranks(
+            self.run,
+            self.data,
+            self.dataset,
+            self.baseline,
+            self.statistics,
+            bytes=bytes,
+            ratio=ratio,
+            activation="shifted",
+            kappa=2.0,
+        )
+
+
 @every_architecture
 def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
     name: str, dataset: Manifest, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model = build_model(name, dataset.fields, HYPER)
-    config = ModelConfig(architecture=name, hyper_parameters=HYPER, fields=dataset.fields)
-    source = str(tmp_path / "baseline")
-    save_pretrained(model, source, config)
-    run = Run(str(tmp_path / "run"), job="compress", config={})
-    data = Stage.external("data", dataset.location, "data")
-    baseline = Models(
-        stage=Stage.external("baseline", source, "model"), checkpoints={"baseline": source}, histories={}
-    )
-    batches = list(read_batches(dataset, dataset.shards("train"), 500))
-    moments = collect_moments(model, batches, target_linears(model), forward_fn=forward_batch)
-    statistics = run.stage("statistics", lambda folder: _save(folder, moments))
+    bench = Bench(name, dataset, tmp_path, HYPER)
 
-    low_rank = rewrite_linears(
-        run,
-        baseline,
-        statistics,
-        policy=FixedRank(rank=3),
-        activation="shifted",
-        kappa=2.0,
-        ablation=False,
-    )
-    table_moments = table_statistics(run, data, dataset, low_rank, stream_check=False)
-    narrow = rewrite_tables(run, low_rank, table_moments, policy=FixedRank(rank=2))
+    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2))
 
     for row in ("afm-emb", "svd-emb"):
         (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
@@ -83,7 +112,49 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
         assert isinstance(compressed.get_submodule("mlp.3"), LowRankLinear)
         assert isinstance(compressed.get_submodule("mlp.6"), LowRankLinear)
         assert compressed.get_submodule("embedding").folded == (name in FOLDED)
-        assert compressed(batches[0].ids, batches[0].numeric).isfinite().all()
+        assert compressed(bench.batches[0].ids, bench.batches[0].numeric).isfinite().all()
+
+
+@every_architecture
+def test_a_checkpoint_within_a_budget_is_no_larger(name: str, dataset: Manifest, tmp_path: Path) -> None:
+    bench = Bench(name, dataset, tmp_path, {"embedding_dim": 8, "hidden": [80, 72, 64], "dropout": 0.1})
+    before = size_on_disk(bench.baseline.checkpoints["baseline"])
+    # Most of DLRM is its bottom MLP, which is not compressed.
+    ratio = 1.04 if name == "dlrm" else 1.5
+
+    ranks = bench.ranks(ratio=ratio)
+    _, narrow = bench.compress(ranks, ranks)
+
+    for row in ("afm-emb", "svd-emb"):
+        after = size_on_disk(narrow.checkpoints[row])
+        assert after <= before / ratio
+        # What is kept back for names and the plan is little; a rank more would cost about as much.
+        assert after > before / ratio - 8000
+
+
+def test_a_budget_that_needs_no_compression_or_allows_none_is_refused(
+    dataset: Manifest, tmp_path: Path
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+
+    with pytest.raises(OptionError, match=r"the model has [\d,]+ bytes already"):
+        bench.ranks(bytes=10**9)
+    with pytest.raises(OptionError, match="is the least they can become"):
+        bench.ranks(ratio=1000.0)
+
+
+def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    ranks = GivenRanks(ranks={"mlp.3": 2, "mlp.6": None, "embedding": None})
+
+    low_rank, narrow = bench.compress(ranks, ranks)
+
+    assert not Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json")).entries
+    logits = [
+        from_pretrained(models.checkpoints[row])(bench.batches[0].ids, bench.batches[0].numeric)
+        for models, row in ((low_rank, "afm-mlp"), (narrow, "afm-emb"))
+    ]
+    assert torch.equal(*logits)
 
 
 @pytest.mark.ray

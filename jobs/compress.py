@@ -137,8 +137,16 @@ def main(config: Compress) -> None:
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)
     compression.check_ranks(described, mlp, embedding)
-    target_bytes = None if config.target_bytes is None else parse_bytes(config.target_bytes)
-    planned = plan(config, chosen, described, ablation)
+    described, rows = planned_model(config, chosen, described)
+    target = compression.Target(
+        bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
+        ratio=config.target_ratio,
+        activation=config.activation,
+        kappa=config.kappa,
+    )
+    if config.budgeted:
+        compression.check_target(described, config.checkpoint, target)
+    planned = plan(config, chosen, described, rows, ablation)
     if config.dry_run:
         show(planned, check=config.resources.capacity_check)
         return
@@ -168,18 +176,10 @@ def main(config: Compress) -> None:
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
     # of fine-tuning. The control is the uncompressed model with the same round.
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
+    ranks = None
     if config.budgeted:
-        mlp = embedding = compression.choose_ranks(
-            run,
-            data,
-            manifest,
-            baseline,
-            linear_moments,
-            bytes=target_bytes,
-            ratio=config.target_ratio,
-            activation=config.activation,
-            kappa=config.kappa,
-        )
+        ranks = compression.choose_ranks(run, data, manifest, baseline, linear_moments, target)
+        mlp, embedding = ranks.linears, ranks.tables
     low_rank = compression.rewrite_linears(
         run,
         baseline,
@@ -207,7 +207,9 @@ def main(config: Compress) -> None:
     table_moments = compression.table_statistics(
         run, data, manifest, tuned, stream_check=config.stream_check, options=config.resources
     )
-    narrow = compression.rewrite_tables(run, tuned, table_moments, policy=embedding)
+    narrow = compression.rewrite_tables(
+        run, tuned, table_moments, policy=embedding, budget=None if ranks is None else ranks.budget
+    )
     final = training.finetune(
         run,
         "finetune-embedding",
@@ -244,6 +246,7 @@ def main(config: Compress) -> None:
             quality=quality,
             throughput=speed,
             ablation=ablation,
+            ranks=ranks,
         ),
         title=f"{described.architecture} on {config.data or 'the synthetic demo'}",
         config=asdict(config),
@@ -366,29 +369,44 @@ def demo_protocol(config: Compress) -> Protocol:
     return Protocol(seed=config.seed, rows_per_shard=DEMO_SHARD_ROWS)
 
 
-def plan(config: Compress, chosen: Preset, described: ModelConfig, ablation: bool) -> Plan:
-    """What the stages take, and what the cluster has."""
+def planned_model(config: Compress, chosen: Preset, described: ModelConfig) -> tuple[ModelConfig, Manifest]:
+    """The uncompressed model with all its fields, and its data; of the demo, what they will be like.
+
+    Raises:
+        DataError: the checkpoint was trained on another schema.
+    """
     from afm_dist.checkpoint import check_schema
     from afm_dist.dataset.manifest import Manifest
-    from afm_dist.planning.estimate import Costs, new_model
-    from data_prep.dry_run import estimate_synthetic, synthetic_manifest
+    from afm_dist.planning.estimate import new_model
+    from data_prep.dry_run import synthetic_manifest
 
-    protocol = demo_protocol(config)
     manifest = (
-        synthetic_manifest(config.demo_rows, protocol) if config.demo else Manifest.load(str(config.data))
+        synthetic_manifest(config.demo_rows, demo_protocol(config))
+        if config.demo
+        else Manifest.load(str(config.data))
     )
     if config.checkpoint:
         check_schema(described, manifest, checkpoint=config.checkpoint)
-    else:
-        described = new_model(config.model, chosen.hyper_parameters, manifest)
+        return described, manifest
+    return new_model(config.model, chosen.hyper_parameters, manifest), manifest
+
+
+def plan(
+    config: Compress, chosen: Preset, described: ModelConfig, manifest: Manifest, ablation: bool
+) -> Plan:
+    """What the stages take, and what the cluster has."""
+    from afm_dist.planning.estimate import Costs
+    from data_prep.dry_run import estimate_synthetic
+
     costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
-    prepared = [estimate_synthetic(config.demo_rows, protocol, costs.cluster, costs.tasks)]
+    prepared = [estimate_synthetic(config.demo_rows, demo_protocol(config), costs.cluster, costs.tasks)]
     first, second = recipes(config, chosen)
     variants = 4 if ablation else 2
     stages = [
         *(prepared if config.demo else []),
         *([] if config.checkpoint else [costs.training_round("train", chosen.train)]),
         costs.statistics("statistics-mlp"),
+        *([costs.sensitivity("ranks")] if config.budgeted else []),
         costs.rewriting("rewrite-mlp", variants),
         costs.training_round("finetune-mlp", first, variants + 1),
         *([costs.statistics("statistics-embedding")] if config.stream_check else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
     unit = found[2].replace("K", "k") if found else ""
-    if found is None or unit not in _UNITS or float(found[1]) <= 0:
+    if found is None or unit not in _UNITS or not 0 < float(found[1]) < math.inf:
         raise OptionError(f"{text!r} is no number of bytes; write 100MB, 1.5GiB or 2000000")
     return int(float(found[1]) * _UNITS[unit])
 
@@ -46,7 +47,7 @@ class Allocation:
     Attributes:
         ranks: By module; None leaves one as it is.
         bytes: Of the model's tensors.
-        error: Predicted mean square of the change of the logit, before fine-tuning.
+        error: Predicted mean square of the change of the logit, before fine-tuning, to first order.
         errors: What each module adds to it.
     """
 
@@ -66,7 +67,8 @@ def allocate(
     """The ranks of some modules with the least error, such that the whole model fits into a budget.
 
     The error of a module is that of the components it drops, each weighed by what it does to the logit;
-    those of several modules are added up, as if they were not correlated.
+    those of several modules are added up, as if they were not correlated. What a ReLU between the
+    factors cuts is not among it.
 
     Args:
         config: The uncompressed model.
@@ -82,18 +84,13 @@ def allocate(
     choices: dict[str, list[Choice]] = {}
     for entry in entries:
         errors = _errors(entry.name, moments, sensitivity)
-        one, two = (structure_bytes(config, Plan(entries=(replace(entry, rank=k),))) for k in (1, 2))
-        costs = {rank: one + (rank - 1) * (two - one) - whole for rank in range(1, len(errors))}
+        costs = _costs(config, entry, len(errors) - 1)
         smaller = [Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0]
         choices[entry.name] = [*smaller, Choice(None, 0, 0.0)]
-    found = front(choices)
-    best = found.best(budget - whole)
+    best = front(choices).best(budget - whole)
     if best is None:
-        least = whole + int(found.cost[0])
-        raise OptionError(
-            f"a budget of {budget:,} bytes: this model's tensors have {whole:,}, and {least:,} is the least "
-            f"they can become by compressing {', '.join(choices)}"
-        )
+        check_budget(config, entries, budget)
+        raise AssertionError("a budget that holds the smallest model has a best one")
     plan = Plan(
         entries=tuple(
             replace(entry, rank=rank) for entry in entries if (rank := best[entry.name].rank) is not None
@@ -105,6 +102,46 @@ def allocate(
         error=sum(choice.error for choice in best.values()),
         errors={name: choice.error for name, choice in best.items()},
     )
+
+
+def check_budget(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, *, besides: int = 0) -> None:
+    """Refuse a budget that no ranks can meet, or that asks for none; needs no data.
+
+    Args:
+        config: The uncompressed model.
+        entries: What would be compressed.
+        budget: Bytes that are allowed.
+        besides: Bytes that are needed besides tensors.
+
+    Raises:
+        OptionError: says what is possible.
+    """
+    whole = structure_bytes(config, Plan())
+    names = ", ".join(entry.name for entry in entries)
+    if budget >= whole + besides:
+        raise OptionError(
+            f"a budget of {budget:,} bytes holds the uncompressed model, which has {whole + besides:,}; "
+            "--target-bytes and --target-ratio are for smaller ones"
+        )
+    least = whole + besides + sum(min(0, *_costs(config, entry, 1).values()) for entry in entries)
+    if budget < least:
+        raise OptionError(
+            f"a budget of {budget:,} bytes: {least:,} of {whole + besides:,} is the least this model can "
+            f"become by compressing {names}; give more to --target-bytes, or less to --target-ratio"
+        )
+
+
+def _costs(config: ModelConfig, entry: PlanEntry, ranks: int) -> dict[int, int]:
+    """Bytes more, or less, that the model has with each rank of a module."""
+    whole = structure_bytes(config, Plan())
+
+    def cost(rank: int) -> int:
+        return structure_bytes(config, Plan(entries=(replace(entry, rank=rank),))) - whole
+
+    first = cost(1)
+    # A rank more is always as many bytes more.
+    slope = cost(2) - first if ranks > 1 else 0
+    return {rank: first + (rank - 1) * slope for rank in range(1, ranks + 1)}
 
 
 def structure_bytes(config: ModelConfig, plan: Plan) -> int:

@@ -16,6 +16,10 @@ from afm_dist.compression.factorize import Spectrum
 from afm_dist.compression.registry import handler_of
 from afm_dist.dataset.batch import Batch
 
+# How many rows tell enough, and how many at a time.
+SAMPLE_ROWS = 1 << 16
+SAMPLE_BATCH = 1 << 12
+
 
 def output_sensitivity(
     model: nn.Module,
@@ -25,6 +29,8 @@ def output_sensitivity(
     forward: Callable[[nn.Module, Batch], Tensor],
 ) -> dict[str, Tensor]:
     """E[ggᵀ] of the outputs of some modules over some rows, shape (M, M), float64.
+
+    Of a module that is called several times for a logit, or at several positions, the sum over them.
 
     Args:
         model: In eval mode; is not changed.
@@ -40,7 +46,8 @@ def output_sensitivity(
     """
     modules = {name: model.get_submodule(name) for name in names}
     products: dict[str, Tensor] = {}
-    rows: dict[str, int] = {}
+    reached: set[str] = set()
+    logits = 0
     calls: list[tuple[str, Any, Any, Any]] = []
 
     def note(name: str) -> Callable[..., None]:
@@ -55,47 +62,46 @@ def output_sensitivity(
         for batch in batches:
             calls.clear()
             with torch.enable_grad():
-                total = forward(model, batch).sum()
+                scores = forward(model, batch)
+            logits += scores.numel()
             tensors = [tensor for _, output, _, _ in calls for tensor in _parts(output)]
-            gradients = iter(torch.autograd.grad(total, tensors, allow_unused=True))
+            if not tensors:
+                break
+            gradients = iter(torch.autograd.grad(scores.sum(), tensors, allow_unused=True))
             for name, output, args, kwargs in calls:
+                found = [(tensor, next(gradients)) for tensor in _parts(output)]
+                if any(gradient is not None for _, gradient in found):
+                    reached.add(name)
                 # What a handler reads off an output it reads off the gradient, which has its shape.
-                parts = [
-                    torch.zeros_like(tensor) if gradient is None else gradient
-                    for tensor, gradient in zip(_parts(output), gradients, strict=False)
-                ]
+                parts = [torch.zeros_like(t) if gradient is None else gradient for t, gradient in found]
                 shaped = tuple(parts) if isinstance(output, tuple) else parts[0]
                 for seen in handler_of(modules[name]).observe(name, modules[name], shaped, *args, **kwargs):
                     own = seen.rows.double()
                     products[seen.key] = products.get(seen.key, 0) + own.T @ own
-                    rows[seen.key] = rows.get(seen.key, 0) + len(own)
     finally:
         for hook in hooks:
             hook.remove()
-    for name, module in modules.items():
-        for key in handler_of(module).widths(name, module):
-            if not rows.get(key):
-                raise ValueError(f"{key}: no rows went through it")
-    return {key: product.cpu() / rows[key] for key, product in products.items()}
+    for name in names:
+        if name not in reached:
+            raise ValueError(f"{name}: the logit does not depend on its output, or there were no rows")
+    return {key: product.cpu() / logits for key, product in products.items()}
 
 
 def _parts(output: Any) -> tuple[Tensor, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
-def tail_errors(spectrum: Spectrum, sensitivity: Tensor | None) -> Tensor:
+def tail_errors(spectrum: Spectrum, sensitivity: Tensor) -> Tensor:
     """What a rank costs: the error of keeping 0, 1, …, M components, shape (M + 1,), float64.
 
-    The mean square of the change of the logit, to first order: Σ λ_j·u_jᵀE[ggᵀ]u_j over the components
-    that are dropped. Without a sensitivity that of the output, Σ λ_j.
+    The mean square of the change of the logit, to first order and as if g and the output were
+    independent: Σ λ_j·u_jᵀE[ggᵀ]u_j over the components that are dropped.
 
     Args:
         spectrum: Of the output.
-        sensitivity: E[ggᵀ], shape (M, M); None weighs all directions alike.
+        sensitivity: E[ggᵀ], shape (M, M).
     """
-    weights = torch.ones_like(spectrum.eigenvalues)
-    if sensitivity is not None:
-        vectors = spectrum.eigenvectors
-        weights = (vectors * (sensitivity @ vectors)).sum(0).clamp(min=0)
+    vectors = spectrum.eigenvectors
+    weights = (vectors * (sensitivity @ vectors)).sum(0).clamp(min=0)
     dropped = (spectrum.eigenvalues * weights).flip(0).cumsum(0).flip(0)
     return torch.cat([dropped, dropped.new_zeros(1)])

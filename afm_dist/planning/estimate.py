@@ -12,6 +12,7 @@ from torch import nn
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.cluster import view
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import WINDOW_ROWS
 from afm_dist.errors import OptionError
@@ -217,6 +218,17 @@ class Costs:
             driver=PROCESS_BYTES + REWRITING_COPIES * self.bytes,
             disk=models * self.bytes,
             seconds=1 + models * self.bytes / 2e8,
+        )
+
+    def sensitivity(self, stage: str) -> Estimate:
+        """Forward and backward passes over some batches on the driver."""
+        batch = self.training.memory(SAMPLE_BATCH)
+        return Estimate(
+            stage=stage,
+            place="driver",
+            rows=SAMPLE_ROWS,
+            driver=PROCESS_BYTES + self.bytes + 8 * self.moments + batch,
+            seconds=SAMPLE_ROWS * self.training.seconds,
         )
 
     def timing(self, stage: str, models: int) -> Estimate:

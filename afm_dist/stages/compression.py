@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 import torch
@@ -18,14 +18,15 @@ from afm_dist.checkpoint import (
     save_pretrained,
     size_on_disk,
 )
-from afm_dist.compression.budget import allocate, structure_bytes
+from afm_dist.compression.budget import allocate, check_budget, structure_bytes
 from afm_dist.compression.plan import ACTIVATIONS, Activation, Method, Plan, PlanEntry
 from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
-from afm_dist.compression.sensitivity import output_sensitivity
+from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
+from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
-from afm_dist.errors import DataError, OptionError
+from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.training import Models
@@ -40,9 +41,8 @@ MOMENTS = "moments.safetensors"
 STREAM_TOLERANCE = 1e-9
 TABLE = "embedding"
 RANKS = "ranks.json"
-# Of the training split, to see what the logit depends on.
-SENSITIVITY_ROWS = 1 << 16
-SENSITIVITY_BATCH = 1 << 12
+# From so many shards, to see what the logit depends on.
+SAMPLE_SHARDS = 16
 # What a compressed module adds to a checkpoint besides numbers, at most.
 ENTRY_BYTES = 1024
 
@@ -111,18 +111,65 @@ def linear_statistics(
     return run.stage("statistics-mlp", work, inputs=[data, baseline.stage])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """How large a compressed checkpoint may be, and how its layers are compressed.
+
+    Attributes:
+        bytes: Of its files.
+        ratio: Or how many times smaller than the uncompressed one's they shall be.
+        activation: Between the factors of linear layers.
+        kappa: Of the shifted ReLU.
+    """
+
+    bytes: int | None = None
+    ratio: float | None = None
+    activation: Activation
+    kappa: float
+
+    def budget(self, before: int) -> int:
+        """Bytes, for a checkpoint that had so many."""
+        if self.bytes is not None:
+            return self.bytes
+        assert self.ratio is not None
+        return int(before / self.ratio)
+
+    def entries(self, model: nn.Module) -> list[PlanEntry]:
+        """What the budget is spent on, of rank 1."""
+        return [
+            *(
+                PlanEntry(name=name, method="afm", rank=1, activation=self.activation, kappa=self.kappa)
+                for name in target_linears(model)
+            ),
+            PlanEntry(name=TABLE, method="afm", rank=1, folded_into=_folded_into(model)),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Ranks for a budget.
+
+    Attributes:
+        stage: That chose them.
+        linears: Of the linear layers.
+        tables: Of the tables.
+        budget: Bytes that the compressed checkpoint may have.
+    """
+
+    stage: Stage
+    linears: GivenRanks
+    tables: GivenRanks
+    budget: int
+
+
 def choose_ranks(
     run: Run,
     data: Stage,
     manifest: Manifest,
     baseline: Models,
     statistics: Stage,
-    *,
-    bytes: int | None,
-    ratio: float | None,
-    activation: Activation,
-    kappa: float,
-) -> GivenRanks:
+    target: Target,
+) -> Ranks:
     """The ranks with the least predicted error within a budget, of the layers and the tables together.
 
     Args:
@@ -131,52 +178,77 @@ def choose_ranks(
         manifest: The dataset.
         baseline: The uncompressed model.
         statistics: Moments of its linear layers.
-        bytes: The budget: of the compressed checkpoint's files.
-        ratio: Or how many times smaller than the baseline's they shall be.
-        activation: Between the factors of linear layers.
-        kappa: Of the shifted ReLU.
+        target: The budget.
 
     Raises:
         OptionError: no ranks fit, or nothing needs to be compressed.
     """
     source = baseline.checkpoints["baseline"]
     before = size_on_disk(source)
-    budget = int(before / ratio) if bytes is None and ratio is not None else bytes
-    assert budget is not None
-    if budget >= before:
-        raise OptionError(f"the model has {before:,} bytes already, which a budget of {budget:,} holds")
+    budget = target.budget(before)
 
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
-        names = target_linears(model)
+        entries = target.entries(model)
+        rest = _besides(before, config, entries)
+        check_budget(config, entries, budget, besides=rest)
         moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
-        rows = islice(
-            read_batches(manifest, manifest.shards("train"), SENSITIVITY_BATCH),
-            -(-SENSITIVITY_ROWS // SENSITIVITY_BATCH),
-        )
-        sensitivity = output_sensitivity(model, rows, [*names, TABLE], forward=forward_batch)
-        target = getattr(type(model), "folds", {}).get(TABLE)
-        entries = [
-            *(PlanEntry(name=n, method="afm", rank=1, activation=activation, kappa=kappa) for n in names),
-            PlanEntry(name=TABLE, method="afm", rank=1, folded_into=target),
-        ]
-        # Names, the plan and the layout of a file are no tensors.
-        rest = before - structure_bytes(config, Plan()) + ENTRY_BYTES * len(entries)
+        names = [entry.name for entry in entries]
+        sensitivity = output_sensitivity(model, _sample(manifest), names, forward=forward_batch)
         found = allocate(config, entries, moments, sensitivity, budget - rest)
         ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
         console.say(
-            f"  budget {budget:,} bytes: {ranks}; {found.bytes + rest:,} bytes at most, predicted root mean "
-            f"square change of the logit {math.sqrt(found.error):.3g}"
+            f"  for {budget:,} bytes: {ranks}; predicted root mean square change of the logit "
+            f"{math.sqrt(found.error):.3g}, without what a ReLU between factors cuts"
         )
         storage.write_json(storage.join(folder, RANKS), {"budget": budget, **asdict(found)})
 
     stage = run.stage(
         "ranks",
         work,
-        config={"budget": budget, "activation": activation, "kappa": kappa},
+        config={"budget": budget, "activation": target.activation, "kappa": target.kappa},
         inputs=[data, baseline.stage, statistics],
     )
-    return GivenRanks(ranks=storage.read_json(stage.file(RANKS))["ranks"])
+    ranks = dict(storage.read_json(stage.file(RANKS))["ranks"])
+    tables = {TABLE: ranks.pop(TABLE)}
+    return Ranks(stage=stage, linears=GivenRanks(ranks=ranks), tables=GivenRanks(ranks=tables), budget=budget)
+
+
+def check_target(config: ModelConfig, checkpoint: str | None, target: Target) -> None:
+    """Refuse a budget that cannot be met, before anything is started.
+
+    Args:
+        config: The uncompressed model.
+        checkpoint: Where it is; None: it will be trained.
+        target: The budget.
+
+    Raises:
+        OptionError: says what is possible.
+    """
+    with torch.device("meta"):
+        entries = target.entries(config.build())
+    before = size_on_disk(checkpoint) if checkpoint else structure_bytes(config, Plan())
+    check_budget(config, entries, target.budget(before), besides=_besides(before, config, entries))
+
+
+def _besides(before: int, config: ModelConfig, entries: Sequence[PlanEntry]) -> int:
+    """What a compressed checkpoint holds besides tensors: names, the plan, the layout of the file."""
+    return before - structure_bytes(config, Plan()) + ENTRY_BYTES * len(entries)
+
+
+def _sample(manifest: Manifest) -> Iterator[Batch]:
+    """Some training rows from all over the split."""
+    shards = manifest.shards("train")
+    shards = shards[:: -(-len(shards) // SAMPLE_SHARDS)]
+    batches = -(-SAMPLE_ROWS // (len(shards) * SAMPLE_BATCH))
+    for shard in shards:
+        yield from islice(read_batches(manifest, [shard], SAMPLE_BATCH), batches)
+
+
+def _folded_into(model: nn.Module) -> str | None:
+    """The linear layer that reads the tables' embeddings, as the model declares."""
+    folds: Mapping[str, str] = getattr(type(model), "folds", {})
+    return folds.get(TABLE)
 
 
 def rewrite_linears(
@@ -208,7 +280,7 @@ def rewrite_linears(
             _rewrite(source, storage.join(folder, name), plan, moments)
             if name == "afm-mlp":
                 ranks = ", ".join(f"{entry.name} to rank {entry.rank}" for entry in plan.entries)
-                console.say(f"  {ranks}")
+                console.say(f"  {ranks or 'no layer is compressed'}")
 
     stage = run.stage(
         "rewrite-mlp",
@@ -266,28 +338,34 @@ def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Mome
     console.say(f"  streaming agrees with the counts: largest relative difference {worst:.1e}")
 
 
-def rewrite_tables(run: Run, tuned: Models, statistics: Stage, *, policy: Policy) -> Models:
+def rewrite_tables(
+    run: Run, tuned: Models, statistics: Stage, *, policy: Policy, budget: int | None = None
+) -> Models:
     """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
 
     ``afm-emb`` comes from ``afm-mlp``, ``svd-emb`` from ``svd-mlp``.
+
+    Raises:
+        StageError: a checkpoint has more bytes than the budget.
     """
 
     def work(folder: str) -> None:
         moments = load_moments(statistics.file(MOMENTS))
         for method, source in (("afm", "afm-mlp"), ("svd", "svd-mlp")):
-            target = getattr(type(from_pretrained(tuned.checkpoints[source])), "folds", {}).get(TABLE)
+            target = _folded_into(from_pretrained(tuned.checkpoints[source]))
             plan = plan_ranks(moments, policy, folded_into=target)
-            _rewrite(
-                tuned.checkpoints[source],
-                storage.join(folder, f"{method}-emb"),
-                plan.using(method=method),
-                moments,
-            )
+            written = storage.join(folder, f"{method}-emb")
+            _rewrite(tuned.checkpoints[source], written, plan.using(method=method), moments)
+            if budget is not None and size_on_disk(written) > budget:
+                raise StageError(
+                    f"{written}: {size_on_disk(written):,} bytes, more than the budget of {budget:,}; give "
+                    "less to --target-bytes and report this, please"
+                )
 
     stage = run.stage(
         "rewrite-embedding",
         work,
-        config={"policy": asdict(policy)},
+        config={"policy": asdict(policy), "budget": budget},
         inputs=[tuned.stage, statistics],
     )
     names = ("afm-emb", "svd-emb")

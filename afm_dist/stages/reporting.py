@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from afm_dist.compression.plan import Plan
 from afm_dist.compression.ranks import field_key, module_name
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.runs import SUCCESS, Run, Stage, environment
-from afm_dist.stages.compression import MOMENTS, TABLE
+from afm_dist.stages.compression import MOMENTS, RANKS, TABLE, Ranks
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
@@ -46,6 +47,7 @@ class Evidence:
         quality: The ``evaluate`` stage.
         throughput: The ``throughput`` stage.
         ablation: Whether the ReLU modes were compared.
+        ranks: Those of a budget; None: there was none.
     """
 
     manifest: Manifest
@@ -62,6 +64,7 @@ class Evidence:
     quality: Stage
     throughput: Stage
     ablation: bool
+    ranks: Ranks | None = None
 
     @property
     def stages(self) -> list[Stage]:
@@ -76,6 +79,7 @@ class Evidence:
             self.table_finetune.stage,
             self.quality,
             self.throughput,
+            *([] if self.ranks is None else [self.ranks.stage]),
         ]
 
 
@@ -156,11 +160,22 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             "baseline; models of the same structure share one measurement.",
             "The SVD rows have the ranks, the ReLU mode and the fine-tuning of the AFM rows; only the "
             "factors differ.",
+            *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
         ],
     }
     if evidence.baseline.histories:
         content["training"] = _training(evidence)
     return content
+
+
+def _budget_note(ranks: Ranks) -> str:
+    chosen = storage.read_json(ranks.stage.file(RANKS))
+    errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in chosen["errors"].items())
+    return (
+        f"Ranks for a budget of {chosen['budget']:,} bytes: those with the least predicted change of the "
+        f"logit (root mean square, by module: {errors}), to first order, before fine-tuning and without what "
+        "a ReLU between factors cuts."
+    )
 
 
 def _is_ablation(name: str) -> bool:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,16 +61,6 @@ def test_a_thinned_front_is_never_over_budget_and_gets_no_worse_with_more(
     assert thin.error[-1] == pytest.approx(
         sum(min(choice.error for choice in own) for own in choices.values())
     )
-
-
-def test_spectra_of_a_real_size_are_merged_without_thinning() -> None:
-    generator = np.random.default_rng(0)
-    choices = {}
-    for name, width in (("mlp.3", 400), ("mlp.6", 400), ("embedding", 16)):
-        tails = np.sort(generator.exponential(size=width).cumsum())[::-1]
-        choices[name] = [Choice(rank, 4 * 800 * rank, float(tails[rank - 1])) for rank in range(1, width + 1)]
-
-    assert len(front(choices).cost) < 1 << 18
 
 
 def test_choices_that_are_no_numbers_are_refused_by_name() -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -118,9 +122,86 @@ def test_fields_of_a_table_have_each_their_own(model: nn.Module, sensitivity: di
     torch.testing.assert_close(sensitivity[f"embedding[{second}]"], total, rtol=1e-4, atol=1e-9)
 
 
-def test_what_the_logit_does_not_go_through_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"mlp\.3: no rows went through it"):
-        output_sensitivity(model, [], ["mlp.3"], forward=forward_batch)
+class Discarding(nn.Module):
+    """Calls a layer and does not use what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
+        self.unused(numeric)
+        return self.used(numeric).sum(1)
+
+
+@pytest.mark.parametrize(("rows", "names"), [(5, ["used", "unused"]), (5, ["unused"]), (0, ["unused"])])
+def test_what_the_logit_does_not_depend_on_is_refused(rows: int, names: list[str]) -> None:
+    batch = Batch(torch.zeros(rows, 0), torch.randn(rows, 3), torch.zeros(rows))
+
+    with pytest.raises(ValueError, match="unused: the logit does not depend on its output"):
+        output_sensitivity(Discarding(), [batch], names, forward=forward_batch)
+
+
+class Positions(nn.Module):
+    """A layer that is called for several positions of a row, all of which count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2).double()
+
+    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
+        return self.layer(numeric.view(-1, 4, 3)).sum((1, 2))
+
+
+def test_positions_of_a_row_are_added_up() -> None:
+    batch = Batch(torch.zeros(5, 0), torch.randn(5, 12, dtype=torch.float64), torch.zeros(5))
+
+    found = output_sensitivity(Positions(), [batch], ["layer"], forward=forward_batch)
+
+    torch.testing.assert_close(found["layer"], torch.full((2, 2), 4.0, dtype=torch.float64))
+
+
+def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict[str, Tensor]) -> None:
+    def errors(name: str) -> list[float]:
+        """By rank, from the definition."""
+        keys = [key for key in moments if key == name or key.startswith(f"{name}[")]
+        totals = [0.0] * (moments[keys[0]].width + 1)
+        for key in keys:
+            spectrum = eigendecompose(moments[key])
+            for rank in range(len(totals)):
+                for j in range(rank, spectrum.width):
+                    u = spectrum.eigenvectors[:, j]
+                    totals[rank] += float(spectrum.eigenvalues[j] * (u @ sensitivity[key] @ u))
+        return totals
+
+    tails = {name: errors(name) for name in NAMES}
+    whole = structure_bytes(CONFIG, Plan())
+    budget = whole * 3 // 5
+    best = math.inf
+    for ranks in itertools.product(*([None, *range(1, len(tails[name]))] for name in NAMES)):
+        error = sum(tails[n][rank] for n, rank in zip(NAMES, ranks, strict=True) if rank is not None)
+        if error < best:
+            entries = tuple(replace(e, rank=k) for e, k in zip(ENTRIES, ranks, strict=True) if k is not None)
+            if structure_bytes(CONFIG, Plan(entries=entries)) <= budget:
+                best = error
+
+    found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget)
+
+    assert found.error == pytest.approx(best, rel=1e-9)
+    assert found.error == pytest.approx(
+        sum(tails[name][rank] for name, rank in found.ranks.items() if rank is not None), rel=1e-9
+    )
+
+
+def test_a_table_of_width_1_is_left_as_it_is() -> None:
+    config = replace(CONFIG, hyper_parameters={**CONFIG.hyper_parameters, "embedding_dim": 1})
+    torch.manual_seed(0)
+    model = config.build().eval()
+    moments = collect_moments(model, batches(), NAMES, forward_fn=forward_batch)
+    sensitivity = output_sensitivity(model, batches(), NAMES, forward=forward_batch)
+    budget = structure_bytes(config, Plan()) * 9 // 10
+
+    assert allocate(config, ENTRIES, moments, sensitivity, budget).ranks["embedding"] is None
 
 
 def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
@@ -156,7 +237,7 @@ def test_the_bytes_are_those_of_the_compressed_model(moments, sensitivity: dict[
 
 
 def test_a_budget_below_the_smallest_model_says_what_that_is(moments, sensitivity: dict[str, Tensor]) -> None:
-    with pytest.raises(OptionError, match=r"a budget of 1,000 bytes: .* is the least they can become"):
+    with pytest.raises(OptionError, match=r"a budget of 1,000 bytes: .* is the least this model can become"):
         allocate(CONFIG, ENTRIES, moments, sensitivity, 1000)
 
 

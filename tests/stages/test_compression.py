@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, size_on_disk
+from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained, size_on_disk
 from afm_dist.compression.layers import LowRankLinear
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
-from afm_dist.errors import OptionError
+from afm_dist.errors import OptionError, StageError
 from afm_dist.models import ARCHITECTURES, build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
     MOMENTS,
+    Ranks,
+    Target,
     check_ranks,
+    check_target,
     choose_ranks,
     linear_statistics,
     rewrite_linears,
@@ -68,7 +72,9 @@ class Bench:
         moments = collect_moments(model, self.batches, target_linears(model), forward_fn=forward_batch)
         self.statistics = self.run.stage("statistics", lambda folder: _save(folder, moments))
 
-    def compress(self, linears: Policy, tables: Policy) -> tuple[Models, Models]:
+    def compress(
+        self, linears: Policy, tables: Policy, *, budget: int | None = None
+    ) -> tuple[Models, Models]:
         """Without fine-tuning."""
         low_rank = rewrite_linears(
             self.run,
@@ -80,9 +86,9 @@ class Bench:
             ablation=False,
         )
         moments = table_statistics(self.run, self.data, self.dataset, low_rank, stream_check=False)
-        return low_rank, rewrite_tables(self.run, low_rank, moments, policy=tables)
+        return low_rank, rewrite_tables(self.run, low_rank, moments, policy=tables, budget=budget)
 
-    def ranks(self, *, bytes: int | None = None, ratio: float | None = None) -> GivenRanks:
+    def ranks(self, *, bytes: int | None = None, ratio: float | None = None) -> Ranks:
         """Of a budget."""
         return choose_ranks(
             self.run,
@@ -90,10 +96,7 @@ class Bench:
             self.dataset,
             self.baseline,
             self.statistics,
-            bytes=bytes,
-            ratio=ratio,
-            activation="shifted",
-            kappa=2.0,
+            Target(bytes=bytes, ratio=ratio, activation="shifted", kappa=2.0),
         )
 
 
@@ -123,7 +126,7 @@ def test_a_checkpoint_within_a_budget_is_no_larger(name: str, dataset: Manifest,
     ratio = 1.04 if name == "dlrm" else 1.5
 
     ranks = bench.ranks(ratio=ratio)
-    _, narrow = bench.compress(ranks, ranks)
+    _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget)
 
     for row in ("afm-emb", "svd-emb"):
         after = size_on_disk(narrow.checkpoints[row])
@@ -132,15 +135,29 @@ def test_a_checkpoint_within_a_budget_is_no_larger(name: str, dataset: Manifest,
         assert after > before / ratio - 8000
 
 
-def test_a_budget_that_needs_no_compression_or_allows_none_is_refused(
-    dataset: Manifest, tmp_path: Path
-) -> None:
+def test_a_budget_that_cannot_be_met_says_which_can(dataset: Manifest, tmp_path: Path) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, {"embedding_dim": 8, "hidden": [80, 72, 64], "dropout": 0.1})
+
+    for budget in (1, 10**9):
+        with pytest.raises(OptionError) as caught:
+            bench.ranks(bytes=budget)
+        with pytest.raises(OptionError) as before:
+            check_target(
+                load_config(bench.baseline.checkpoints["baseline"]),
+                bench.baseline.checkpoints["baseline"],
+                Target(bytes=budget, activation="shifted", kappa=2.0),
+            )
+        assert str(before.value) == str(caught.value)
+        if budget == 1:
+            least = int(re.search(r"bytes: ([\d,]+) of", str(caught.value))[1].replace(",", ""))
+    assert set(bench.ranks(bytes=least).linears.ranks.values()) == {1}
+
+
+def test_a_checkpoint_over_its_budget_is_refused(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
 
-    with pytest.raises(OptionError, match=r"the model has [\d,]+ bytes already"):
-        bench.ranks(bytes=10**9)
-    with pytest.raises(OptionError, match="is the least they can become"):
-        bench.ranks(ratio=1000.0)
+    with pytest.raises(StageError, match="more than the budget of 100"):
+        bench.compress(FixedRank(rank=3), FixedRank(rank=2), budget=100)
 
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def main(config: Compress) -> None:
     from afm_dist.machine import use_all_cores
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
-    from afm_dist.stages import compression, evaluation, reporting, training
+    from afm_dist.stages import budget, compression, evaluation, reporting, training
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
     check_workers(config.workers)
@@ -138,14 +138,14 @@ def main(config: Compress) -> None:
     described = model_config(config, chosen)
     compression.check_ranks(described, mlp, embedding)
     described, rows = planned_model(config, chosen, described)
-    target = compression.Target(
+    target = budget.Target(
         bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
         ratio=config.target_ratio,
         activation=config.activation,
         kappa=config.kappa,
     )
     if config.budgeted:
-        compression.check_target(described, config.checkpoint, target)
+        budget.check_target(described, config.checkpoint, target)
     planned = plan(config, chosen, described, rows, ablation)
     if config.dry_run:
         show(planned, check=config.resources.capacity_check)
@@ -178,7 +178,7 @@ def main(config: Compress) -> None:
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
     ranks = None
     if config.budgeted:
-        ranks = compression.choose_ranks(run, data, manifest, baseline, linear_moments, target)
+        ranks = budget.choose_ranks(run, data, manifest, baseline, linear_moments, target)
         mlp, embedding = ranks.linears, ranks.tables
     low_rank = compression.rewrite_linears(
         run,
@@ -304,9 +304,8 @@ def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
 
     fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
     if config.budgeted:
-        # What cannot be asked of the model's structure is asked of its spectra later.
-        fixed = FixedRank(rank=1)
-        return fixed, fixed
+        # Until the budget has chosen.
+        return FixedRank(rank=1), FixedRank(rank=1)
     mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
     dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
     return mlp, FixedRank(rank=dim)

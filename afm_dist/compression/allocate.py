@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Choices kept after each merge. Two layers with 400 ranks each and a table fit without thinning.
-FRONT = 1 << 18
+# Choices kept after each merge. The bytes of all modules in so many steps are steps finer than a rank.
+FRONT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Choice:
 
     Attributes:
         rank: K; None leaves the module as it is.
-        cost: Bytes, of the module or more than it has now (then they are negative).
+        cost: Bytes; negative, where they are counted from what the module has now.
         error: What it does to the model's output; of modules that are compressed together they add up.
     """
 

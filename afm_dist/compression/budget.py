@@ -80,6 +80,7 @@ def allocate(
     Raises:
         OptionError: the budget is less than the smallest the model can become.
     """
+    check_budget(config, entries, budget)
     whole = structure_bytes(config, Plan())
     choices: dict[str, list[Choice]] = {}
     for entry in entries:
@@ -88,9 +89,7 @@ def allocate(
         smaller = [Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0]
         choices[entry.name] = [*smaller, Choice(None, 0, 0.0)]
     best = front(choices).best(budget - whole)
-    if best is None:
-        check_budget(config, entries, budget)
-        raise AssertionError("a budget that holds the smallest model has a best one")
+    assert best is not None
     plan = Plan(
         entries=tuple(
             replace(entry, rank=rank) for entry in entries if (rank := best[entry.name].rank) is not None
@@ -105,7 +104,7 @@ def allocate(
 
 
 def check_budget(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, *, besides: int = 0) -> None:
-    """Refuse a budget that no ranks can meet, or that asks for none; needs no data.
+    """Refuse a budget that no ranks can meet; needs no data.
 
     Args:
         config: The uncompressed model.
@@ -118,15 +117,10 @@ def check_budget(config: ModelConfig, entries: Sequence[PlanEntry], budget: int,
     """
     whole = structure_bytes(config, Plan())
     names = ", ".join(entry.name for entry in entries)
-    if budget >= whole + besides:
-        raise OptionError(
-            f"a budget of {budget:,} bytes holds the uncompressed model, which has {whole + besides:,}; "
-            "--target-bytes and --target-ratio are for smaller ones"
-        )
     least = whole + besides + sum(min(0, *_costs(config, entry, 1).values()) for entry in entries)
     if budget < least:
         raise OptionError(
-            f"a budget of {budget:,} bytes: {least:,} of {whole + besides:,} is the least this model can "
+            f"a budget of {budget:,} bytes: {least:,} is the least this model can "
             f"become by compressing {names}; give more to --target-bytes, or less to --target-ratio"
         )
 

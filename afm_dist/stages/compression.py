@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
@@ -18,14 +16,10 @@ from afm_dist.checkpoint import (
     save_pretrained,
     size_on_disk,
 )
-from afm_dist.compression.budget import allocate, check_budget, structure_bytes
 from afm_dist.compression.plan import ACTIVATIONS, Activation, Method, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy, plan_ranks
+from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
-from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
-from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
@@ -34,17 +28,11 @@ from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
-from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.partials import remove_partials
 
 MOMENTS = "moments.safetensors"
 STREAM_TOLERANCE = 1e-9
 TABLE = "embedding"
-RANKS = "ranks.json"
-# From so many shards, to see what the logit depends on.
-SAMPLE_SHARDS = 16
-# What a compressed module adds to a checkpoint besides numbers, at most.
-ENTRY_BYTES = 1024
 
 
 def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
@@ -111,141 +99,7 @@ def linear_statistics(
     return run.stage("statistics-mlp", work, inputs=[data, baseline.stage])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """How large a compressed checkpoint may be, and how its layers are compressed.
-
-    Attributes:
-        bytes: Of its files.
-        ratio: Or how many times smaller than the uncompressed one's they shall be.
-        activation: Between the factors of linear layers.
-        kappa: Of the shifted ReLU.
-    """
-
-    bytes: int | None = None
-    ratio: float | None = None
-    activation: Activation
-    kappa: float
-
-    def budget(self, before: int) -> int:
-        """Bytes, for a checkpoint that had so many."""
-        if self.bytes is not None:
-            return self.bytes
-        assert self.ratio is not None
-        return int(before / self.ratio)
-
-    def entries(self, model: nn.Module) -> list[PlanEntry]:
-        """What the budget is spent on, of rank 1."""
-        return [
-            *(
-                PlanEntry(name=name, method="afm", rank=1, activation=self.activation, kappa=self.kappa)
-                for name in target_linears(model)
-            ),
-            PlanEntry(name=TABLE, method="afm", rank=1, folded_into=_folded_into(model)),
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """Ranks for a budget.
-
-    Attributes:
-        stage: That chose them.
-        linears: Of the linear layers.
-        tables: Of the tables.
-        budget: Bytes that the compressed checkpoint may have.
-    """
-
-    stage: Stage
-    linears: GivenRanks
-    tables: GivenRanks
-    budget: int
-
-
-def choose_ranks(
-    run: Run,
-    data: Stage,
-    manifest: Manifest,
-    baseline: Models,
-    statistics: Stage,
-    target: Target,
-) -> Ranks:
-    """The ranks with the least predicted error within a budget, of the layers and the tables together.
-
-    Args:
-        run: The run directory.
-        data: The dataset's stage.
-        manifest: The dataset.
-        baseline: The uncompressed model.
-        statistics: Moments of its linear layers.
-        target: The budget.
-
-    Raises:
-        OptionError: no ranks fit, or nothing needs to be compressed.
-    """
-    source = baseline.checkpoints["baseline"]
-    before = size_on_disk(source)
-    budget = target.budget(before)
-
-    def work(folder: str) -> None:
-        model, config = from_pretrained(source), load_config(source)
-        entries = target.entries(model)
-        rest = _besides(before, config, entries)
-        check_budget(config, entries, budget, besides=rest)
-        moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
-        names = [entry.name for entry in entries]
-        sensitivity = output_sensitivity(model, _sample(manifest), names, forward=forward_batch)
-        found = allocate(config, entries, moments, sensitivity, budget - rest)
-        ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
-        console.say(
-            f"  for {budget:,} bytes: {ranks}; predicted root mean square change of the logit "
-            f"{math.sqrt(found.error):.3g}, without what a ReLU between factors cuts"
-        )
-        storage.write_json(storage.join(folder, RANKS), {"budget": budget, **asdict(found)})
-
-    stage = run.stage(
-        "ranks",
-        work,
-        config={"budget": budget, "activation": target.activation, "kappa": target.kappa},
-        inputs=[data, baseline.stage, statistics],
-    )
-    ranks = dict(storage.read_json(stage.file(RANKS))["ranks"])
-    tables = {TABLE: ranks.pop(TABLE)}
-    return Ranks(stage=stage, linears=GivenRanks(ranks=ranks), tables=GivenRanks(ranks=tables), budget=budget)
-
-
-def check_target(config: ModelConfig, checkpoint: str | None, target: Target) -> None:
-    """Refuse a budget that cannot be met, before anything is started.
-
-    Args:
-        config: The uncompressed model.
-        checkpoint: Where it is; None: it will be trained.
-        target: The budget.
-
-    Raises:
-        OptionError: says what is possible.
-    """
-    with torch.device("meta"):
-        entries = target.entries(config.build())
-    before = size_on_disk(checkpoint) if checkpoint else structure_bytes(config, Plan())
-    check_budget(config, entries, target.budget(before), besides=_besides(before, config, entries))
-
-
-def _besides(before: int, config: ModelConfig, entries: Sequence[PlanEntry]) -> int:
-    """What a compressed checkpoint holds besides tensors: names, the plan, the layout of the file."""
-    return before - structure_bytes(config, Plan()) + ENTRY_BYTES * len(entries)
-
-
-def _sample(manifest: Manifest) -> Iterator[Batch]:
-    """Some training rows from all over the split."""
-    shards = manifest.shards("train")
-    shards = shards[:: -(-len(shards) // SAMPLE_SHARDS)]
-    batches = -(-SAMPLE_ROWS // (len(shards) * SAMPLE_BATCH))
-    for shard in shards:
-        yield from islice(read_batches(manifest, [shard], SAMPLE_BATCH), batches)
-
-
-def _folded_into(model: nn.Module) -> str | None:
+def folded_into(model: nn.Module) -> str | None:
     """The linear layer that reads the tables' embeddings, as the model declares."""
     folds: Mapping[str, str] = getattr(type(model), "folds", {})
     return folds.get(TABLE)
@@ -352,7 +206,7 @@ def rewrite_tables(
     def work(folder: str) -> None:
         moments = load_moments(statistics.file(MOMENTS))
         for method, source in (("afm", "afm-mlp"), ("svd", "svd-mlp")):
-            target = _folded_into(from_pretrained(tuned.checkpoints[source]))
+            target = folded_into(from_pretrained(tuned.checkpoints[source]))
             plan = plan_ranks(moments, policy, folded_into=target)
             written = storage.join(folder, f"{method}-emb")
             _rewrite(tuned.checkpoints[source], written, plan.using(method=method), moments)

@@ -17,7 +17,8 @@ from afm_dist.compression.plan import Plan
 from afm_dist.compression.ranks import field_key, module_name
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.runs import SUCCESS, Run, Stage, environment
-from afm_dist.stages.compression import MOMENTS, RANKS, TABLE, Ranks
+from afm_dist.stages.budget import RANKS, Ranks
+from afm_dist.stages.compression import MOMENTS, TABLE
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import build_model
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import History
 from afm_dist.training.loop import (
     Worker,
     check_reset,
@@ -25,7 +24,7 @@ from afm_dist.training.loop import (
     train_step,
 )
 from afm_dist.training.optimizer import SplitOptimizer
-from afm_dist.training.recipe import PRESETS, Recipe, preset
+from afm_dist.training.recipe import Recipe
 from afm_dist.training.state import State
 from tests.small_dataset import FIELDS, write_dataset
 
@@ -266,18 +265,6 @@ def test_patience_ends_a_training_that_does_not_improve(trained: Watched, patien
     assert len(tuned.rows) == 4 * patience
 
 
-def test_patience_counts_from_the_best() -> None:
-    history = History()
-    improved = [
-        history.add(Point(step, 0, 0.5, auc, 0.5), patience=2)
-        for step, auc in enumerate([0.6, 0.5, 0.7, 0.7, 0.65], start=1)
-    ]
-
-    assert improved == [True, False, True, False, False]
-    assert history.kept_step == 3
-    assert history.stopped_early
-
-
 @pytest.mark.parametrize(("dropout", "expected"), [(None, 0.3), (0.0, 0.0), (0.6, 0.6)])
 def test_the_recipe_overrides_the_dropout_of_the_model(
     dropout: float | None, expected: float, run: Run
@@ -325,72 +312,6 @@ def test_a_step_descends_the_mean_loss_over_the_global_batch(log: Manifest) -> N
         torch.testing.assert_close(parameter.grad.to_dense(), gradient.to_dense() / 2, rtol=1e-5, atol=1e-8)
 
 
-# Recipes -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("evaluations_per_epoch", 0),
-        ("patience", 0),
-        ("learning_rate", 0.0),
-        ("l2", -1e-5),
-        ("dropout", 1.0),
-        ("dropout", -0.1),
-        ("learning_rate", math.nan),
-        ("learning_rate", math.inf),
-        ("l2", math.nan),
-        ("seed", -1),
-    ],
-)
-def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"{name.replace('_', '.')}.*{value}"):
-        Recipe(**{name: value})
-
-
-def test_changing_a_recipe_leaves_out_what_is_not_given() -> None:
-    assert RECIPE.using(epochs=None, batch_size=7) == Recipe(
-        epochs=2, batch_size=7, learning_rate=0.02, evaluations_per_epoch=4, patience=100
-    )
-
-
-def test_the_published_presets_are_those_of_the_paper() -> None:
-    criteo, avazu = PRESETS["afm-criteo"], PRESETS["afm-avazu"]
-
-    assert [p.train.learning_rate for p in (criteo, avazu)] == [1e-4, 1e-4]
-    assert [p.train.batch_size for p in (criteo, avazu)] == [1000, 500]
-    assert [p.finetune_mlp.batch_size for p in (criteo, avazu)] == [20_000, 10_000]
-    assert [p.finetune_embedding.batch_size for p in (criteo, avazu)] == [10_000, 5_000]
-    assert [p.finetune_embedding.dropout for p in (criteo, avazu)] == [0.0, 0.0]
-    assert [p.finetune_mlp.learning_rate for p in (criteo, avazu)] == [1e-3, 1e-3]
-    assert [(p.mlp_rank, p.code_dim) for p in (criteo, avazu)] == [(64, 2), (320, 8)]
-    assert {p.train.l2 for p in (criteo, avazu)} == {1e-5}
-
-
-def test_the_leaderboards_presets_are_those_of_its_logs() -> None:
-    criteo, avazu = PRESETS["criteo-x4"], PRESETS["avazu-x4"]
-
-    assert [p.hyper_parameters["hidden"] for p in (criteo, avazu)] == [(1000,) * 5, (2000,) * 4]
-    assert [p.hyper_parameters["dropout"] for p in (criteo, avazu)] == [0.2, 0.0]
-    assert {p.hyper_parameters["embedding_dim"] for p in (criteo, avazu)} == {16}
-    # λ/2·‖E‖² with λ = 1e-5 and 0, of tables alone.
-    assert [(p.train.l2, p.train.table_l2) for p in (criteo, avazu)] == [(0.0, 5e-6), (0.0, None)]
-    for p in (criteo, avazu):
-        assert (p.train.batch_size, p.train.learning_rate) == (10_000, 1e-3)
-        assert (p.train.epochs, p.train.patience, p.train.plateau_factor) == (100, 2, 0.1)
-        assert p.train.clip_norm == 10
-
-
-def test_setbacks_are_evaluations_that_were_not_the_best_so_far() -> None:
-    history = History()
-    for step, auc in enumerate([0.70, 0.72, 0.71, 0.72, 0.73, 0.60]):
-        history.add(Point(step, step, None, auc, 0.5), patience=9)
-
-    assert history.setbacks == 3
-
-
 def test_learning_rates_fall_after_each_setback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     scales: list[float] = []
     scale = SplitOptimizer.scale_learning_rates
@@ -407,41 +328,6 @@ def test_learning_rates_fall_after_each_setback(run: Run, monkeypatch: pytest.Mo
         best = max(best, point.validation_auc)
     assert setbacks > 0
     assert scales == expected
-
-
-def test_a_scaled_learning_rate_is_that_of_both_kinds_of_weights() -> None:
-    models = deepfm(), deepfm()
-    scaled, lower = SplitOptimizer(models[0], 0.02, 0.0), SplitOptimizer(models[1], 0.005, 0.0)
-    scaled.scale_learning_rates(0.25)
-
-    for model, optimizer in zip(models, (scaled, lower), strict=True):
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        for table in (model.embedding.weight, model.linear.weight):
-            table.grad = table.grad.to_sparse(1)
-        optimizer.step()
-
-    assert same(models[0].state_dict(), models[1].state_dict())
-
-
-def test_tables_have_a_rate_and_an_l2_of_their_own() -> None:
-    models = [deepfm() for _ in range(3)]
-    optimizers = [
-        SplitOptimizer(models[0], 0.01, 0.1, table_learning_rate=0.02, table_l2=0.0),
-        SplitOptimizer(models[1], 0.01, 0.1),
-        SplitOptimizer(models[2], 0.02, 0.0),
-    ]
-    for model, optimizer in zip(models, optimizers, strict=True):
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        for table in (model.embedding.weight, model.linear.weight):
-            table.grad = table.grad.to_sparse(1)
-        optimizer.step()
-
-    own, dense, tables = (model.state_dict() for model in models)
-    for name, value in own.items():
-        other = tables if name in ("embedding.weight", "linear.weight") else dense
-        assert torch.equal(value, other[name]), name
 
 
 def test_tables_are_drawn_anew_before_each_epoch_but_the_first(run: Run, trained: Watched) -> None:
@@ -493,8 +379,3 @@ def test_tables_of_a_compressed_model_are_not_drawn_anew() -> None:
 
     with pytest.raises(OptionError, match=r"reset_tables: table\.weight cannot be drawn anew"):
         check_reset(model)
-
-
-def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(OptionError, match="--preset criteo: unknown; choose from default, demo, afm-criteo"):
-        preset("criteo")

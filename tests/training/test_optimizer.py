@@ -204,3 +204,39 @@ def test_a_table_that_is_the_whole_model_is_trained_once() -> None:
 
     torch.testing.assert_close(table.weight.detach()[1], before[1] - RATE, rtol=0, atol=1e-6)
     assert list(optimizer.state()) == ["weight/step", "weight/exp_avg", "weight/exp_avg_sq"]
+
+
+def test_a_scaled_learning_rate_is_that_of_both_kinds_of_weights() -> None:
+    models = deepfm(), deepfm()
+    scaled, lower = SplitOptimizer(models[0], 0.02, 0.0), SplitOptimizer(models[1], 0.005, 0.0)
+    scaled.scale_learning_rates(0.25)
+
+    for model, optimizer in zip(models, (scaled, lower), strict=True):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for table in (model.embedding.weight, model.linear.weight):
+            table.grad = table.grad.to_sparse(1)
+        optimizer.step()
+
+    for one, other in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tables_have_a_rate_and_an_l2_of_their_own() -> None:
+    models = [deepfm() for _ in range(3)]
+    optimizers = [
+        SplitOptimizer(models[0], 0.01, 0.1, table_learning_rate=0.02, table_l2=0.0),
+        SplitOptimizer(models[1], 0.01, 0.1),
+        SplitOptimizer(models[2], 0.02, 0.0),
+    ]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for table in (model.embedding.weight, model.linear.weight):
+            table.grad = table.grad.to_sparse(1)
+        optimizer.step()
+
+    own, dense, tables = (model.state_dict() for model in models)
+    for name, value in own.items():
+        other = tables if name in ("embedding.weight", "linear.weight") else dense
+        assert torch.equal(value, other[name]), name

@@ -6,113 +6,22 @@ python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from tyro.conf import OmitArgPrefixes
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from afm_dist import console
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
-from afm_dist.errors import OptionError
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Resume, Run
-from afm_dist.training.recipe import (
-    CHECKPOINT_MINUTES,
-    Precision,
-    Preset,
-    Recipe,
-    check_checkpoint_minutes,
-    preset,
-)
+from afm_dist.runs import Run
+from afm_dist.training.recipe import Preset, check_checkpoint_minutes, preset
+from jobs.compress_options import DEMO_OUTPUT, Compress, baseline_recipe, check, policies, recipes
 
 if TYPE_CHECKING:
     from afm_dist.checkpoint import ModelConfig
-    from afm_dist.compression.ranks import Policy
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.planning.capacity import Plan
     from afm_dist.runs import Stage
     from data_prep.protocol import Protocol
 
-DEMO_OUTPUT = "runs/demo"
-DEMO_ROWS = 300_000
-MIN_DEMO_ROWS = 10_000
 DEMO_SHARD_ROWS = 20_000
-
-
-@dataclass(kw_only=True)
-class Compress:
-    """Compress a CTR model; without --data, a demonstration on a synthetic click log.
-
-    The result is in OUTPUT/checkpoint, the evidence in OUTPUT/report/report.html.
-    """
-
-    data: str | None = None
-    """Dataset directory, made by jobs/prepare.py. Without it: a synthetic log is made."""
-    checkpoint: str | None = None
-    """Checkpoint of the model to compress. Without it: a baseline is trained first."""
-    output: str | None = None
-    """Run directory; created if it is not there. The demo's is runs/demo."""
-    preset: str = "default"
-    """Recipes and ranks the options below start from: default, afm-criteo, afm-avazu, criteo-x4,
-    avazu-x4 or demo (the same as default)."""
-    model: str = "deepfm"
-    """Architecture of the baseline, when it is trained here: autoint, dcn, dcnv2, deepfm, dlrm, fibinet,
-    gdcn or nfm."""
-    mlp_rank: int | None = None
-    """Rank of the MLP's second and third linear layers."""
-    mlp_energy: float | None = None
-    """Instead of a rank: the share of the variance of the outputs to keep, e.g. 0.99."""
-    embedding_dim: int | None = None
-    """Embedding dimension after compression."""
-    target_bytes: str | None = None
-    """Instead of ranks: how large the compressed checkpoint may be, e.g. 100MB. The ranks of the layers and
-    the embedding dimension are those with the least predicted change of the logit."""
-    target_ratio: float | None = None
-    """Instead of ranks: how many times smaller than the uncompressed checkpoint it shall be, e.g. 5."""
-    activation: Activation = "shifted"
-    """Between the two factors of a layer: no ReLU, a plain one (as published), or a shifted one."""
-    kappa: float = DEFAULT_KAPPA
-    """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
-    ablation: Literal["auto", "on", "off"] = "auto"
-    """Fine-tune all three ReLU modes and compare them in the report; auto: in the demo only."""
-    stream_check: bool = False
-    """Also compute the embedding statistics by a pass over the shards, and compare to 1e-9."""
-    finetune_epochs: int | None = None
-    """Passes over the training split in each of the two fine-tuning rounds."""
-    finetune_learning_rate: float | None = None
-    """Adam's learning rate in both rounds."""
-    finetune_batch_size: int | None = None
-    """Rows of a batch in both rounds, over all workers."""
-    seed: int = 0
-    """Of initialisation, row order, dropout and the synthetic log."""
-    precision: Precision | None = None
-    """Of the products in the dense part in training; bfloat16 where the processor or GPU has it."""
-    compile: bool = False
-    """Compile each model that is trained with torch.compile: about 20 s, then faster steps. Needs a
-    C++ compiler."""
-    workers: int = 1
-    """Data-parallel Ray Train workers; the CPUs are shared out among them."""
-    checkpoint_minutes: float = CHECKPOINT_MINUTES
-    """In training a checkpoint to go on from is taken after each evaluation, and when the last one is
-    so old; when they are taken does not change the result."""
-    demo_rows: int = DEMO_ROWS
-    """Rows of the demo's synthetic log."""
-    resources: OmitArgPrefixes[ResourceOptions] = AUTOMATIC
-    resume: Resume = "auto"
-    """auto: skip what is up to date; never: do everything again."""
-    dry_run: bool = False
-    """Print what would be done, with what each node must have, and start nothing."""
-
-    @property
-    def demo(self) -> bool:
-        """Whether this is the demonstration."""
-        return self.data is None
-
-    @property
-    def budgeted(self) -> bool:
-        """Whether ranks follow from a budget."""
-        return self.target_bytes is not None or self.target_ratio is not None
 
 
 def main(config: Compress) -> None:
@@ -254,63 +163,6 @@ def main(config: Compress) -> None:
     reporting.say_result(run, report, shipped)
 
 
-def check(config: Compress) -> None:
-    """Refuse options that cannot work together, and warn of those without effect.
-
-    Raises:
-        OptionError: names the options and the fix.
-    """
-    if config.demo and config.checkpoint:
-        raise OptionError("--checkpoint needs --data: the dataset the model was trained on")
-    if config.checkpoint == "":
-        raise OptionError("--checkpoint: empty; name a checkpoint directory, or leave the option out")
-    if not config.demo and config.output is None:
-        raise OptionError("--data needs --output: the run directory to write to, e.g. --output runs/mine")
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in ("target_bytes", "target_ratio", "mlp_rank", "mlp_energy", "embedding_dim")
-        if getattr(config, name) is not None
-    ]
-    if config.budgeted and len(given) > 1:
-        raise OptionError(f"{' and '.join(given)} exclude each other: a budget chooses all ranks itself")
-    if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
-        raise OptionError(f"--target-ratio {config.target_ratio}: how many times smaller, more than 1; try 5")
-    if config.mlp_rank is not None and config.mlp_energy is not None:
-        raise OptionError("--mlp-rank and --mlp-energy exclude each other: give one")
-    if config.mlp_energy is not None and not 0 < config.mlp_energy <= 1:
-        raise OptionError(
-            f"--mlp-energy {config.mlp_energy}: a share of the variance lies in (0, 1]; try 0.99"
-        )
-    if not 0 <= config.kappa < math.inf:
-        raise OptionError(f"--kappa {config.kappa}: a number of standard deviations, 0 or more; try 2")
-    if config.demo_rows < MIN_DEMO_ROWS:
-        raise OptionError(f"--demo-rows {config.demo_rows}: at least {MIN_DEMO_ROWS} rows are needed")
-    for option, ignored, because in (
-        ("--demo-rows", config.demo_rows != DEMO_ROWS and not config.demo, "--data is given"),
-        ("--model", config.model != Compress.model and config.checkpoint, "--checkpoint is given"),
-        (
-            "--kappa",
-            config.kappa != DEFAULT_KAPPA and config.activation != "shifted",
-            f"--activation is {config.activation}",
-        ),
-    ):
-        if ignored:
-            console.warn(f"{option} is ignored: {because}")
-
-
-def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
-    """How ranks are chosen, for the MLP and for the tables."""
-    from afm_dist.compression.ranks import FixedRank, KeptEnergy
-
-    fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
-    if config.budgeted:
-        # Until the budget has chosen.
-        return FixedRank(rank=1), FixedRank(rank=1)
-    mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
-    dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
-    return mlp, FixedRank(rank=dim)
-
-
 def model_config(config: Compress, chosen: Preset) -> ModelConfig:
     """The model to compress, or the one that will be trained (whose MLP does not depend on the data)."""
     from afm_dist.checkpoint import ModelConfig, load_config
@@ -323,26 +175,6 @@ def model_config(config: Compress, chosen: Preset) -> ModelConfig:
         hyper_parameters=chosen.hyper_parameters,
         fields=tuple(Field(name=name, kind="categorical", cardinality=1) for name in ("any", "other")),
     )
-
-
-def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:
-    """The recipe of the baseline, when it is trained here."""
-    return chosen.train.using(**_ways(config))
-
-
-def _ways(config: Compress) -> dict[str, Any]:
-    return {"seed": config.seed, "precision": config.precision, "compile": config.compile or None}
-
-
-def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
-    """The recipes of the two fine-tuning rounds."""
-    changes = {
-        "epochs": config.finetune_epochs,
-        "learning_rate": config.finetune_learning_rate,
-        "batch_size": config.finetune_batch_size,
-        **_ways(config),
-    }
-    return chosen.finetune_mlp.using(**changes), chosen.finetune_embedding.using(**changes)
 
 
 def demo_dataset(run: Run, config: Compress) -> tuple[Stage, Manifest]:

@@ -2,6 +2,7 @@
 
 python jobs/compress.py                                                   # the demo
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
+python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --sweep
 """
 
 from __future__ import annotations
@@ -11,14 +12,24 @@ from typing import TYPE_CHECKING
 
 from afm_dist import console
 from afm_dist.runs import Run
-from afm_dist.training.recipe import Preset, check_checkpoint_minutes, preset
-from jobs.compress_options import DEMO_OUTPUT, Compress, baseline_recipe, check, policies, recipes
+from afm_dist.training.recipe import Preset, Recipe, check_checkpoint_minutes, preset
+from jobs.compress_options import (
+    DEMO_OUTPUT,
+    Compress,
+    baseline_recipe,
+    check,
+    policies,
+    recipes,
+    sweep_of,
+)
 
 if TYPE_CHECKING:
     from afm_dist.checkpoint import ModelConfig
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.planning.capacity import Plan
     from afm_dist.runs import Stage
+    from afm_dist.stages.sweep import Sweep
+    from afm_dist.stages.training import Models
     from data_prep.protocol import Protocol
 
 DEMO_SHARD_ROWS = 20_000
@@ -55,13 +66,15 @@ def main(config: Compress) -> None:
     )
     if config.budgeted:
         budget.check_target(described, config.checkpoint, target)
-    planned = plan(config, chosen, described, rows, ablation)
+    asked = sweep_of(config).of(described) if config.sweep else None
+    planned = plan(config, chosen, described, rows, ablation, asked)
     if config.dry_run:
         show(planned, check=config.resources.capacity_check)
         return
     admit(planned.left(), check=config.resources.capacity_check)
     use_all_cores()
 
+    title = f"{described.architecture} on {config.data or 'the synthetic demo'}"
     run = Run(output, job="compress", config=asdict(config), resume=config.resume)
     data, manifest = demo_dataset(run, config) if config.demo else training.external_dataset(str(config.data))
 
@@ -85,6 +98,9 @@ def main(config: Compress) -> None:
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
     # of fine-tuning. The control is the uncompressed model with the same round.
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
+    if asked is not None:
+        sweep(run, config, data, manifest, baseline, linear_moments, asked, second, title)
+        return
     ranks = None
     if config.budgeted:
         ranks = budget.choose_ranks(run, data, manifest, baseline, linear_moments, target)
@@ -157,7 +173,61 @@ def main(config: Compress) -> None:
             ablation=ablation,
             ranks=ranks,
         ),
-        title=f"{described.architecture} on {config.data or 'the synthetic demo'}",
+        title=title,
+        config=asdict(config),
+    )
+    reporting.say_result(run, report, shipped)
+
+
+def sweep(
+    run: Run,
+    config: Compress,
+    data: Stage,
+    manifest: Manifest,
+    baseline: Models,
+    linear_moments: Stage,
+    asked: Sweep,
+    recipe: Recipe,
+    title: str,
+) -> None:
+    """Many ranks before fine-tuning, then the best of a few sizes after it, beside the control."""
+    from afm_dist.stages import evaluation, reporting, sweep, sweep_report, training
+
+    tried = sweep.try_ranks(run, data, manifest, baseline, linear_moments, asked, options=config.resources)
+    chosen = sweep.rewrite_chosen(run, baseline, tried, asked)
+    tuned = training.finetune(
+        run,
+        "finetune-sweep",
+        data,
+        manifest,
+        {"control": baseline.checkpoints["baseline"], **chosen.checkpoints},
+        inputs=[baseline.stage, chosen.stage],
+        recipe=recipe,
+        workers=config.workers,
+        checkpoint_minutes=config.checkpoint_minutes,
+        options=config.resources,
+    )
+    subjects = sweep_report.sweep_subjects(baseline, chosen, tuned)
+    made = [baseline.stage, chosen.stage, tuned.stage]
+    quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
+    speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
+    best = sweep.worth_shipping(tuned, chosen)
+    shipped = reporting.ship(run, tuned, best)
+    report = sweep_report.write_sweep_report(
+        run,
+        sweep_report.SweepEvidence(
+            manifest=manifest,
+            baseline=baseline,
+            tried=tried,
+            chosen=chosen,
+            tuned=tuned,
+            recipe=recipe,
+            subjects=subjects,
+            quality=quality,
+            throughput=speed,
+            shipped=best,
+        ),
+        title=title,
         config=asdict(config),
     )
     reporting.say_result(run, report, shipped)
@@ -223,7 +293,12 @@ def planned_model(config: Compress, chosen: Preset, described: ModelConfig) -> t
 
 
 def plan(
-    config: Compress, chosen: Preset, described: ModelConfig, manifest: Manifest, ablation: bool
+    config: Compress,
+    chosen: Preset,
+    described: ModelConfig,
+    manifest: Manifest,
+    ablation: bool,
+    asked: Sweep | None,
 ) -> Plan:
     """What the stages take, and what the cluster has."""
     from afm_dist.planning.estimate import Costs
@@ -232,11 +307,26 @@ def plan(
     costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
     prepared = [estimate_synthetic(config.demo_rows, demo_protocol(config), costs.cluster, costs.tasks)]
     first, second = recipes(config, chosen)
-    variants = 4 if ablation else 2
-    stages = [
+    made = [
         *(prepared if config.demo else []),
         *([] if config.checkpoint else [costs.training_round("train", chosen.train)]),
         costs.statistics("statistics-mlp"),
+    ]
+    if asked is not None:
+        models = len(asked.ratios)
+        stages = [
+            *made,
+            costs.scoring("sweep", "validation", passes=asked.points),
+            costs.scoring("sweep", "test", passes=asked.points),
+            costs.rewriting("rewrite-sweep", models),
+            costs.training_round("finetune-sweep", second, models + 1),
+            costs.scoring("evaluate", "test", passes=2 + 2 * models),
+            costs.timing("throughput", models + 1),
+        ]
+        return costs.plan(stages, output=config.output or DEMO_OUTPUT)
+    variants = 4 if ablation else 2
+    stages = [
+        *made,
         *([costs.sensitivity("ranks")] if config.budgeted else []),
         costs.rewriting("rewrite-mlp", variants),
         costs.training_round("finetune-mlp", first, variants + 1),

@@ -17,6 +17,7 @@ from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Reci
 
 if TYPE_CHECKING:
     from afm_dist.compression.ranks import Policy
+    from afm_dist.stages.sweep import Sweep
 
 DEMO_OUTPUT = "runs/demo"
 DEMO_ROWS = 300_000
@@ -53,6 +54,16 @@ class Compress:
     the embedding dimension are those with the least predicted change of the logit."""
     target_ratio: float | None = None
     """Instead of ranks: how many times smaller than the uncompressed checkpoint it shall be, e.g. 5."""
+    sweep: bool = False
+    """Score many ranks before fine-tuning, from the same statistics, fine-tune the best of a few sizes, and
+    draw AUC against bytes in the report."""
+    sweep_ranks: str | None = None
+    """Ranks of the MLP's layers that a sweep tries, e.g. 16,32,64; without it powers of two."""
+    sweep_dims: str | None = None
+    """Embedding dimensions that a sweep tries, e.g. 1,2,4; without it powers of two."""
+    sweep_ratios: str | None = None
+    """How many times smaller the models are that a sweep fine-tunes; without it 3,5,10. Of each size it is
+    the one with the best validation AUC."""
     activation: Activation = "shifted"
     """Between the two factors of a layer: no ReLU, a plain one (as published), or a shifted one."""
     kappa: float = DEFAULT_KAPPA
@@ -117,6 +128,10 @@ def check(config: Compress) -> None:
     ]
     if config.budgeted and len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other: a budget chooses all ranks itself")
+    if config.sweep and given:
+        raise OptionError(f"--sweep and {given[0]} exclude each other: a sweep tries many ranks")
+    if config.sweep and config.ablation == "on":
+        raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
     if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
         raise OptionError(f"--target-ratio {config.target_ratio}: how many times smaller, more than 1; try 5")
     if config.mlp_rank is not None and config.mlp_energy is not None:
@@ -137,6 +152,11 @@ def check(config: Compress) -> None:
             config.kappa != DEFAULT_KAPPA and config.activation != "shifted",
             f"--activation is {config.activation}",
         ),
+        *(
+            (f"--sweep-{name}", getattr(config, f"sweep_{name}") and not config.sweep, "--sweep is not given")
+            for name in ("ranks", "dims", "ratios")
+        ),
+        ("--stream-check", config.sweep and config.stream_check, "--sweep is given"),
     ):
         if ignored:
             console.warn(f"{option} is ignored: {because}")
@@ -153,6 +173,24 @@ def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
     mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
     dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
     return mlp, FixedRank(rank=dim)
+
+
+def sweep_of(config: Compress) -> Sweep:
+    """What a sweep tries.
+
+    Raises:
+        OptionError: what is no list of numbers.
+    """
+    from afm_dist.stages.sweep import Sweep, parse_numbers
+
+    given: dict[str, Any] = {}
+    if config.sweep_ranks is not None:
+        given["linear_ranks"] = parse_numbers("--sweep-ranks", config.sweep_ranks, int)
+    if config.sweep_dims is not None:
+        given["embedding_dims"] = parse_numbers("--sweep-dims", config.sweep_dims, int)
+    if config.sweep_ratios is not None:
+        given["ratios"] = parse_numbers("--sweep-ratios", config.sweep_ratios)
+    return Sweep(activation=config.activation, kappa=config.kappa, **given)
 
 
 def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:

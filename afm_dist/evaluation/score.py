@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,27 +119,41 @@ def evaluate_model(
         DataError: damaged shards, only one label, or logits that are not finite.
         StageError: workers kept dying, or the storage kept failing.
     """
+    with console.progress(f"{name} on {split}", manifest.rows(split)) as advance:
+        return score_split(model, manifest, split, name=name, options=options, emit=emit, advance=advance)
+
+
+def score_split(
+    model: nn.Module,
+    manifest: Manifest,
+    split: str,
+    *,
+    name: str,
+    options: ResourceOptions,
+    emit: Emit,
+    advance: Callable[[int], None],
+) -> Quality:
+    """As ``evaluate_model``, where the caller shows the progress: ``advance`` gets numbers of rows."""
     groups = manifest.groups(split)
     ensure_ray(object_bytes=model_bytes(model))
     resources = task_resources(options)
     score_group = _score_group.options(name=STAGE, **resources.ray_options)
     shared, data = ray.put(share(model)), ray.put(manifest)
     parts: list[ScoredRows] = []
-    with console.progress(f"{name} on {split}", manifest.rows(split)) as advance:
 
-        def finished(_: int, part: ScoredRows) -> None:
-            # A copy: what Ray hands over stays in its object store as long as it is referred to.
-            parts.append(ScoredRows.merged([part]))
-            advance(len(part))
+    def finished(_: int, part: ScoredRows) -> None:
+        # A copy: what Ray hands over stays in its object store as long as it is referred to.
+        parts.append(ScoredRows.merged([part]))
+        advance(len(part))
 
-        run_tasks(
-            lambda i: score_group.remote(shared, data, groups[i], resources.device),
-            range(len(groups)),
-            finished=finished,
-            what=f"{STAGE} {name}",
-            name_of=lambda group: f"group {group}",
-            slots=lambda: task_slots(resources),
-            emit=emit,
-        )
+    run_tasks(
+        lambda i: score_group.remote(shared, data, groups[i], resources.device),
+        range(len(groups)),
+        finished=finished,
+        what=f"{STAGE} {name}",
+        name_of=lambda group: f"group {group}",
+        slots=lambda: task_slots(resources),
+        emit=emit,
+    )
     # Merged rows are the same for any order of completion.
     return Quality.of(ScoredRows.merged(parts), f"{name} on the {split} split")

@@ -29,7 +29,11 @@ FOLDED_FROM = 12
 LONG_NAME = 20
 PLOTTED_FROM = 3
 OPTIONAL_SCORES = {"calibration": "Calibration", "validation_auc": "Validation AUC"}
-ROUNDS = {"mlp": "after compressing the linear layers", "embedding": "after compressing the embeddings"}
+ROUNDS = {
+    "mlp": "after compressing the linear layers",
+    "embedding": "after compressing the embeddings",
+    "both": "after compressing linear layers and embeddings",
+}
 
 
 def results(report: Report) -> Html:

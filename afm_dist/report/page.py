@@ -9,9 +9,11 @@ from afm_dist.report.model_sections import finetuning, relu_modes, results, trai
 from afm_dist.report.run_sections import data, notes, run
 from afm_dist.report.schema import Report
 from afm_dist.report.size_sections import embeddings, linear_layers
+from afm_dist.report.sweep_sections import sweep
 
 SECTIONS = (
     ("results", "Results", results),
+    ("sweep", "Every rank", sweep),
     ("layers", "Linear layers", linear_layers),
     ("tables", "Embedding tables", embeddings),
     ("finetuning", "Fine-tuning", finetuning),

@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 FORMAT_VERSION = 1
 
 Stage = Literal["trained", "before-finetune", "after-finetune"]
-Round = Literal["mlp", "embedding"]
+Round = Literal["mlp", "embedding", "both"]
 STAGES: tuple[Stage, ...] = ("trained", "before-finetune", "after-finetune")
 
 
@@ -122,6 +122,24 @@ class ReluMode(TypedDict):
     chosen: NotRequired[bool]
 
 
+class SweepPoint(TypedDict):
+    """One model of a sweep, before fine-tuning; the uncompressed one has method ``baseline``."""
+
+    name: str
+    method: str
+    """``baseline``, ``afm``, ``svd``, or ``budget``: AFM with ranks that were chosen for its bytes."""
+    ranks: dict[str, int]
+    """By module; what is left out is as it was."""
+    bytes: int
+    parameters: int
+    validation_auc: float
+    auc: float
+    """On the test split."""
+    log_loss: float
+    front: bool
+    """Whether no other one has as few bytes with as high a validation AUC (SVD apart)."""
+
+
 class Table(TypedDict):
     """One field's embedding table."""
 
@@ -175,6 +193,7 @@ class Report(TypedDict):
     finetuning: NotRequired[list[FineTuning]]
     training: NotRequired[list[TrainingPoint]]
     relu_modes: NotRequired[list[ReluMode]]
+    sweep: NotRequired[list[SweepPoint]]
     tables: NotRequired[list[Table]]
     data: NotRequired[Data]
     environment: NotRequired[dict[str, Any]]

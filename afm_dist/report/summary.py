@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from afm_dist.report import text
 from afm_dist.report.schema import STAGES, Report, Row
 
-METHODS = ("baseline", "control", "afm", "svd")
-GROUPS = {"baseline": "Uncompressed", "control": "Uncompressed", "afm": "AFM", "svd": "SVD"}
+METHODS = ("baseline", "control", "afm", "budget", "svd")
+GROUPS = {
+    "baseline": "Uncompressed",
+    "control": "Uncompressed",
+    "afm": "AFM",
+    "budget": "AFM, ranks for the bytes",
+    "svd": "SVD",
+}
 SAME = 0.005
 
 

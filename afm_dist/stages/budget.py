@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
@@ -21,7 +21,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.compression import MOMENTS, TABLE, folded_into, target_linears
+from afm_dist.stages.compression import MOMENTS, TABLE, entries_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments_file import load_moments
@@ -59,13 +59,7 @@ class Target:
 
     def entries(self, model: nn.Module) -> list[PlanEntry]:
         """What the budget is spent on, of rank 1."""
-        return [
-            *(
-                PlanEntry(name=name, method="afm", rank=1, activation=self.activation, kappa=self.kappa)
-                for name in target_linears(model)
-            ),
-            PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model)),
-        ]
+        return entries_of(model, activation=self.activation, kappa=self.kappa)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +109,7 @@ def choose_ranks(
         entries = target.entries(model)
         rest = _checked(config, entries, budget, before)
         moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
-        names = [entry.name for entry in entries]
-        sensitivity = output_sensitivity(model, _sample(manifest), names, forward=forward_batch)
+        sensitivity = logit_sensitivity(model, manifest, entries)
         found = allocate(config, entries, moments, sensitivity, budget - rest)
         ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
         console.say(
@@ -167,6 +160,14 @@ def _checked(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, bef
     rest = before - structure_bytes(config, Plan()) + ENTRY_BYTES * len(entries)
     check_budget(config, entries, budget, besides=rest)
     return rest
+
+
+def logit_sensitivity(
+    model: nn.Module, manifest: Manifest, entries: Sequence[PlanEntry]
+) -> dict[str, Tensor]:
+    """E[ggᵀ] of the outputs of what is compressed, over a sample of the training rows."""
+    names = [entry.name for entry in entries]
+    return output_sensitivity(model, _sample(manifest), names, forward=forward_batch)
 
 
 def _sample(manifest: Manifest) -> Iterator[Batch]:

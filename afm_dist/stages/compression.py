@@ -105,6 +105,17 @@ def folded_into(model: nn.Module) -> str | None:
     return folds.get(TABLE)
 
 
+def entries_of(model: nn.Module, *, activation: Activation, kappa: float) -> list[PlanEntry]:
+    """All that can be compressed of one of the models here: its linear layers and its table, of rank 1."""
+    return [
+        *(
+            PlanEntry(name=name, method="afm", rank=1, activation=activation, kappa=kappa)
+            for name in target_linears(model)
+        ),
+        PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model)),
+    ]
+
+
 def rewrite_linears(
     run: Run,
     baseline: Models,
@@ -131,7 +142,7 @@ def rewrite_linears(
         moments = load_moments(statistics.file(MOMENTS))
         for name, (method, mode) in variants.items():
             plan = plan_ranks(moments, policy, method=method, activation=mode, kappa=kappa)
-            _rewrite(source, storage.join(folder, name), plan, moments)
+            write_compressed(source, storage.join(folder, name), plan, moments)
             if name == "afm-mlp":
                 ranks = ", ".join(f"{entry.name} to rank {entry.rank}" for entry in plan.entries)
                 console.say(f"  {ranks or 'no layer is compressed'}")
@@ -209,7 +220,7 @@ def rewrite_tables(
             target = folded_into(from_pretrained(tuned.checkpoints[source]))
             plan = plan_ranks(moments, policy, folded_into=target)
             written = storage.join(folder, f"{method}-emb")
-            _rewrite(tuned.checkpoints[source], written, plan.using(method=method), moments)
+            write_compressed(tuned.checkpoints[source], written, plan.using(method=method), moments)
             if budget is not None and size_on_disk(written) > budget:
                 raise StageError(
                     f"{written}: {size_on_disk(written):,} bytes, more than the budget of {budget:,}; give "
@@ -226,7 +237,7 @@ def rewrite_tables(
     return Models(stage=stage, checkpoints={name: stage.file(name) for name in names}, histories={})
 
 
-def _rewrite(source: str, target: str, plan: Plan, moments: Mapping[str, Moments]) -> None:
+def write_compressed(source: str, target: str, plan: Plan, moments: Mapping[str, Moments]) -> None:
     """Compress a checkpoint into another one, its plan beside it for review."""
     config = load_config(source)
     model = compress_(from_pretrained(source), plan, moments)

@@ -21,6 +21,7 @@ from afm_dist.stages.budget import RANKS, Ranks
 from afm_dist.stages.compression import MOMENTS, TABLE
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.training import Models
+from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
@@ -130,7 +131,9 @@ def say_result(run: Run, written: Stage, shipped: Stage) -> None:
 
 def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
-    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, _notes(tuned))
+    table_moments = load_moments(evidence.table_statistics.file(MOMENTS))
+    table_plan = _plan(evidence.table_rewrite, "afm-emb")
+    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, row_notes(tuned, "control-mlp"))
     chosen = tuned["afm-emb"]
     threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
     content: dict[str, Any] = {
@@ -145,17 +148,25 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             "checkpoint": storage.join(run.path, "checkpoint"),
             "reason": f"kept {summary(chosen)['kept']}: {summary(chosen)['reason']}",
         },
-        "layers": _layers(evidence),
+        "layers": [
+            *layers(
+                load_moments(evidence.linear_statistics.file(MOMENTS)),
+                _plan(evidence.linear_rewrite, "afm-mlp"),
+            ),
+            *layers(table_moments, table_plan),
+        ],
         "finetuning": [
-            *_curves("mlp", evidence.linear_finetune, evidence.linear_recipe),
-            *_curves("embedding", evidence.table_finetune, evidence.table_recipe),
+            *curves("mlp", evidence.linear_finetune, evidence.linear_recipe),
+            *curves("embedding", evidence.table_finetune, evidence.table_recipe),
         ],
         "relu_modes": _relu_modes(evidence, rows),
-        "tables": _tables(evidence),
-        "data": _data(evidence.manifest),
+        "tables": tables(
+            evidence.baseline.checkpoints["baseline"], evidence.manifest, table_moments, table_plan
+        ),
+        "data": data_facts(evidence.manifest),
         "environment": environment(),
         "config": dict(config),
-        "timings": _timings(run),
+        "timings": timings(run),
         "notes": [
             f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
             "baseline; models of the same structure share one measurement.",
@@ -165,7 +176,7 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
         ],
     }
     if evidence.baseline.histories:
-        content["training"] = _training(evidence)
+        content["training"] = training_points(evidence.baseline, evidence.manifest)
     return content
 
 
@@ -183,8 +194,13 @@ def _is_ablation(name: str) -> bool:
     return name.startswith("afm-mlp-")
 
 
-def _notes(tuned: Mapping[str, History]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Validation AUC of every row, and what fine-tuning kept."""
+def row_notes(tuned: Mapping[str, History], control: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Validation AUC of every row, and what fine-tuning kept.
+
+    Args:
+        tuned: By name.
+        control: Which of them began as the baseline.
+    """
     notes: dict[tuple[str, str], dict[str, Any]] = {}
     for name, history in tuned.items():
         notes[name, "before-finetune"] = {"validation_auc": history.curve[0].validation_auc}
@@ -192,47 +208,51 @@ def _notes(tuned: Mapping[str, History]) -> dict[tuple[str, str], dict[str, Any]
             "validation_auc": history.best.validation_auc,
             "note": f"kept: {summary(history)['kept']}",
         }
-    notes["baseline", "trained"] = {"validation_auc": tuned["control-mlp"].curve[0].validation_auc}
+    notes["baseline", "trained"] = {"validation_auc": tuned[control].curve[0].validation_auc}
     return notes
 
 
-def _layers(evidence: Evidence) -> list[dict[str, Any]]:
-    layers = []
-    for statistics, plan, kind in (
-        (evidence.linear_statistics, _plan(evidence.linear_rewrite, "afm-mlp"), "linear"),
-        (evidence.table_statistics, _plan(evidence.table_rewrite, "afm-emb"), "embedding"),
-    ):
-        entries = {entry.name: entry for entry in plan.entries}
-        for name, moments in load_moments(statistics.file(MOMENTS)).items():
-            entry = entries.get(module_name(name))
-            if entry is None:
-                continue
-            spectrum = eigendecompose(moments)
-            layers.append(
-                {
-                    "name": name,
-                    "kind": kind,
-                    "method": entry.method,
-                    "width": spectrum.width,
-                    "rank": entry.rank,
-                    "kept_energy": spectrum.kept_energy(entry.rank),
-                    "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
-                    "components_singular": {
-                        str(share): spectrum.rank_for_singular_values(share) for share in SHARES
-                    },
-                    "rank_deficiency": spectrum.rank_deficiency,
-                    "activation": entry.activation if kind == "linear" else None,
-                    "eigenvalues": spectrum.eigenvalues.tolist(),
-                }
-            )
-    return layers
+def layers(moments: Mapping[str, Moments], plan: Plan) -> list[dict[str, Any]]:
+    """The spectrum and the rank of everything that a plan compresses.
+
+    Args:
+        moments: By name, from ``collect_moments``.
+        plan: What was done.
+    """
+    entries = {entry.name: entry for entry in plan.entries}
+    found = []
+    for name, own in moments.items():
+        entry = entries.get(module_name(name))
+        if entry is None:
+            continue
+        spectrum = eigendecompose(own)
+        kind = "embedding" if entry.name == TABLE else "linear"
+        found.append(
+            {
+                "name": name,
+                "kind": kind,
+                "method": entry.method,
+                "width": spectrum.width,
+                "rank": entry.rank,
+                "kept_energy": spectrum.kept_energy(entry.rank),
+                "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
+                "components_singular": {
+                    str(share): spectrum.rank_for_singular_values(share) for share in SHARES
+                },
+                "rank_deficiency": spectrum.rank_deficiency,
+                "activation": entry.activation if kind == "linear" else None,
+                "eigenvalues": spectrum.eigenvalues.tolist(),
+            }
+        )
+    return found
 
 
 def _plan(models: Models, name: str) -> Plan:
     return Plan.load(storage.join(models.checkpoints[name], "plan.json"))
 
 
-def _curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, Any]]:
+def curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, Any]]:
+    """What a round of fine-tuning saw and kept of each model."""
     return [
         {
             "name": name,
@@ -250,11 +270,11 @@ def _curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, A
     ]
 
 
-def _training(evidence: Evidence) -> list[dict[str, Any]]:
-    rows = evidence.manifest.rows("train")
+def training_points(baseline: Models, manifest: Manifest) -> list[dict[str, Any]]:
+    """What the training of the baseline saw."""
+    rows = manifest.rows("train")
     return [
-        {"epoch": -(-point.rows // rows), **asdict(point)}
-        for point in evidence.baseline.histories["baseline"].curve
+        {"epoch": -(-point.rows // rows), **asdict(point)} for point in baseline.histories["baseline"].curve
     ]
 
 
@@ -273,17 +293,24 @@ def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[d
     return modes
 
 
-def _tables(evidence: Evidence) -> list[dict[str, Any]]:
-    """Bytes of each field's embedding rows before and after (without the first-order weights)."""
-    dim = int(load_config(evidence.baseline.checkpoints["baseline"]).hyper_parameters["embedding_dim"])
-    moments = load_moments(evidence.table_statistics.file(MOMENTS))
-    entries = _plan(evidence.table_rewrite, "afm-emb").entries
-    rank = entries[0].rank if entries else None
-    tables = []
-    for field in evidence.manifest.categorical:
+def tables(
+    checkpoint: str, manifest: Manifest, moments: Mapping[str, Moments], plan: Plan
+) -> list[dict[str, Any]]:
+    """Bytes of each field's embedding rows before and after (without the first-order weights).
+
+    Args:
+        checkpoint: Of the uncompressed model.
+        manifest: The dataset.
+        moments: Of the fields.
+        plan: What was done.
+    """
+    dim = int(load_config(checkpoint).hyper_parameters["embedding_dim"])
+    rank = next((entry.rank for entry in plan.entries if entry.name == TABLE), None)
+    found = []
+    for field in manifest.categorical:
         spectrum: Spectrum = eigendecompose(moments[field_key(TABLE, field.name)])
         numbers = field.cardinality * dim
-        tables.append(
+        found.append(
             {
                 "field": field.name,
                 "rows": field.cardinality,
@@ -293,10 +320,11 @@ def _tables(evidence: Evidence) -> list[dict[str, Any]]:
                 "kept_energy": 1.0 if rank is None else spectrum.kept_energy(rank),
             }
         )
-    return tables
+    return found
 
 
-def _data(manifest: Manifest) -> dict[str, Any]:
+def data_facts(manifest: Manifest) -> dict[str, Any]:
+    """What a report says of a dataset."""
     facts = manifest.facts
     splits: dict[str, dict[str, Any]] = {}
     for name in manifest.splits:
@@ -316,7 +344,8 @@ def _data(manifest: Manifest) -> dict[str, Any]:
     return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
 
 
-def _timings(run: Run) -> list[dict[str, Any]]:
+def timings(run: Run) -> list[dict[str, Any]]:
+    """How long each stage of a run took."""
     return [
         {
             "stage": stage.name,

@@ -1,0 +1,94 @@
+"""The points of a sweep: which ranks to try, and which of the models that come of them are worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from afm_dist.compression.plan import Method, Plan, PlanEntry
+
+# Ranks worth trying: a layer of width M at rank M/2 has as many weights as before.
+LARGEST_SHARE, SMALLEST_SHARE = 1 / 2, 1 / 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPoint:
+    """The same rank in all linear layers, and the same embedding dimension in all fields.
+
+    Attributes:
+        method: Where the factors come from.
+        linear_rank: Of the linear layers; None leaves them as they are.
+        embedding_dim: Of the tables; None leaves them as they are.
+    """
+
+    method: Method
+    linear_rank: int | None
+    embedding_dim: int | None
+
+    @property
+    def name(self) -> str:
+        """``afm-r64-d2``; ``full`` stands for what is left as it is."""
+        return f"{self.method}-r{self.linear_rank or 'full'}-d{self.embedding_dim or 'full'}"
+
+    def plan(self, entries: Sequence[PlanEntry], *, table: str) -> Plan:
+        """What becomes of a model.
+
+        Args:
+            entries: Of all its modules that are compressed, of any rank.
+            table: Which of them is the table; the others are linear layers.
+        """
+        ranks = {
+            entry.name: self.embedding_dim if entry.name == table else self.linear_rank for entry in entries
+        }
+        return plan_of(entries, ranks).using(method=self.method)
+
+
+def plan_of(entries: Sequence[PlanEntry], ranks: Mapping[str, int | None]) -> Plan:
+    """The entries with these ranks, without those that stay as they are."""
+    given = [(entry, ranks[entry.name]) for entry in entries]
+    return Plan(entries=tuple(replace(entry, rank=rank) for entry, rank in given if rank is not None))
+
+
+def default_ranks(width: int) -> list[int]:
+    """Powers of two from about a 64th of a width to less than a half of it; at least one of them."""
+    powers = [1 << power for power in range(width.bit_length())]
+    return [rank for rank in powers if SMALLEST_SHARE * width <= rank < LARGEST_SHARE * width] or [1]
+
+
+def default_dims(width: int) -> list[int]:
+    """Powers of two below an embedding dimension."""
+    return [1 << power for power in range(width.bit_length()) if 1 << power < width]
+
+
+def grid(
+    methods: Sequence[Method], linear_ranks: Sequence[int], embedding_dims: Sequence[int]
+) -> Iterator[GridPoint]:
+    """Every rank with every dimension, either also left as it is, but not both.
+
+    Ascending, for each method.
+    """
+    for method in methods:
+        for rank in (*sorted(set(linear_ranks)), None):
+            for dim in (*sorted(set(embedding_dims)), None):
+                if rank is not None or dim is not None:
+                    yield GridPoint(method=method, linear_rank=rank, embedding_dim=dim)
+
+
+def pareto(sizes: Sequence[int], scores: Sequence[float]) -> list[int]:
+    """Indices of the points that no other beats: none is as small with as high a score.
+
+    Of equal points the first is taken.
+
+    Args:
+        sizes: Bytes, the fewer the better.
+        scores: E.g. AUC, the more the better.
+
+    Returns:
+        By ascending size, hence of ascending score.
+    """
+    best, front = float("-inf"), []
+    for index in sorted(range(len(sizes)), key=lambda index: (sizes[index], -scores[index], index)):
+        if scores[index] > best:
+            best = scores[index]
+            front.append(index)
+    return front

@@ -1,0 +1,103 @@
+"""The figure of a sweep: AUC against bytes of every model that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from afm_dist.report import text
+from afm_dist.report.elements import Html
+from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of, short
+from afm_dist.report.schema import Row, SweepPoint
+
+HEIGHT = 360
+NAMES = {"afm": "AFM, same ranks", "budget": "AFM, ranks for the bytes", "svd": "SVD, same ranks"}
+
+
+def shown_from(points: Sequence[SweepPoint], rows: Sequence[Row]) -> float:
+    """The lowest AUC of what a reader may choose: where the figure's axis begins."""
+    return min([point["auc"] for point in points if point["front"]] + [row["auc"] for row in rows])
+
+
+def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html:
+    """Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins what none beats."""
+    low = shown_from(points, rows)
+    high = max([point["auc"] for point in points] + [row["auc"] for row in rows])
+    margin = 0.08 * max(high - low, 0.001)
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, 58, 44, 16, 44)
+        ax.set_xscale("log")
+        sizes = [point["bytes"] / 1e6 for point in points]
+        ax.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
+        ax.set_ylim(low - margin, high + margin)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        if max(sizes) / min(sizes) < 100:
+            ax.set_xticks(_round_sizes(min(sizes) / 1.25, max(sizes) * 1.25))
+        ax.set_xlabel("size, MB")
+        ax.set_ylabel("test AUC")
+        auc_axis(ax)
+        front = [point for point in points if point["front"]]
+        ax.plot(
+            [point["bytes"] / 1e6 for point in front], [point["auc"] for point in front],
+            color=COLOUR["muted"], linewidth=1, zorder=1,
+        )  # fmt: skip
+        for point in points:
+            if point["method"] in NAMES and point["auc"] >= low - margin:
+                _mark(ax, point["method"], point["bytes"], point["auc"], filled=False)
+        _fine_tuned(ax, rows)
+        present = [method for method in NAMES if any(point["method"] == method for point in points)]
+        handles = [_handle(method) for method in present]
+        ax.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2, frameon=False,
+            fontsize=SMALL, borderpad=0, borderaxespad=0, handletextpad=0.3, columnspacing=1.2,
+        )  # fmt: skip
+
+    values = ", ".join(
+        f"{point['name']} {text.score(point['auc'])} at {text.megabytes(point['bytes'])} MB"
+        for point in points
+        if point["front"]
+    )
+    return render(paint, name="sweep", label=f"Test AUC against size: {values}.", height=HEIGHT)
+
+
+def _round_sizes(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of every power of ten between two sizes."""
+    sizes = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+    return [size for size in sizes if low <= size <= high]
+
+
+def _mark(ax: Axes, method: str, size: int, auc: float, *, filled: bool) -> None:
+    role = role_of(method)
+    ax.plot(
+        [size / 1e6], [auc], marker=MARKER[role], markersize=7.5 if filled else 5.5, linestyle="none",
+        markerfacecolor=COLOUR[role] if filled else COLOUR["surface"], markeredgecolor=COLOUR[role],
+        markeredgewidth=1.3, clip_on=False, zorder=4 if filled else 3,
+    )  # fmt: skip
+
+
+def _handle(method: str) -> Line2D:
+    role = role_of(method)
+    return Line2D(
+        [], [], marker=MARKER[role], markersize=5.5, linestyle="none", label=NAMES[method],
+        markerfacecolor=COLOUR["surface"], markeredgecolor=COLOUR[role], markeredgewidth=1.3,
+    )  # fmt: skip
+
+
+def _fine_tuned(ax: Axes, rows: Sequence[Row]) -> None:
+    """The uncompressed models and what was fine-tuned, filled and named."""
+    for row in rows:
+        if row["stage"] == "before-finetune":
+            continue
+        _mark(ax, row["name"], row["bytes"], row["auc"], filled=True)
+        largest = row["bytes"] == max(other["bytes"] for other in rows)
+        ax.annotate(
+            short(row["name"]), (row["bytes"] / 1e6, row["auc"]), (5 if largest else 0, 7),
+            textcoords="offset points", ha="right" if largest else "center", va="bottom",
+            size=SMALL, color=COLOUR[role_of(row["name"])],
+        )  # fmt: skip

@@ -1,0 +1,115 @@
+"""The section of a sweep: AUC against bytes, and a table of ranks against dimensions for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afm_dist.report import text
+from afm_dist.report.elements import (
+    EMPTY,
+    Grid,
+    Html,
+    Line,
+    columns,
+    disclosure,
+    figure,
+    grid,
+    join,
+    paragraph,
+    plain,
+)
+from afm_dist.report.model_sections import name_cell
+from afm_dist.report.plots import sweep as plots
+from afm_dist.report.schema import Report, SweepPoint
+
+TABLE = "embedding"
+FULL = "full"
+METHODS = {"afm": "AFM", "svd": "SVD of the weights"}
+
+
+def sweep(report: Report) -> Html:
+    """What every rank costs before fine-tuning."""
+    points = report.get("sweep")
+    if not points:
+        return EMPTY
+    rows = report["rows"]
+    below = sum(point["auc"] < plots.shown_from(points, rows) for point in points)
+    hidden = f" {below} of {len(points)} models lie below the axis." if below else ""
+    plot = figure(
+        plots.auc_against_bytes(points, rows),
+        "AUC against size, every rank",
+        plain(
+            "Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins the AFM models "
+            f"that none beats: no other has as few bytes with as high a validation AUC.{hidden}"
+        ),
+    )
+    return join(
+        [
+            paragraph(plain(WORDS)),
+            plot,
+            columns(*(grid(_matrix(points, method)) for method in METHODS)),
+            disclosure(f"All {len(points)} models in numbers", grid(_all(points))),
+        ]
+    )
+
+
+WORDS = (
+    "All models come from the same uncompressed one and the same statistics; none of these figures needed "
+    "training. What was fine-tuned was chosen on the validation split."
+)
+
+
+def _cell(point: SweepPoint) -> tuple[int | None, int | None]:
+    """Rank of the linear layers and embedding dimension; None: as it was."""
+    linear = [rank for name, rank in point["ranks"].items() if name != TABLE]
+    return (linear[0] if linear else None), point["ranks"].get(TABLE)
+
+
+def _matrix(points: Sequence[SweepPoint], method: str) -> Grid:
+    """Test AUC by rank of the linear layers (rows) and embedding dimension (columns)."""
+    (baseline,) = (point for point in points if point["method"] == "baseline")
+    cells = {_cell(point): point for point in points if point["method"] == method}
+    cells[None, None] = baseline
+
+    def ascending(values: set[int | None]) -> list[int | None]:
+        return [*sorted(value for value in values if value is not None), None]
+
+    ranks, dims = ascending({rank for rank, _ in cells}), ascending({dim for _, dim in cells})
+    lines = []
+    for rank in ranks:
+        found = [cells.get((rank, dim)) for dim in dims]
+        shown = [plain(text.NONE if point is None else text.score(point["auc"])) for point in found]
+        lines.append(Line(cells=[plain(rank or FULL), *shown]))
+    return Grid(
+        caption=f"{METHODS[method]}: test AUC by rank of the linear layers (down) and embedding dimension",
+        columns=["Rank", *(f"dim {dim}" if dim else FULL for dim in dims)],
+        words=(),
+        groups=[("", lines)],
+    )
+
+
+def _all(points: Sequence[SweepPoint]) -> Grid:
+    (before,) = (point["bytes"] for point in points if point["method"] == "baseline")
+    lines = [
+        Line(
+            cells=[
+                Html(
+                    name_cell(point["name"])
+                    + ('<span class="badge">front</span>' if point["front"] else EMPTY)
+                ),
+                plain(text.megabytes(point["bytes"])),
+                plain(text.ratio(before / point["bytes"])),
+                plain(text.score(point["validation_auc"])),
+                plain(text.score(point["auc"])),
+                plain(text.score(point["log_loss"])),
+                plain(", ".join(f"{name} {rank}" for name, rank in point["ranks"].items()) or FULL),
+            ]
+        )
+        for point in sorted(points, key=lambda point: (point["bytes"], point["name"]))
+    ]
+    return Grid(
+        caption="Every model of the sweep before fine-tuning, by size",
+        columns=["Model", "MB", "Smaller", "Validation AUC", "AUC", "Log loss", "Ranks"],
+        words=(0, 6),
+        groups=[("", lines)],
+    )

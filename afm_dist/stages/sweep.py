@@ -1,0 +1,309 @@
+"""Stages of a sweep: many ranks from one statistics pass, scored before fine-tuning, and the few worth it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afm_dist import console, storage
+from afm_dist.checkpoint import (
+    ModelConfig,
+    count_parameters,
+    from_pretrained,
+    load_config,
+    size_on_disk,
+)
+from afm_dist.compression.budget import allocate, structure_bytes
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
+from afm_dist.compression.registry import handler_of
+from afm_dist.compression.rewrite import compress_
+from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto, plan_of
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import OptionError, StageError
+from afm_dist.evaluation.score import score_split
+from afm_dist.resources import AUTOMATIC, ResourceOptions
+from afm_dist.runs import Run, Stage
+from afm_dist.stages.budget import logit_sensitivity
+from afm_dist.stages.compression import MOMENTS, TABLE, entries_of, target_linears, write_compressed
+from afm_dist.stages.training import Models
+from afm_dist.statistics.from_counts import moments_from_counts
+from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.moments_file import load_moments, save_moments
+
+POINTS = "points.json"
+SPLITS = ("validation", "test")
+METHODS: tuple[Method, ...] = ("afm", "svd")
+BASELINE, BUDGET = "baseline", "budget"
+# The largest loss of validation AUC to the control that is taken for none, and the paper's aim.
+NO_LOSS = 0.0002
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is tried.
+
+    Attributes:
+        linear_ranks: Of the linear layers; none: powers of two.
+        embedding_dims: Of the tables; none: powers of two.
+        ratios: How many times smaller the models are that are fine-tuned, one each.
+        activation: Between the factors of linear layers.
+        kappa: Of the shifted ReLU.
+    """
+
+    linear_ranks: Sequence[int] = ()
+    embedding_dims: Sequence[int] = ()
+    ratios: Sequence[float] = (3.0, 5.0, 10.0)
+    activation: Activation = "shifted"
+    kappa: float = DEFAULT_KAPPA
+
+    def of(self, config: ModelConfig) -> Sweep:
+        """The same with ranks in place of the defaults.
+
+        Raises:
+            OptionError: a rank that is larger than a layer.
+        """
+        with torch.device("meta"):
+            model = config.build()
+        least, dim = (
+            min(width for name in names for width in _widths(model, name))
+            for names in (target_linears(model), [TABLE])
+        )
+        ranks, dims = list(self.linear_ranks), list(self.embedding_dims)
+        for rank in ranks:
+            if not 1 <= rank <= least:
+                raise OptionError(f"--sweep-ranks {rank}: the ranks lie in 1..{least}, the narrowest layer")
+        for width in dims:
+            if not 1 <= width <= dim:
+                raise OptionError(f"--sweep-dims {width}: the dimensions lie in 1..{dim}, the model's own")
+        return Sweep(
+            linear_ranks=ranks or default_ranks(least),
+            embedding_dims=dims or default_dims(dim),
+            ratios=self.ratios,
+            activation=self.activation,
+            kappa=self.kappa,
+        )
+
+    @property
+    def points(self) -> int:
+        """How many models are scored, at most."""
+        uniform = (len(self.linear_ranks) + 1) * (len(self.embedding_dims) + 1) - 1
+        return 1 + (len(METHODS) + 1) * uniform
+
+
+def _widths(model: nn.Module, name: str) -> Iterable[int]:
+    module = model.get_submodule(name)
+    return handler_of(module).widths(name, module).values()
+
+
+def try_ranks(
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    baseline: Models,
+    statistics: Stage,
+    sweep: Sweep,
+    *,
+    options: ResourceOptions = AUTOMATIC,
+) -> Stage:
+    """Score the baseline and each point of the grid, before fine-tuning, on validation and test rows.
+
+    For each uniform AFM model that none beats on the validation split, also the one of no more bytes whose
+    ranks ``allocate`` chose. Nothing is written but the scores; a point that was scored stays scored when
+    the stage is interrupted.
+
+    Args:
+        run: The run directory.
+        data: The dataset's stage.
+        manifest: The dataset.
+        baseline: The uncompressed model.
+        statistics: Moments of its linear layers.
+        sweep: With its ranks.
+        options: What tasks are given.
+    """
+    source = baseline.checkpoints[BASELINE]
+
+    def work(folder: str) -> None:
+        model, config = from_pretrained(source), load_config(source)
+        moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
+        save_moments(storage.join(folder, MOMENTS), moments)
+        entries = entries_of(model, activation=sweep.activation, kappa=sweep.kappa)
+        rows = sum(manifest.rows(split) for split in SPLITS)
+        with console.progress("sweep", sweep.points * rows) as advance:
+            score = _Scoring(run, manifest, source, folder, moments, options, advance)
+            score(BASELINE, BASELINE, Plan())
+            uniform = [
+                (score(point.name, point.method, point.plan(entries, table=TABLE)), point)
+                for point in grid(METHODS, sweep.linear_ranks, sweep.embedding_dims)
+            ]
+            ours = [(found, point) for found, point in uniform if point.method == "afm"]
+            sensitivity = logit_sensitivity(model, manifest, entries)
+            for index in front_of([found for found, _ in ours]):
+                found, point = ours[index]
+                plan = _budgeted(config, entries, moments, sensitivity, Plan.from_json(found["plan"]))
+                score(point.name.replace("afm", BUDGET), BUDGET, plan)
+        storage.write_json(storage.join(folder, POINTS), score.found)
+        storage.remove(storage.join(folder, "scored"))
+
+    return run.stage(
+        "sweep",
+        work,
+        config={key: value for key, value in asdict(sweep).items() if key != "ratios"},
+        inputs=[data, baseline.stage, statistics],
+    )
+
+
+class _Scoring:
+    """Scores models and remembers what it found, also beyond an interruption."""
+
+    def __init__(
+        self,
+        run: Run,
+        manifest: Manifest,
+        source: str,
+        folder: str,
+        moments: Mapping[str, Moments],
+        options: ResourceOptions,
+        advance: Callable[[int], None],
+    ) -> None:
+        self._run, self._manifest, self._source, self._folder = run, manifest, source, folder
+        self._moments, self._options, self._advance = moments, options, advance
+        config = load_config(source)
+        # Names and headers: the same for all, but for a few bytes of the plan.
+        self._besides = size_on_disk(source) - structure_bytes(config, Plan())
+        self._config = config
+        self.found: list[dict[str, Any]] = []
+
+    def __call__(self, name: str, method: str, plan: Plan) -> dict[str, Any]:
+        location = storage.join(self._folder, "scored", f"{name}.json")
+        if storage.exists(location):
+            self.found.append(storage.read_json(location))
+            return self.found[-1]
+        model = compress_(from_pretrained(self._source), plan, self._moments)
+        measured = {
+            split: score_split(
+                model,
+                self._manifest,
+                split,
+                name=name,
+                options=self._options,
+                emit=self._run.event,
+                advance=self._advance,
+            )
+            for split in SPLITS
+        }
+        result: dict[str, Any] = {
+            "name": name,
+            "method": method,
+            "plan": plan.to_json(),
+            "ranks": {entry.name: entry.rank for entry in plan.entries},
+            "bytes": structure_bytes(self._config, plan) + self._besides,
+            "parameters": count_parameters(model),
+            "validation_auc": measured["validation"].auc,
+            "validation_log_loss": measured["validation"].log_loss,
+            "auc": measured["test"].auc,
+            "log_loss": measured["test"].log_loss,
+        }
+        storage.write_json(location, result)
+        self.found.append(result)
+        return result
+
+
+def front_of(points: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Indices of the points that none beats in bytes and validation AUC, by ascending size."""
+    return pareto([point["bytes"] for point in points], [point["validation_auc"] for point in points])
+
+
+def _budgeted(
+    config: ModelConfig,
+    entries: Sequence[PlanEntry],
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    uniform: Plan,
+) -> Plan:
+    """The ranks with the least predicted error in no more bytes than a plan takes."""
+    found = allocate(config, entries, moments, sensitivity, structure_bytes(config, uniform))
+    return plan_of(entries, found.ranks)
+
+
+def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict[str, Mapping[str, Any]]:
+    """For each ratio the AFM model with the best validation AUC that is so many times smaller.
+
+    Args:
+        points: With the baseline among them.
+        ratios: Bytes of the baseline over those of the model, at least.
+
+    Returns:
+        By name, each once; a ratio that no model reaches is left out, with a warning.
+    """
+    (before,) = (point["bytes"] for point in points if point["method"] == BASELINE)
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for ratio in sorted(ratios):
+        small = [p for p in points if p["method"] in ("afm", BUDGET) and p["bytes"] * ratio <= before]
+        if not small:
+            least = min(point["bytes"] for point in points)
+            console.warn(
+                f"--sweep-ratios {ratio:g}: no model that was tried is so small (the smallest is "
+                f"{before / least:.1f} times smaller); try smaller --sweep-ranks or --sweep-dims"
+            )
+            continue
+        best = max(small, key=lambda point: (point["validation_auc"], -point["bytes"]))
+        chosen[best["name"]] = best
+    if not chosen:
+        raise StageError("no model of the sweep is as small as --sweep-ratios asks; nothing to fine-tune")
+    return chosen
+
+
+def rewrite_chosen(run: Run, baseline: Models, tried: Stage, sweep: Sweep) -> Models:
+    """Write the chosen models, before fine-tuning."""
+    points = storage.read_json(tried.file(POINTS))
+    chosen = choose(points, sweep.ratios)
+    source = baseline.checkpoints[BASELINE]
+
+    def work(folder: str) -> None:
+        moments = load_moments(tried.file(MOMENTS))
+        for name, point in chosen.items():
+            plan = Plan.from_json(point["plan"])
+            write_compressed(source, storage.join(folder, name), plan, moments)
+            ranks = ", ".join(f"{module} to {rank}" for module, rank in point["ranks"].items())
+            console.say(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {ranks}")
+
+    stage = run.stage("rewrite-sweep", work, config={"chosen": list(chosen)}, inputs=[baseline.stage, tried])
+    return Models(stage=stage, checkpoints={name: stage.file(name) for name in chosen}, histories={})
+
+
+def worth_shipping(tuned: Models, chosen: Models) -> str:
+    """The smallest fine-tuned model that is as good as the control on the validation split.
+
+    Where none is, the best one.
+
+    Args:
+        tuned: The chosen models and ``control`` after fine-tuning.
+        chosen: The models before it.
+    """
+    aim = tuned.histories["control"].best.validation_auc - NO_LOSS
+    scores = {name: tuned.histories[name].best.validation_auc for name in chosen.checkpoints}
+    sizes = {name: size_on_disk(tuned.checkpoints[name]) for name in scores}
+    good = [name for name, score in scores.items() if score >= aim]
+    if good:
+        return min(good, key=lambda name: sizes[name])
+    return max(scores, key=lambda name: (scores[name], -sizes[name]))
+
+
+def parse_numbers(option: str, value: str, kind: Callable[[str], float] = float) -> list[Any]:
+    """Numbers between commas.
+
+    Raises:
+        OptionError: something else is between them, or a number is not positive and finite.
+    """
+    try:
+        numbers = [kind(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise OptionError(f"{option} {value!r}: positive numbers between commas are needed, e.g. 2,4,8")
+    return numbers

@@ -1,0 +1,152 @@
+"""The report of a sweep: every rank before fine-tuning, and the few models that were fine-tuned."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from afm_dist import report, storage
+from afm_dist.compression.plan import Plan
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.runs import Run, Stage, environment
+from afm_dist.stages.compression import MOMENTS
+from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
+from afm_dist.stages.reporting import curves, data_facts, layers, row_notes, tables, timings, training_points
+from afm_dist.stages.sweep import BUDGET, NO_LOSS, POINTS, front_of
+from afm_dist.stages.training import Models
+from afm_dist.statistics.moments_file import load_moments
+from afm_dist.training.history import summary
+from afm_dist.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepEvidence:
+    """Everything the report of a sweep is made of.
+
+    Attributes:
+        manifest: The dataset.
+        baseline: The uncompressed model.
+        tried: The stage that scored every rank.
+        chosen: Models before fine-tuning.
+        tuned: The same after it, with ``control``.
+        recipe: Of the fine-tuning.
+        subjects: Rows of the table.
+        quality: The ``evaluate`` stage.
+        throughput: The ``throughput`` stage.
+        shipped: Name of the model that became the result.
+    """
+
+    manifest: Manifest
+    baseline: Models
+    tried: Stage
+    chosen: Models
+    tuned: Models
+    recipe: Recipe
+    subjects: Sequence[Subject]
+    quality: Stage
+    throughput: Stage
+    shipped: str
+
+
+def sweep_subjects(baseline: Models, chosen: Models, tuned: Models) -> list[Subject]:
+    """The rows of the table: baseline, control, and each chosen model before and after fine-tuning."""
+    subjects = [
+        Subject(name="baseline", stage="trained", checkpoint=baseline.checkpoints["baseline"]),
+        Subject(name="control", stage="after-finetune", checkpoint=tuned.checkpoints["control"]),
+    ]
+    for name, checkpoint in chosen.checkpoints.items():
+        subjects.append(Subject(name=name, stage="before-finetune", checkpoint=checkpoint))
+        subjects.append(Subject(name=name, stage="after-finetune", checkpoint=tuned.checkpoints[name]))
+    return subjects
+
+
+def write_sweep_report(run: Run, evidence: SweepEvidence, *, title: str, config: Mapping[str, Any]) -> Stage:
+    """Write ``report/`` with ``report.json``, ``report.md`` and ``report.html``."""
+    stages = [
+        evidence.baseline.stage,
+        evidence.tried,
+        evidence.chosen.stage,
+        evidence.tuned.stage,
+        evidence.quality,
+        evidence.throughput,
+    ]
+    return run.stage(
+        "report",
+        lambda folder: _write(run, evidence, title, config, folder),
+        config={"title": title, "shipped": evidence.shipped},
+        inputs=stages,
+    )
+
+
+def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, Any], folder: str) -> None:
+    histories, name = evidence.tuned.histories, evidence.shipped
+    moments = load_moments(evidence.tried.file(MOMENTS))
+    plan = Plan.load(storage.join(evidence.chosen.checkpoints[name], "plan.json"))
+    threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
+    content: dict[str, Any] = {
+        "format_version": 1,
+        "title": title,
+        "command": shlex.join(["python", *sys.argv]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": rows_of(
+            evidence.quality, evidence.throughput, evidence.subjects, row_notes(histories, "control")
+        ),
+        "shipped": {
+            "name": name,
+            "stage": "after-finetune",
+            "checkpoint": storage.join(run.path, "checkpoint"),
+            "reason": _reason(evidence),
+        },
+        "sweep": points(storage.read_json(evidence.tried.file(POINTS))),
+        "layers": layers(moments, plan),
+        "finetuning": curves("both", evidence.tuned, evidence.recipe),
+        "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, moments, plan),
+        "data": data_facts(evidence.manifest),
+        "environment": environment(),
+        "config": dict(config),
+        "timings": timings(run),
+        "notes": [
+            f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
+            "baseline; models of the same structure share one measurement.",
+            "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
+            "was; budget-r64-d2 has no more bytes, and those ranks with the least predicted change of the "
+            "logit.",
+            "Linear layers and tables were compressed at once, and there was one round of fine-tuning, with "
+            "the recipe of the second round of a compression without --sweep.",
+        ],
+    }
+    if evidence.baseline.histories:
+        content["training"] = training_points(evidence.baseline, evidence.manifest)
+    report.write_report(content, folder)
+
+
+def _reason(evidence: SweepEvidence) -> str:
+    """Why this one ships."""
+    histories = evidence.tuned.histories
+    own, control = histories[evidence.shipped].best, histories["control"].best
+    difference = own.validation_auc - control.validation_auc
+    why = (
+        "the smallest that was fine-tuned and is as good as the control on the validation split"
+        if difference >= -NO_LOSS
+        else "of those that were fine-tuned the best on the validation split; none is as good as the control"
+    )
+    history = summary(histories[evidence.shipped])
+    return f"{why} (AUC {difference:+.4f}); kept {history['kept']}: {history['reason']}"
+
+
+def points(scored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points as the report shows them, each with whether none beats it (SVD apart)."""
+    ours = [point for point in scored if point["method"] in ("baseline", "afm", BUDGET)]
+    front = {ours[index]["name"] for index in front_of(ours)}
+    left_out = ("plan", "validation_log_loss")
+    return [
+        {
+            **{key: value for key, value in point.items() if key not in left_out},
+            "front": point["name"] in front,
+        }
+        for point in scored
+    ]

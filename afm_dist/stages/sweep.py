@@ -152,7 +152,7 @@ def try_ranks(
     return run.stage(
         "sweep",
         work,
-        config={key: value for key, value in asdict(sweep).items() if key != "ratios"},
+        config=storage.plain({key: value for key, value in asdict(sweep).items() if key != "ratios"}),
         inputs=[data, baseline.stage, statistics],
     )
 

@@ -121,6 +121,28 @@ def candidate(name: str, round_: str, curve: list[dict]) -> dict:
     }
 
 
+def sweep() -> list[dict]:
+    def auc(method: str, rank: int | None, dim: int | None) -> float:
+        lost = {"afm": 0.01, "svd": 0.03, "baseline": 0}[method]
+        return round(0.8016 - lost / (dim or 99) ** 2 - lost / (rank or 1e9), 4)
+
+    def point(method: str, rank: int | None, dim: int | None, *, front: bool, name: str = "") -> dict:
+        ranks = {**({"mlp.2": rank, "mlp.4": rank} if rank else {}), **({"embedding": dim} if dim else {})}
+        size = 4 * 34_000_000 * (dim or DIMENSION) + 4000 * (rank or 200)
+        score = auc(method, rank, dim)
+        return {"name": name or f"{method}-r{rank or 'full'}-d{dim or 'full'}", "method": method,
+                "ranks": ranks, "bytes": size, "parameters": size // 4, "validation_auc": score + 0.0004,
+                "auc": score, "log_loss": 0.45, "front": front}  # fmt: skip
+
+    grid = [(rank, dim) for rank in (32, 64, None) for dim in (1, 2, 4, None) if rank or dim]
+    return [
+        point("baseline", None, None, front=True, name="baseline"),
+        *(point("afm", rank, dim, front=rank == 32) for rank, dim in grid),
+        *(point("svd", rank, dim, front=False) for rank, dim in grid),
+        {**point("afm", 64, 2, front=True, name="budget-r64-d2"), "method": "budget", "auc": 0.8},
+    ]
+
+
 def example_report() -> dict[str, Any]:
     """A fresh copy of the whole example."""
     return {
@@ -158,6 +180,7 @@ def example_report() -> dict[str, Any]:
                 ("shifted", "before-finetune", 0.8014), ("shifted", "after-finetune", 0.8031),
             )
         ],
+        "sweep": sweep(),
         "tables": [
             {"field": f"C{f}", "rows": n, "bytes_before": 4 * n * DIMENSION,
              "bytes_after": 4 * n * (2 if f != 12 else 4), "kept_energy": 0.97}

@@ -73,7 +73,7 @@ def test_figures_and_tables_can_be_read_aloud(example):
     page, _, _ = example
 
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(figures) == 9
+    assert len(figures) == 10
     assert all(figure["role"] == "img" and len(figure["aria-label"]) > 20 for figure in figures)
     assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
 
@@ -92,6 +92,7 @@ def test_hostile_names_are_text(tmp_path):
     report["data"].update(name=HOSTILE, splits={HOSTILE: {"rows": 3}}, fields={HOSTILE: 1})
     report["environment"] = report["config"] = {HOSTILE: HOSTILE}
     report["timings"][0]["stage"] = HOSTILE
+    report["sweep"][1].update(name=HOSTILE, ranks={HOSTILE: 2})
     report["notes"] = [HOSTILE]
 
     page, html, markdown = _write(tmp_path, report)

@@ -1,0 +1,170 @@
+"""A sweep: every rank scored without writing models, and the choice of a few."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afm_dist import storage
+from afm_dist.checkpoint import from_pretrained, load_config, size_on_disk
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import OptionError, StageError
+from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.stages import sweep as stage
+from afm_dist.stages.sweep import (
+    POINTS,
+    Sweep,
+    choose,
+    parse_numbers,
+    rewrite_chosen,
+    try_ranks,
+    worth_shipping,
+)
+from afm_dist.stages.sweep_report import points
+from afm_dist.stages.training import Models
+from afm_dist.training.history import History, Point
+from tests.small_dataset import write_dataset
+from tests.stages.bench import HYPER, Bench
+
+SMALL = Sweep(linear_ranks=(2, 6), embedding_dims=(1, 2), ratios=(1.2,))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("sweep")
+    return Bench("deepfm", write_dataset(folder / "data"), folder, HYPER)
+
+
+def tried(bench: Bench) -> Any:
+    return try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, SMALL)
+
+
+@pytest.mark.ray
+def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) -> None:
+    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
+    uniform = [f"{method}-r{rank}-d{dim}" for method in ("afm", "svd") for rank in (2, 6, "full")
+               for dim in (1, 2, "full") if (rank, dim) != ("full", "full")]  # fmt: skip
+    assert [name for name in found if not name.startswith("budget")] == ["baseline", *uniform]
+
+    written = rewrite_chosen(bench.run, bench.baseline, tried(bench), SMALL)
+
+    ((name, checkpoint),) = written.checkpoints.items()
+    scored = score_shards(from_pretrained(checkpoint), bench.dataset, bench.dataset.shards("test"))
+    assert found[name]["auc"] == pytest.approx(Quality.of(scored, "test").auc, abs=1e-9)
+    # Without the plan itself, of some hundred bytes.
+    assert found[name]["bytes"] <= size_on_disk(checkpoint) <= found[name]["bytes"] + 2048
+
+
+@pytest.mark.ray
+def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> None:
+    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
+    budgeted = {name: point for name, point in found.items() if point["method"] == "budget"}
+    assert budgeted
+    for name, point in budgeted.items():
+        assert point["bytes"] <= found[name.replace("budget", "afm")]["bytes"]
+
+
+@pytest.mark.ray
+def test_an_interrupted_sweep_scores_nothing_twice(
+    dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    scored: list[str] = []
+    real = stage.score_split
+
+    def interrupted(*args: Any, name: str, **options: Any) -> Quality:
+        if len(scored) == 9:
+            raise KeyboardInterrupt
+        scored.append(name)
+        return real(*args, name=name, **options)
+
+    monkeypatch.setattr(stage, "score_split", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tried(bench)
+    committed = scored[:8]
+    scored.clear()
+    monkeypatch.setattr(
+        stage, "score_split", lambda *a, name, **o: (scored.append(name), real(*a, name=name, **o))[1]
+    )
+
+    names = [point["name"] for point in storage.read_json(tried(bench).file(POINTS))]
+
+    assert not set(scored) & set(committed)
+    assert set(scored) | set(committed) == set(names)
+
+
+def point(name: str, size: int, auc: float) -> dict[str, Any]:
+    return {"name": name, "method": name.partition("-")[0], "bytes": size, "validation_auc": auc, "auc": 0.5}
+
+
+BASELINE = point("baseline", 1000, 0.8)
+
+
+def test_of_each_size_the_best_on_validation_is_chosen() -> None:
+    tried = [
+        BASELINE,
+        point("afm-a", 400, 0.7),
+        point("afm-b", 200, 0.75),
+        point("budget-b", 190, 0.76),
+        point("svd-b", 100, 0.79),
+        point("afm-c", 90, 0.6),
+    ]
+    assert list(choose(tried, [10, 2, 2.4])) == ["budget-b", "afm-c"]
+
+
+def test_a_size_that_no_model_has_is_left_out_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(choose([BASELINE, point("afm-a", 400, 0.7)], [2, 3])) == ["afm-a"]
+    assert "--sweep-ratios 3: no model" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(StageError, match="nothing to fine-tune"):
+        choose([BASELINE, point("afm-a", 400, 0.7)], [3])
+
+
+def test_the_front_of_the_report_leaves_out_svd() -> None:
+    tried = [BASELINE, point("afm-a", 400, 0.7), point("svd-a", 300, 0.79), point("budget-a", 400, 0.6)]
+    shown = points([{**one, "plan": {}, "validation_log_loss": 0.1} for one in tried])
+    assert [one["name"] for one in shown if one["front"]] == ["baseline", "afm-a"]
+    assert all("plan" not in one for one in shown)
+
+
+def tuned(folder: Path, sizes: dict[str, int], scores: dict[str, float]) -> Models:
+    checkpoints = {}
+    for name, size in sizes.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+        (folder / name / "model.safetensors").write_bytes(b" " * size)
+        checkpoints[name] = str(folder / name)
+    histories = {
+        name: History(curve=[Point(0, 0, None, score, 0.5)], kept_step=0, finished=True)
+        for name, score in scores.items()
+    }
+    return Models(stage=None, checkpoints=checkpoints, histories=histories)
+
+
+def test_the_smallest_model_without_loss_ships_or_else_the_best(tmp_path: Path) -> None:
+    sizes = {"large": 30, "small": 20, "tiny": 10}
+    scores = {"control": 0.8, "large": 0.81, "small": 0.7999, "tiny": 0.7}
+    models = tuned(tmp_path, sizes, scores)
+    assert worth_shipping(models, models) == "small"
+    worse = {**scores, "large": 0.79, "small": 0.795}
+    models = Models(stage=None, checkpoints=models.checkpoints, histories={
+        name: History(curve=[Point(0, 0, None, score, 0.5)], kept_step=0) for name, score in worse.items()
+    })  # fmt: skip
+    assert worth_shipping(models, models) == "small"
+
+
+def test_ranks_that_a_model_cannot_have_are_refused_by_option(bench: Bench) -> None:
+    config = load_config(bench.baseline.checkpoints["baseline"])
+    assert Sweep().of(config).linear_ranks == [1, 2]
+    assert Sweep().of(config).embedding_dims == [1, 2]
+    with pytest.raises(OptionError, match=r"--sweep-ranks 9: the ranks lie in 1\.\.8"):
+        Sweep(linear_ranks=(2, 9)).of(config)
+    with pytest.raises(OptionError, match=r"--sweep-dims 5: the dimensions lie in 1\.\.4"):
+        Sweep(embedding_dims=(5,)).of(config)
+
+
+@pytest.mark.parametrize("value", ["", "1;2", "0", "2,-1", "nan", "inf", "1,,2"])
+def test_what_is_no_list_of_numbers_is_refused_by_option(value: str) -> None:
+    with pytest.raises(OptionError, match="--sweep-ratios"):
+        parse_numbers("--sweep-ratios", value)

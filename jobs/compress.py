@@ -3,21 +3,24 @@
 python jobs/compress.py                                                   # the demo
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --sweep
+python jobs/compress.py --data DATA --model dcnv2 --output RUN --seeds 0,1,2
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from afm_dist import console
-from afm_dist.runs import Run
+from afm_dist import console, storage
+from afm_dist.runs import Run, Stage
 from afm_dist.training.recipe import Preset, Recipe, check_checkpoint_minutes, preset
 from jobs.compress_options import (
     DEMO_OUTPUT,
     Compress,
     baseline_recipe,
     check,
+    parse_seeds,
     policies,
     recipes,
     sweep_of,
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from afm_dist.checkpoint import ModelConfig
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.planning.capacity import Plan
-    from afm_dist.runs import Stage
     from afm_dist.stages.sweep import Sweep
     from afm_dist.stages.training import Models
     from data_prep.protocol import Protocol
@@ -36,8 +38,16 @@ DEMO_SHARD_ROWS = 20_000
 
 
 def main(config: Compress) -> None:
-    """The paper's algorithm, stage by stage."""
+    """Run the job, for one seed or several."""
     check(config)
+    if config.seeds is None:
+        compress(config)
+    else:
+        compress_seeds(config, parse_seeds(config.seeds))
+
+
+def compress(config: Compress) -> None:
+    """The paper's algorithm, stage by stage."""
     console.say(f"afm-dist compress: {config.data or f'a synthetic log of {config.demo_rows:,} rows'}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
@@ -177,6 +187,32 @@ def main(config: Compress) -> None:
         config=asdict(config),
     )
     reporting.say_result(run, report, shipped)
+
+
+def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
+    """A run for each seed, and what they amount to."""
+    from afm_dist import report
+
+    output = config.output or DEMO_OUTPUT
+    folders = {seed: storage.join(output, f"seed-{seed}") for seed in seeds}
+    for seed, folder in folders.items():
+        console.say(f"seed {seed}:")
+        compress(replace(config, seed=seed, seeds=None, output=folder))
+    if config.dry_run:
+        return
+    run = Run(output, job="compress", config=asdict(config), resume=config.resume)
+    reports = {seed: storage.join(folder, "report", "report.json") for seed, folder in folders.items()}
+    made = [
+        Stage.external(f"seed-{seed}", location, storage.file_sha256(location))
+        for seed, location in reports.items()
+    ]
+    content = report.over_seeds(
+        {seed: report.validated(storage.read_json(location)) for seed, location in reports.items()}
+    )
+    written = run.stage("report", lambda folder: report.write_seeds_report(content, folder), inputs=made)
+    console.out.print(report.seeds_table(content))
+    console.say(report.sentence(content))
+    console.say(f"report:     {written.file('report.html')}")
 
 
 def sweep(

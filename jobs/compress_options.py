@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +81,9 @@ class Compress:
     """Rows of a batch in both rounds, over all workers."""
     seed: int = 0
     """Of initialisation, row order, dropout and the synthetic log."""
+    seeds: str | None = None
+    """Instead of --seed: several, e.g. 0,1,2. Each is a run of its own in OUTPUT/seed-N; OUTPUT/report has
+    mean ± deviation, and says which differences are within noise."""
     precision: Precision | None = None
     """Of the products in the dense part in training; bfloat16 where the processor or GPU has it."""
     compile: bool = False
@@ -130,6 +134,12 @@ def check(config: Compress) -> None:
         raise OptionError(f"{' and '.join(given)} exclude each other: a budget chooses all ranks itself")
     if config.sweep and given:
         raise OptionError(f"--sweep and {given[0]} exclude each other: a sweep tries many ranks")
+    if config.seeds is not None:
+        parse_seeds(config.seeds)
+        if config.sweep:
+            raise OptionError("--seeds and --sweep exclude each other: a seed each may choose other ranks")
+        if config.seed != Compress.seed:
+            raise OptionError("--seeds and --seed exclude each other: give one")
     if config.sweep and config.ablation == "on":
         raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
     if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
@@ -175,13 +185,40 @@ def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
     return mlp, FixedRank(rank=dim)
 
 
+def parse_numbers(option: str, value: str, kind: Callable[[str], float] = float) -> list[Any]:
+    """Numbers between commas.
+
+    Raises:
+        OptionError: something else is between them, or a number is not positive and finite.
+    """
+    try:
+        numbers = [kind(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise OptionError(f"{option} {value!r}: positive numbers between commas are needed, e.g. 2,4,8")
+    return numbers
+
+
+def parse_seeds(value: str) -> list[int]:
+    """Different whole numbers between commas, two or more.
+
+    Raises:
+        OptionError: they are not.
+    """
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) < 2 or len({*map(str.lower, parts)}) < len(parts) or not all(p.isdecimal() for p in parts):
+        raise OptionError(f"--seeds {value!r}: two or more different seeds between commas, e.g. 0,1,2")
+    return [int(part) for part in parts]
+
+
 def sweep_of(config: Compress) -> Sweep:
     """What a sweep tries.
 
     Raises:
         OptionError: what is no list of numbers.
     """
-    from afm_dist.stages.sweep import Sweep, parse_numbers
+    from afm_dist.stages.sweep import Sweep
 
     given: dict[str, Any] = {}
     if config.sweep_ranks is not None:

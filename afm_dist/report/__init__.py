@@ -8,10 +8,20 @@ from typing import Any
 from afm_dist import storage
 from afm_dist.report.markdown import markdown
 from afm_dist.report.schema import Report
+from afm_dist.report.seeds import over_seeds, seeds_table, sentence, write_seeds_report
 from afm_dist.report.table import table
 from afm_dist.report.validate import validated
 
-__all__ = ["Report", "table", "validated", "write_report"]
+__all__ = [
+    "Report",
+    "over_seeds",
+    "seeds_table",
+    "sentence",
+    "table",
+    "validated",
+    "write_report",
+    "write_seeds_report",
+]
 
 
 def write_report(report: Mapping[str, Any], output: str) -> str:

@@ -33,7 +33,7 @@ def plain(value: object) -> str:
     return " ".join(escaped.translate(SPECIAL).split())
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     """A table whose first ``left`` columns are text and the others numbers."""
     rule = ["---" if index < left else "--:" for index in range(len(columns))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
@@ -83,7 +83,7 @@ def _results(report: Report) -> str:
         "fine-tuning (none: the baseline itself). MB are 10⁶ bytes; “Faster” is throughput over the "
         "baseline's, “Range” its smallest and largest measurement."
     )
-    return f"## Results\n\n{_table(columns, body, 2)}\n\n{explanation}"
+    return f"## Results\n\n{markdown_table(columns, body, 2)}\n\n{explanation}"
 
 
 def _ranks(report: Report) -> str:
@@ -99,7 +99,7 @@ def _ranks(report: Report) -> str:
         ]
         for layer in layers
     ]
-    table = _table(["Layer", "Method", "Rank", "Variance kept"], body, 2)
+    table = markdown_table(["Layer", "Method", "Rank", "Variance kept"], body, 2)
     if len(body) > 12:
         table = f"<details><summary>{len(body)} layers and tables</summary>\n\n{table}\n\n</details>"
     return (
@@ -124,7 +124,7 @@ def _finetuning(report: Report) -> str:
             ]
         )
     columns = ["Candidate", "Kept", "Why", "Step", "Validation AUC"]
-    return f"## What was kept\n\n{_table(columns, body, 3)}"
+    return f"## What was kept\n\n{markdown_table(columns, body, 3)}"
 
 
 def _notes(report: Report) -> str:

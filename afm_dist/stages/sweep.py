@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -292,18 +291,3 @@ def worth_shipping(tuned: Models, chosen: Models) -> str:
     if good:
         return min(good, key=lambda name: sizes[name])
     return max(scores, key=lambda name: (scores[name], -sizes[name]))
-
-
-def parse_numbers(option: str, value: str, kind: Callable[[str], float] = float) -> list[Any]:
-    """Numbers between commas.
-
-    Raises:
-        OptionError: something else is between them, or a number is not positive and finite.
-    """
-    try:
-        numbers = [kind(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise OptionError(f"{option} {value!r}: positive numbers between commas are needed, e.g. 2,4,8")
-    return numbers

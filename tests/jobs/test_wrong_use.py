@@ -67,6 +67,8 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--sweep", "--mlp-rank", "4"], "--sweep and --mlp-rank exclude each other"),
         (["--sweep", "--sweep-ranks", "4,401"], "--sweep-ranks 401"),
         (["--sweep", "--sweep-dims", "few"], "--sweep-dims 'few'"),
+        (["--seeds", "0,0"], "--seeds '0,0'"),
+        (["--seeds", "1"], "two or more different seeds"),
         (["--checkpoint", "somewhere"], "--data"),
         (["--data", "somewhere"], "--output"),
         (["--preset", "afm-crito"], "afm-criteo"),

@@ -17,7 +17,6 @@ from afm_dist.stages.sweep import (
     POINTS,
     Sweep,
     choose,
-    parse_numbers,
     rewrite_chosen,
     try_ranks,
     worth_shipping,
@@ -25,6 +24,7 @@ from afm_dist.stages.sweep import (
 from afm_dist.stages.sweep_report import points
 from afm_dist.stages.training import Models
 from afm_dist.training.history import History, Point
+from jobs.compress_options import parse_numbers
 from tests.small_dataset import write_dataset
 from tests.stages.bench import HYPER, Bench
 

@@ -1,0 +1,33 @@
+"""The paired test over seeds, beside SciPy's."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afm_dist.evaluation.paired import paired, student_p
+
+stats = pytest.importorskip("scipy.stats")
+
+
+@given(st.floats(-50, 50), st.integers(1, 40))
+def test_p_is_that_of_student_s_distribution(t: float, degrees: int) -> None:
+    assert student_p(t, degrees) == pytest.approx(2 * stats.t.sf(abs(t), degrees), abs=1e-12)
+
+
+@given(
+    st.lists(st.floats(-1, 1).map(lambda x: round(x, 6)), min_size=2, max_size=9).filter(
+        lambda x: len(set(x)) > 1
+    )
+)
+def test_paired_test_agrees_with_scipy(differences: list[float]) -> None:
+    found = paired(differences)
+    assert found.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=1e-9)
+
+
+def test_equal_seeds_differ_certainly_or_not_at_all() -> None:
+    assert paired([0.0, 0.0]).noise
+    assert not paired([0.1, 0.1, 0.1]).noise
+    with pytest.raises(ValueError, match="two differences"):
+        paired([0.1])

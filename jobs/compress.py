@@ -83,7 +83,8 @@ def main(config: Compress) -> None:
     )
 
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
-    # of fine-tuning. The control is the uncompressed model with the same round.
+    # of fine-tuning. The control is the uncompressed model with the same round; who learns from soft
+    # labels learns from it as it enters the round.
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
     ranks = None
     if config.budgeted:
@@ -107,6 +108,7 @@ def main(config: Compress) -> None:
         inputs=[baseline.stage, low_rank.stage],
         recipe=first,
         workers=config.workers,
+        teacher=baseline.checkpoints["baseline"],
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )
@@ -128,6 +130,7 @@ def main(config: Compress) -> None:
         inputs=[tuned.stage, narrow.stage],
         recipe=second,
         workers=config.workers,
+        teacher=tuned.checkpoints["control-mlp"],
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )

@@ -8,6 +8,7 @@ control are fine-tuned in every way from where its second round began, and a Mar
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -51,6 +52,11 @@ class Way:
     changes: Mapping[str, Any] = field(default_factory=dict)
     drawn_anew: bool = False
 
+    @property
+    def slug(self) -> str:
+        """The name as part of a path."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
     def recipe(self, default: Recipe) -> Recipe:
         """The default one with the changes."""
         return default.using(learning_rate=default.learning_rate / self.slower, **self.changes)
@@ -65,6 +71,7 @@ WAYS = (
     Way("distilled, w 0.5, T 1", changes={"distill_weight": 0.5}),
     Way("distilled, w 0.5, T 2", changes={"distill_weight": 0.5, "distill_temperature": 2.0}),
     Way("averaged, distilled, w 0.5, T 1", changes={"average": True, "distill_weight": 0.5}),
+    Way("frozen tables, distilled, w 0.5, T 1", changes={"trained": "dense", "distill_weight": 0.5}),
     Way("tables drawn anew", drawn_anew=True),
 )
 
@@ -158,11 +165,11 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
         place = storage.join(folder, key[:16])
         candidates = {
             (name, way.name): Candidate(
-                name=f"{name}-{WAYS.index(way)}",
+                name=f"{name}-{way.slug}",
                 source=_drawn_anew(source, storage.join(place, f"{name}-initial"), seed)
                 if way.drawn_anew
                 else source,
-                output=storage.join(place, f"{name}-{WAYS.index(way)}"),
+                output=storage.join(place, f"{name}-{way.slug}"),
                 teacher=start.teacher,
             )
             for way in ways

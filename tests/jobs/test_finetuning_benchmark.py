@@ -81,6 +81,7 @@ def test_every_way_changes_the_recipe_in_what_its_name_says() -> None:
     assert recipes["default"] == recipes["tables drawn anew"] == default
     assert recipes["smaller steps (1/3)"] == replace(default, learning_rate=3e-4 / 3)
     assert recipes["frozen tables"] == replace(default, trained="dense")
+    assert len({way.slug for way in WAYS}) == len(WAYS)
     assert recipes["distilled, w 0.5, T 2"] == replace(default, distill_weight=0.5, distill_temperature=2)
 
 

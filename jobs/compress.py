@@ -106,7 +106,8 @@ def compress(config: Compress) -> None:
     )
 
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
-    # of fine-tuning. The control is the uncompressed model with the same round.
+    # of fine-tuning. The control is the uncompressed model with the same round; who learns from soft
+    # labels learns from it as it enters the round.
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
     if asked is not None:
         sweep(run, config, data, manifest, baseline, linear_moments, asked, second, title)
@@ -133,6 +134,7 @@ def compress(config: Compress) -> None:
         inputs=[baseline.stage, low_rank.stage],
         recipe=first,
         workers=config.workers,
+        teacher=baseline.checkpoints["baseline"],
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )
@@ -154,6 +156,7 @@ def compress(config: Compress) -> None:
         inputs=[tuned.stage, narrow.stage],
         recipe=second,
         workers=config.workers,
+        teacher=tuned.checkpoints["control-mlp"],
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )
@@ -240,6 +243,7 @@ def sweep(
         inputs=[baseline.stage, chosen.stage],
         recipe=recipe,
         workers=config.workers,
+        teacher=baseline.checkpoints["baseline"],
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )

@@ -14,7 +14,7 @@ from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume
-from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe
+from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained
 
 if TYPE_CHECKING:
     from afm_dist.compression.ranks import Policy
@@ -79,6 +79,20 @@ class Compress:
     """Adam's learning rate in both rounds."""
     finetune_batch_size: int | None = None
     """Rows of a batch in both rounds, over all workers."""
+    finetune_weights: Trained | None = None
+    """Which weights both rounds train: all, dense (the tables are frozen), or factors (only what
+    compression made; of the uncompressed control all dense weights)."""
+    finetune_average: bool = False
+    """Score and keep the average of the weights at the evaluations so far, instead of the last ones."""
+    finetune_patience: int | None = None
+    """End a round after so many evaluations (four an epoch, in the default preset) without a better
+    validation AUC."""
+    distill: float | None = None
+    """Weight, below 1, of the uncompressed model's predictions in the loss of both rounds, beside the
+    labels; e.g. 0.5."""
+    distill_temperature: float | None = None
+    """By which the logits are divided where they are compared with the uncompressed model's; 1 by default,
+    more softens them."""
     seed: int = 0
     """Of initialisation, row order, dropout and the synthetic log."""
     seeds: str | None = None
@@ -152,6 +166,14 @@ def check(config: Compress) -> None:
         )
     if not 0 <= config.kappa < math.inf:
         raise OptionError(f"--kappa {config.kappa}: a number of standard deviations, 0 or more; try 2")
+    if config.distill is not None and not 0 <= config.distill < 1:
+        raise OptionError(f"--distill {config.distill}: a share of the loss lies in [0, 1); try 0.5")
+    if config.distill_temperature is not None and not 0 < config.distill_temperature < math.inf:
+        raise OptionError(
+            f"--distill-temperature {config.distill_temperature}: must be positive and finite; try 2"
+        )
+    if config.finetune_patience is not None and config.finetune_patience < 1:
+        raise OptionError(f"--finetune-patience {config.finetune_patience}: at least 1 evaluation; try 2")
     if config.demo_rows < MIN_DEMO_ROWS:
         raise OptionError(f"--demo-rows {config.demo_rows}: at least {MIN_DEMO_ROWS} rows are needed")
     for option, ignored, because in (
@@ -167,6 +189,11 @@ def check(config: Compress) -> None:
             for name in ("ranks", "dims", "ratios")
         ),
         ("--stream-check", config.sweep and config.stream_check, "--sweep is given"),
+        (
+            "--distill-temperature",
+            config.distill_temperature is not None and not config.distill,
+            "nothing is distilled without --distill",
+        ),
     ):
         if ignored:
             console.warn(f"{option} is ignored: {because}")
@@ -245,6 +272,11 @@ def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
         "epochs": config.finetune_epochs,
         "learning_rate": config.finetune_learning_rate,
         "batch_size": config.finetune_batch_size,
+        "trained": config.finetune_weights,
+        "average": config.finetune_average or None,
+        "patience": config.finetune_patience,
+        "distill_weight": config.distill,
+        "distill_temperature": config.distill_temperature,
         **_ways(config),
     }
     return chosen.finetune_mlp.using(**changes), chosen.finetune_embedding.using(**changes)

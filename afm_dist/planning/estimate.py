@@ -45,9 +45,10 @@ CUDA_PROCESS_BYTES = 2 << 30
 # Ray's own processes beside the driver of a training: its controller and agents.
 RAY_BYTES = 700 << 20
 # A training worker holds weights and two moments, and writes them out through a copy; of tables with
-# row-wise Adagrad it holds no moments.
+# row-wise Adagrad, or frozen ones, it holds no moments. An average is held and written out too.
 TRAINING_COPIES = 6
 ADAGRAD_COPIES = 2
+AVERAGE_COPIES = 2
 # A rewrite holds the source, the result and its file.
 REWRITING_COPIES = 3
 # Weights, two moments and gradients.
@@ -149,7 +150,8 @@ class Costs:
         batch = max(
             self.training.memory(-(-recipe.batch_size // workers)), self.inference.memory(SCORING_ROWS)
         )
-        work = rows * (self.training.seconds + UPDATING_SECONDS)
+        teaching = self.inference.seconds if recipe.distill_weight else 0.0
+        work = rows * (self.training.seconds + UPDATING_SECONDS + teaching)
         work += watched * (self.inference.seconds + READING_SECONDS)
         steps = -(-rows // recipe.batch_size)
         seconds = None
@@ -159,8 +161,11 @@ class Costs:
                 sent = 2 * self.dense + recipe.batch_size * self.looked_up
                 seconds += steps * (EXCHANGE_S + sent / NETWORK_BYTES_PER_SECOND)
         fewer = (TRAINING_COPIES - ADAGRAD_COPIES) * (self.bytes - self.dense)
-        adagrad = recipe.table_optimizer == "adagrad"
-        state = TRAINING_COPIES * self.bytes - (fewer if adagrad else 0) + batch
+        without_moments = recipe.table_optimizer == "adagrad" or recipe.trained != "all"
+        averaged = self.bytes if recipe.trained == "all" else self.dense
+        teacher = self.bytes if recipe.distill_weight else 0
+        state = TRAINING_COPIES * self.bytes - (fewer if without_moments else 0) + batch + teacher
+        state += AVERAGE_COPIES * averaged if recipe.average else 0
         rows_held = min(WINDOW_ROWS, rows) * self._row_bytes + 2 * self._shard_bytes("train")
         on_gpu = self.tasks.device != "cpu"
         return Estimate(
@@ -169,7 +174,9 @@ class Costs:
             rows=rows + watched,
             # On a GPU too the state passes through memory when it is read and written.
             memory=self._process + state + rows_held,
-            gpu=GPU_COPIES * self.bytes + batch if on_gpu else 0,
+            gpu=GPU_COPIES * self.bytes + batch + teacher + (averaged if recipe.average else 0)
+            if on_gpu
+            else 0,
             driver=PROCESS_BYTES + RAY_BYTES + REWRITING_COPIES * self.bytes,
             disk=(models + 4) * self.bytes,
             seconds=seconds,

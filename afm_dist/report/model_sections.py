@@ -173,7 +173,7 @@ def _kept_grid(candidates: list[FineTuning]) -> Grid:
                     plain(one.get("reason", "")),
                     plain(text.count(one["kept_step"])),
                     plain(text.score(kept["validation_auc"])),
-                    *(plain(recipe.get(key, text.NONE)) for key in keys),
+                    *(_setting(recipe.get(key, text.NONE)) for key in keys),
                 ]
             )
         )
@@ -184,6 +184,10 @@ def _kept_grid(candidates: list[FineTuning]) -> Grid:
         words=(0, 1, 2),
         groups=[("", lines)],
     )
+
+
+def _setting(value: object) -> Html:
+    return plain(("no", "yes")[value] if isinstance(value, bool) else value)
 
 
 def relu_modes(report: Report) -> Html:

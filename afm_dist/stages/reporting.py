@@ -25,9 +25,14 @@ from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.wording import in_words
 
 FLOAT_BYTES = 4
 SHARES = (0.9, 0.95, 0.99)
+RECIPE_KEYS = (
+    *("learning_rate", "batch_size", "epochs", "dropout", "l2", "patience"),
+    *("trained", "average", "distill_weight", "distill_temperature"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +177,22 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             "baseline; models of the same structure share one measurement.",
             "The SVD rows have the ranks, the ReLU mode and the fine-tuning of the AFM rows; only the "
             "factors differ.",
+            _finetuning_note(evidence),
             *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
         ],
     }
     if evidence.baseline.histories:
         content["training"] = training_points(evidence.baseline, evidence.manifest)
     return content
+
+
+def _finetuning_note(evidence: Evidence) -> str:
+    return (
+        f"Fine-tuning after the MLP: {in_words(evidence.linear_recipe)}. After the tables: "
+        f"{in_words(evidence.table_recipe)}. In both, what is kept of each model, the control included, is "
+        "the state with the best validation AUC; the one before fine-tuning competes, so by validation "
+        "fine-tuning is never worse than none."
+    )
 
 
 def _budget_note(ranks: Ranks) -> str:
@@ -259,11 +274,7 @@ def curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, An
             "round": round_name,
             "kept_step": history.kept_step,
             **summary(history),
-            "recipe": {
-                key: value
-                for key, value in asdict(recipe).items()
-                if key in ("learning_rate", "batch_size", "epochs", "dropout", "l2")
-            },
+            "recipe": {key: value for key, value in asdict(recipe).items() if key in RECIPE_KEYS},
             "curve": [asdict(point) for point in history.curve],
         }
         for name, history in models.histories.items()

@@ -21,6 +21,7 @@ from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.training.history import summary
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.wording import in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,9 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
             "was; budget-r64-d2 has no more bytes, and those ranks with the least predicted change of the "
             "logit.",
-            "Linear layers and tables were compressed at once, and there was one round of fine-tuning, with "
-            "the recipe of the second round of a compression without --sweep.",
+            "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
+            f"the second round of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
+            "the state with the best validation AUC, the one before fine-tuning included.",
         ],
     }
     if evidence.baseline.histories:

@@ -120,6 +120,7 @@ def finetune(
     inputs: Sequence[Stage],
     recipe: Recipe,
     workers: int,
+    teacher: str | None = None,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     options: ResourceOptions = AUTOMATIC,
 ) -> Models:
@@ -137,13 +138,15 @@ def finetune(
         inputs: The stages that made them.
         recipe: The same for all.
         workers: Data-parallel workers.
+        teacher: Checkpoint of the uncompressed model as it enters the round, made by one of the
+            ``inputs``: what all of them, the control included, learn from where the recipe distils.
         checkpoint_minutes: After so long without an evaluation a checkpoint is taken.
         options: What they are given of the cluster.
     """
 
     def candidates(folder: str) -> list[Candidate]:
         return [
-            Candidate(name=key, source=source, output=storage.join(folder, key))
+            Candidate(name=key, source=source, output=storage.join(folder, key), teacher=teacher)
             for key, source in sources.items()
         ]
 

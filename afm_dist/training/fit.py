@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from afm_dist import console, storage
-from afm_dist.checkpoint import size_on_disk
+from afm_dist.checkpoint import check_schema, load_config, size_on_disk
 from afm_dist.cluster import ensure_ray, training_resources
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
@@ -64,12 +64,14 @@ def fit(
         By candidate name.
 
     Raises:
-        OptionError: more workers than fit on the nodes, or a time that is none.
-        DataError: what a worker found wrong with its data.
+        OptionError: more workers than fit on the nodes, a time that is none, or a recipe that distils
+            without a teacher.
+        DataError: what a worker found wrong with its data, or a teacher of another schema.
         StageError: training failed beyond its restarts.
     """
     check_checkpoint_minutes(checkpoint_minutes)
     manifest.shards("validation")
+    _check_teachers(candidates, manifest, recipe)
     folder = storage.absolute(folder)
     rows = rows_seen(total_steps(recipe, manifest), recipe, manifest)
     failures = 0
@@ -106,6 +108,25 @@ def fit(
     return {
         candidate.name: History.from_json(storage.read_json(candidate.history)) for candidate in candidates
     }
+
+
+def _check_teachers(candidates: Sequence[Candidate], manifest: Manifest, recipe: Recipe) -> None:
+    """Refuse soft labels that nobody gives, or that are of other fields.
+
+    Raises:
+        OptionError: a candidate has no teacher.
+        DataError: a teacher was trained on another schema.
+    """
+    if recipe.distill_weight == 0:
+        return
+    for candidate in candidates:
+        if candidate.teacher is None:
+            raise OptionError(
+                f"distill weight {recipe.distill_weight}: {candidate.name} has no teacher; give it the "
+                "checkpoint of the uncompressed model"
+            )
+    for teacher in {candidate.teacher for candidate in candidates if candidate.teacher is not None}:
+        check_schema(load_config(teacher), manifest, checkpoint=teacher)
 
 
 def _try_again(error: Exception, failures: int, emit: Emit) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 @dataclass
 class Point:
-    """One evaluation on the validation split; step 0 is before the first step."""
+    """One evaluation on the validation split; step 0 is before the first step.
+
+    Attributes:
+        step: Steps done.
+        rows: Rows of all batches before.
+        train_loss: Mean log loss against the labels of the batches since the last evaluation, each
+            before its update; without L2 and soft labels. None before the first step.
+        validation_auc: Of the weights that would be kept: their average, where they are averaged.
+        validation_log_loss: The same, in nats per row.
+    """
 
     step: int
     rows: int
@@ -37,6 +46,11 @@ class History:
     def best(self) -> Point:
         """The evaluation of the kept weights."""
         return next(point for point in self.curve if point.step == self.kept_step)
+
+    @property
+    def scored_states(self) -> int:
+        """Evaluations after the first step."""
+        return sum(point.step > 0 for point in self.curve)
 
     @property
     def setbacks(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,10 @@ from afm_dist.dataset.order import TrainingOrder
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.evaluation.scored_rows import ScoredRows
+from afm_dist.training.averaging import WeightAverage
+from afm_dist.training.distillation import Teacher
 from afm_dist.training.forward import Forward
+from afm_dist.training.freezing import freeze_
 from afm_dist.training.gradients import Step, clip, sum_over_workers, sum_rows_of_tables
 from afm_dist.training.history import History, Point
 from afm_dist.training.optimizer import SplitOptimizer, sparse_weights
@@ -75,6 +79,7 @@ def train(
     save: Callable[[State], None],
     checkpoint_due: Callable[[], bool],
     progress: Callable[[int], None],
+    teacher: nn.Module | None = None,
 ) -> History:
     """Train a model in place, on the device on which its weights are.
 
@@ -90,6 +95,8 @@ def train(
             asked for a checkpoint. The state is valid until it returns.
         checkpoint_due: Asked before each step. When it says so does not change the result.
         progress: Called with the rows of each global batch.
+        teacher: For a recipe with a ``distill_weight``: called in eval mode, on the same device. None:
+            the labels are all that is learned from.
 
     Returns:
         The history, complete.
@@ -98,6 +105,7 @@ def train(
         DataError: the loss became NaN or infinite.
     """
     _set_dropout(model, recipe.dropout)
+    freeze_(model, recipe.trained)
     optimizer = optimizer_of(model, recipe)
     forward = Forward(model, recipe, worker.world_size)
     if recipe.reset_tables:
@@ -110,6 +118,8 @@ def train(
         world_size=worker.world_size,
     )
     evaluations = evaluation_steps(recipe, manifest)
+    average = WeightAverage(model) if recipe.average else None
+    taught_by = _teacher(teacher, recipe)
     step, history, losses = 0, History(), []
     if start is not None:
         model.load_state_dict(start.model, strict=True)
@@ -118,18 +128,24 @@ def train(
             raise RuntimeError(f"the optimizer is {optimizer.steps} steps on, the training {start.step}")
         step, history = start.step, copy.deepcopy(start.history)
         losses = list(start.losses.to(device_of(model)).unbind())
+        if average is not None:
+            average.load_state(start.average, history.scored_states)
 
     def state() -> State:
         seen = torch.stack(losses).cpu() if losses else torch.empty(0, dtype=torch.float64)
-        return State(step, copy.deepcopy(history), seen, model.state_dict(), optimizer.state())
+        means = {} if average is None else average.state()
+        return State(step, copy.deepcopy(history), seen, model.state_dict(), optimizer.state(), means)
 
     def evaluate() -> None:
         train_loss = _mean_loss(losses, step, recipe) if losses else None
         losses.clear()
-        quality = _validate(model, manifest, worker)
-        rows = rows_seen(step, recipe, manifest)
-        if history.add(Point(step, rows, train_loss, quality.auc, quality.log_loss), recipe.patience):
-            keep(model, step)
+        if average is not None and step > 0:
+            average.add()
+        with nullcontext() if average is None else average.in_place():
+            quality = _validate(model, manifest, worker)
+            rows = rows_seen(step, recipe, manifest)
+            if history.add(Point(step, rows, train_loss, quality.auc, quality.log_loss), recipe.patience):
+                keep(model, step)
         save(state())
 
     if step == 0 and evaluate_first and not history.curve:
@@ -151,6 +167,7 @@ def train(
             forward=forward,
             clip_norm=recipe.clip_norm,
             checkpoint=checkpoint_due(),
+            teacher=taught_by,
         )
         losses.append(taken.loss)
         step += 1
@@ -178,6 +195,12 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> SplitOptimizer:
     )
 
 
+def _teacher(model: nn.Module | None, recipe: Recipe) -> Teacher | None:
+    if model is None or recipe.distill_weight == 0:
+        return None
+    return Teacher(model=model.eval(), weight=recipe.distill_weight, temperature=recipe.distill_temperature)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's weights are."""
     return next(model.parameters()).device
@@ -198,6 +221,7 @@ def train_step(
     forward: Callable[[Batch], Tensor] | None = None,
     clip_norm: float | None = None,
     checkpoint: bool = False,
+    teacher: Teacher | None = None,
 ) -> Step:
     """One update of the weights.
 
@@ -210,17 +234,19 @@ def train_step(
         forward: Called instead of the model; gives its logits.
         clip_norm: Largest norm of the gradient, without the part of L2; None does not limit it.
         checkpoint: Whether this worker asks for a checkpoint after the step.
+        teacher: Learned from besides the labels.
 
     Returns:
-        The mean loss of the global batch, and whether any worker asked for a checkpoint.
+        The mean log loss of the global batch against its labels, and whether any worker asked for a
+        checkpoint.
     """
     model.train()
     optimizer.zero_grad()
     batch = batch.to(device_of(model))
     logits = model(batch.ids.long(), batch.numeric) if forward is None else forward(batch)
-    total = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
-    loss = total / global_rows
-    loss.backward()
+    loss = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum") / global_rows
+    descended = loss if teacher is None else teacher.loss(logits, batch) / global_rows
+    descended.backward()
     sum_rows_of_tables(model)
     taken = sum_over_workers(model, loss.detach().double(), world_size, checkpoint=checkpoint)
     if clip_norm is not None:

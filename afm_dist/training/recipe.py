@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from afm_dist.errors import OptionError
 
 TableOptimizer = Literal["adam", "adagrad"]
 Precision = Literal["float32", "bfloat16"]
+Trained = Literal["all", "dense", "factors"]
 
 CHECKPOINT_MINUTES = 10.0
 
@@ -41,6 +42,14 @@ class Recipe:
         precision: Of the dense part's products; weights, tables and optimizer are float32 either way.
         compile: Whether the model is compiled (``torch.compile``): about 20 s, then faster steps.
             The last digits are others than without.
+        trained: Which weights are: ``all``; ``dense``: the tables are frozen; ``factors``: only what
+            compression made, and all dense weights of a model that was not compressed.
+        average: What is scored and kept at each evaluation is the average of the weights at all
+            evaluations so far (SWA: Izmailov et al., 2018), the state before the first step not
+            included; training itself goes on from the weights, not from their average.
+        distill_weight: w of (1 − w)·BCE(labels) + w·T²·BCE(soft labels of a teacher), in [0, 1); 0: no
+            distillation (Hinton et al., 2015).
+        distill_temperature: T, by which the logits of both are divided; more than 1 softens them.
     """
 
     epochs: int = 1
@@ -59,6 +68,10 @@ class Recipe:
     seed: int = 0
     precision: Precision = "float32"
     compile: bool = False
+    trained: Trained = "all"
+    average: bool = False
+    distill_weight: float = 0.0
+    distill_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluations_per_epoch", "patience"):
@@ -80,6 +93,20 @@ class Recipe:
             raise OptionError(f"seed {self.seed}: must not be negative")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise OptionError(f"dropout {self.dropout}: a probability lies in [0, 1)")
+        if self.trained not in get_args(Trained):
+            raise OptionError(f"trained {self.trained}: unknown; choose from {', '.join(get_args(Trained))}")
+        if not 0 <= self.distill_weight < 1:
+            raise OptionError(f"distill weight {self.distill_weight}: must lie in [0, 1); try 0.5")
+        if not 0 < self.distill_temperature < math.inf:
+            raise OptionError(
+                f"distill temperature {self.distill_temperature}: must be positive and finite; try 2"
+            )
+        if self.reset_tables and self.trained != "all":
+            raise OptionError(f"reset_tables with trained {self.trained}: tables drawn anew must be trained")
+        if self.reset_tables and self.average:
+            raise OptionError(
+                "reset_tables with average: tables drawn anew cannot be averaged with those before"
+            )
 
     def using(self, **changes: Any) -> Recipe:
         """The same recipe with what is not None replaced."""

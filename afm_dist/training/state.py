@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import safetensors.torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class State:
         losses: Mean loss of each step since the last evaluation, shape (steps,), float64.
         model: The model's tensors.
         optimizer: The optimizer's tensors.
+        average: The average of the model's weights; empty without one.
     """
 
     step: int
@@ -35,6 +36,7 @@ class State:
     losses: Tensor
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     def write(self, folder: str, *, candidate: str) -> None:
         """Write ``state.safetensors``, then ``state.json``.
@@ -45,6 +47,7 @@ class State:
         """
         tensors = {f"model/{name}": value for name, value in self.model.items()}
         tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.items()}
+        tensors |= {f"average/{name}": value for name, value in self.average.items()}
         tensors["losses"] = self.losses
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with storage.new_file(storage.join(folder, TENSORS)) as path:
@@ -79,7 +82,7 @@ class State:
                 f"{folder}: the state of {found[0]} at step {found[1]} where that of {candidate} at step "
                 f"{step} was registered; {again}"
             )
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "losses": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}, "losses": {}}
         with storage.local_copy(storage.join(folder, TENSORS)) as path:
             if storage.file_sha256(str(path)) != description["sha256"]:
                 raise DataError(f"{folder}/{TENSORS}: truncated or altered; {again}")
@@ -93,4 +96,5 @@ class State:
             losses=parts["losses"][""],
             model=parts["model"],
             optimizer=parts["optimizer"],
+            average=parts["average"],
         )

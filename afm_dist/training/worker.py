@@ -42,11 +42,16 @@ class Candidate:
         name: For messages and the report.
         source: Checkpoint it starts from.
         output: Where the best weights (``checkpoint/``) and the history go.
+        teacher: Checkpoint whose predictions are learned from, for a recipe with a ``distill_weight``.
+            The same for all candidates of a round, the control included: the uncompressed model as it
+            enters the round, which is what the control starts from. So for the control the soft labels
+            only hold it back where it is, as they hold the compressed model where that came from.
     """
 
     name: str
     source: str
     output: str
+    teacher: str | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -138,10 +143,14 @@ class _Training:
         self._saved = time.monotonic()
 
     def run(self, start: State | None) -> None:
+        recipe, device = self._assignment.recipe, ray.train.torch.get_device()
+        teacher = None
+        if recipe.distill_weight > 0 and self._candidate.teacher is not None:
+            teacher = from_pretrained(self._candidate.teacher).to(device)
         history = train(
-            from_pretrained(self._candidate.source).to(ray.train.torch.get_device()),
+            from_pretrained(self._candidate.source).to(device),
             self._manifest,
-            self._assignment.recipe,
+            recipe,
             worker=self._worker,
             start=start,
             evaluate_first=self._assignment.evaluate_first,
@@ -149,6 +158,7 @@ class _Training:
             save=self._save,
             checkpoint_due=self._checkpoint_due,
             progress=self._progress.add,
+            teacher=teacher,
         )
         if self._worker.rank == 0:
             self._kept.commit(history.kept_step, self._candidate.checkpoint)

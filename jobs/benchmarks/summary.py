@@ -29,7 +29,8 @@ ROWS = {
 # Runs that differ in one of these options are not averaged.
 NOT_MIXED = (
     *("preset", "mlp_rank", "mlp_energy", "embedding_dim", "activation", "kappa"),
-    *("finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "precision", "workers"),
+    *("finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "finetune_weights"),
+    *("finetune_average", "finetune_patience", "distill", "distill_temperature", "precision", "workers"),
 )
 
 

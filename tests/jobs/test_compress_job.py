@@ -78,6 +78,16 @@ def test_control_and_compressed_models_had_the_same_recipe(compressed: Compresse
     assert {name: len(kinds) for name, kinds in recipes.items()} == {"mlp": 1, "embedding": 1}
 
 
+def test_the_report_says_how_it_was_fine_tuned(compressed: Compressed) -> None:
+    report = report_of(compressed)
+    for entry in report["finetuning"]:
+        chosen = [entry["recipe"][key] for key in ("trained", "average", "distill_weight", "patience")]
+        assert chosen == ["all", False, 0.0, 4]
+    (words,) = (note for note in report["notes"] if note.startswith("Fine-tuning after the MLP:"))
+    assert "all weights are trained; the weights are not averaged; nothing is distilled" in words
+    assert "by validation fine-tuning is never worse than none" in words
+
+
 def test_what_ships_is_the_best_validation_auc_seen(compressed: Compressed) -> None:
     for entry in report_of(compressed)["finetuning"]:
         best = max(point["validation_auc"] for point in entry["curve"])

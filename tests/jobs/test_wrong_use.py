@@ -10,7 +10,9 @@ import pytest
 
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
+from afm_dist.training.recipe import preset
 from jobs.compress import Compress, check
+from jobs.compress_options import baseline_recipe, recipes
 from tests.jobs.commands import fail, run_warm
 from tests.jobs.conftest import Compressed, write_clicks
 
@@ -83,11 +85,48 @@ def test_wrong_option_exits_2_and_is_named(options: list[str], expected: str, tm
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("mlp_energy", math.nan), ("kappa", -1.0), ("kappa", math.inf), ("checkpoint", "")],
+    [
+        ("mlp_energy", math.nan),
+        ("kappa", -1.0),
+        ("kappa", math.inf),
+        ("checkpoint", ""),
+        ("distill", 1.0),
+        ("distill", -0.5),
+        ("distill_temperature", 0.0),
+        ("distill_temperature", math.inf),
+        ("finetune_patience", 0),
+    ],
 )
 def test_impossible_value_is_refused_before_anything_starts(option: str, value: float | str) -> None:
-    with pytest.raises(OptionError, match=f"--{option.replace('_', '-')}"):
+    with pytest.raises(OptionError, match=f"--{option.replace('_', '-')}[: ]"):
         check(Compress(**{"data": "somewhere", "output": "elsewhere", option: value}))
+
+
+@pytest.mark.parametrize("distill", [None, 0.0])
+def test_a_temperature_without_distillation_is_warned_of(
+    distill: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(Compress(data="somewhere", output="elsewhere", distill=distill, distill_temperature=2.0))
+
+    assert "--distill-temperature is ignored: nothing is distilled without --distill" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_both_rounds_are_fine_tuned_as_the_options_say() -> None:
+    config = Compress(
+        finetune_weights="dense",
+        finetune_average=True,
+        finetune_patience=2,
+        distill=0.5,
+        distill_temperature=2,
+    )
+
+    for recipe in recipes(config, preset("default")):
+        assert (recipe.trained, recipe.average, recipe.patience) == ("dense", True, 2)
+        assert (recipe.distill_weight, recipe.distill_temperature) == (0.5, 2)
+    baseline = baseline_recipe(config, preset("default"))
+    assert (baseline.trained, baseline.average, baseline.distill_weight) == ("all", False, 0)
 
 
 def test_output_with_a_run_of_another_job_is_refused_and_kept(compressed: Compressed) -> None:

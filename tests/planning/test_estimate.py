@@ -66,6 +66,25 @@ def test_a_training_worker_holds_the_model_and_its_moments() -> None:
     assert estimate.memory > 3 * deepfm.bytes
 
 
+def test_a_teacher_and_an_average_take_memory_and_frozen_tables_save_it() -> None:
+    deepfm = costs()
+    plain, taught, averaged, frozen, both = (
+        deepfm.training_round("finetune", Recipe(**changes))
+        for changes in (
+            {},
+            {"distill_weight": 0.5},
+            {"average": True},
+            {"trained": "dense"},
+            {"trained": "dense", "average": True},
+        )
+    )
+    assert taught.memory == plain.memory + deepfm.bytes
+    assert (taught.seconds or 0) > (plain.seconds or 0)
+    assert averaged.memory == plain.memory + 2 * deepfm.bytes
+    assert frozen.memory == plain.memory - 4 * (deepfm.bytes - deepfm.dense)
+    assert both.memory == frozen.memory + 2 * deepfm.dense
+
+
 def test_small_batches_of_many_workers_wait_for_the_network() -> None:
     deepfm = costs(workers=32)
     small, large = (

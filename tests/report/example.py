@@ -116,7 +116,18 @@ def candidate(name: str, round_: str, curve: list[dict]) -> dict:
         "kept_step": best["step"],
         "kept": "before fine-tuning" if best["step"] == 0 else f"step {best['step']}",
         "reason": f"validation AUC {first:.4f} -> {best['validation_auc']:.4f}, the best seen",
-        "recipe": {"learning_rate": 1e-3, "batch_size": 20000, "epochs": 1, "dropout": 0.0, "l2": 1e-5},
+        "recipe": {
+            "learning_rate": 1e-3,
+            "batch_size": 20000,
+            "epochs": 1,
+            "dropout": 0.0,
+            "l2": 1e-5,
+            "patience": 4,
+            "trained": "dense",
+            "average": True,
+            "distill_weight": 0.5,
+            "distill_temperature": 2.0,
+        },
         "curve": curve,
     }
 

@@ -14,9 +14,11 @@ from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import build_model
+from afm_dist.training.distillation import Teacher
 from afm_dist.training.history import History
 from afm_dist.training.loop import (
     Worker,
+    _set_dropout,
     check_reset,
     evaluation_steps,
     total_steps,
@@ -88,6 +90,7 @@ def run(log: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
         evaluate_first: bool = False,
         checkpoint_due: Callable[[], bool] = lambda: False,
         cut_after: int | None = None,
+        teacher: nn.Module | None = None,
     ) -> Watched:
         watched = Watched(model or deepfm(), tmp_path_factory.mktemp("states"))
 
@@ -108,6 +111,7 @@ def run(log: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
                 save=watched.save,
                 checkpoint_due=checkpoint_due,
                 progress=progress,
+                teacher=teacher,
             )
 
         if cut_after is None:
@@ -346,6 +350,9 @@ def test_tables_are_drawn_anew_before_each_epoch_but_the_first(run: Run, trained
         {"reset_tables": True},
         {"table_optimizer": "adagrad", "table_learning_rate": 0.1},
         {"plateau_factor": 0.5, "learning_rate": 0.2, "clip_norm": 1.0},
+        {"average": True},
+        {"trained": "dense", "average": True},
+        {"distill_weight": 0.5, "distill_temperature": 2.0},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -353,14 +360,85 @@ def test_tables_are_drawn_anew_before_each_epoch_but_the_first(run: Run, trained
 def test_every_way_of_training_goes_on_to_the_same_bits(
     run: Run, changes: dict[str, object], saved: int
 ) -> None:
-    recipe = RECIPE.using(**changes)
-    whole = run(recipe)
-    cut = run(recipe, cut_after=saved + 1, checkpoint_due=lambda: True)
+    recipe, teacher = RECIPE.using(**changes), deepfm(seed=5)
+    whole = run(recipe, teacher=teacher)
+    cut = run(recipe, teacher=teacher, cut_after=saved + 1, checkpoint_due=lambda: True)
 
-    resumed = run(recipe, model=deepfm(seed=9), start=cut.state(saved))
+    resumed = run(recipe, model=deepfm(seed=9), teacher=teacher, start=cut.state(saved))
 
     assert same(resumed.model.state_dict(), whole.model.state_dict())
     assert resumed.history == whole.history
+    assert all(same(resumed.kept[step], whole.kept[step]) for step in resumed.kept)
+
+
+def test_what_is_scored_and_kept_is_the_average_of_the_states_that_were_scored(
+    run: Run, trained: Watched, log: Manifest
+) -> None:
+    averaged = run(RECIPE.using(average=True), evaluate_first=True)
+
+    # It goes its way as if there were no average.
+    assert same(averaged.model.state_dict(), trained.model.state_dict())
+    assert len(averaged.kept) > 1
+    for point in averaged.history.curve[1:]:
+        states = [trained.state(step).model for step in trained.saved if step <= point.step]
+        by_hand = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+        model = deepfm()
+        model.load_state_dict(by_hand)
+        assert point.validation_auc == pytest.approx(quality(model, log).auc, abs=1e-4)
+        for name, kept in averaged.kept.get(point.step, {}).items():
+            torch.testing.assert_close(kept, by_hand[name], rtol=1e-5, atol=1e-6)
+    scored = [point.validation_auc for point in averaged.history.curve[2:]]
+    assert scored != pytest.approx([p.validation_auc for p in trained.history.curve[1:]], abs=1e-3)
+
+
+@pytest.mark.parametrize("trained_weights", ["dense", "factors"])
+def test_frozen_tables_keep_their_bits_while_the_others_move(run: Run, trained_weights: str) -> None:
+    before = deepfm().state_dict()
+
+    after = run(RECIPE.using(trained=trained_weights), model=deepfm()).model.state_dict()
+
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still == {"embedding.weight", "linear.weight"}
+
+
+def test_distilling_with_no_weight_is_not_distilling(run: Run, trained: Watched) -> None:
+    never_called = nn.Identity()
+
+    taught = run(RECIPE.using(distill_weight=0.0, distill_temperature=3.0), teacher=never_called)
+
+    assert same(taught.model.state_dict(), trained.model.state_dict())
+
+
+def test_with_little_weight_a_teacher_moves_little(run: Run, log: Manifest) -> None:
+    def distance(weight: float) -> float:
+        recipe = RECIPE.using(epochs=1, learning_rate=1e-4, distill_weight=weight)
+        taught = run(recipe, teacher=deepfm(seed=5)).model.state_dict()
+        alone = run(RECIPE.using(epochs=1, learning_rate=1e-4)).model.state_dict()
+        return sum(float((taught[name] - alone[name]).abs().sum()) for name in alone)
+
+    assert 0 < distance(1e-4) < 0.1 * distance(0.5)
+
+
+def test_a_teacher_teaches_without_dropout_and_does_not_change(run: Run) -> None:
+    teacher = deepfm(seed=5).train()
+    before = copy(teacher.state_dict())
+
+    run(RECIPE.using(epochs=1, distill_weight=0.5), teacher=teacher)
+
+    assert not teacher.training
+    assert same(teacher.state_dict(), before)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_training_loss_of_a_taught_model_is_that_of_the_labels(log: Manifest) -> None:
+    model, batch = deepfm().eval(), next(read_batches(log, log.shards("train"), 50))
+    _set_dropout(model, 0.0)
+    loss = nn.functional.binary_cross_entropy_with_logits(model(batch.ids, batch.numeric), batch.labels)
+    teacher = Teacher(model=deepfm(seed=5).eval(), weight=0.5, temperature=2.0)
+
+    returned = train_step(model, SplitOptimizer(model, 0.01, 0.0), batch, global_rows=50, teacher=teacher)
+
+    assert float(returned.loss) == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_a_training_goes_on_from_before_its_first_step(run: Run) -> None:

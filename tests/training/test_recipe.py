@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,23 @@ from afm_dist.training.recipe import PRESETS, Recipe, preset
         ("plateau_factor", 0.0),
         ("plateau_factor", 1.5),
         ("clip_norm", 0.0),
+        ("trained", "tables"),
+        ("distill_weight", 1.0),
+        ("distill_weight", -0.1),
+        ("distill_weight", math.nan),
+        ("distill_temperature", 0.0),
+        ("distill_temperature", math.inf),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: float) -> None:
+def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(OptionError, match=f"{name.replace('_', '.')}.*{value}"):
         Recipe(**{name: value})
+
+
+@pytest.mark.parametrize("changes", [{"trained": "dense"}, {"trained": "factors"}, {"average": True}])
+def test_tables_drawn_anew_are_trained_and_not_averaged(changes: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=f"reset_tables with {next(iter(changes))}"):
+        Recipe(reset_tables=True, **changes)
 
 
 def test_changing_a_recipe_leaves_out_what_is_not_given() -> None:

@@ -22,11 +22,13 @@ from afm_dist.training.gradients import sum_over_workers, sum_rows
 from afm_dist.training.loop import Worker, train, train_step
 from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.state import State
 from tests.small_dataset import write_dataset
 
 # 1000 rows in batches of 333: the last one has a single row, so the second of two workers has none.
 RECIPE = Recipe(epochs=2, batch_size=333, learning_rate=1e-2, l2=1e-3, evaluations_per_epoch=1)
 WORKERS = 3
+FINE_TUNING = {"trained": "dense", "average": True, "distill_weight": 0.5, "distill_temperature": 2.0}
 OTHER = {"reset_tables": True, "table_optimizer": "adagrad", "plateau_factor": 0.5, "clip_norm": 0.1}
 
 
@@ -34,8 +36,8 @@ def _ignore(*arguments: Any) -> None:
     del arguments
 
 
-def _model(manifest: Manifest) -> nn.Module:
-    torch.manual_seed(0)
+def _model(manifest: Manifest, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     return build_model("deepfm", manifest.fields, {"embedding_dim": 4, "hidden": (8, 8), "dropout": 0.0})
 
 
@@ -43,6 +45,12 @@ def _train(worker: Worker, manifest: Manifest, **changes: Any) -> dict[str, Any]
     """The trained weights; when it was saved, of which each worker asked for one."""
     model = _model(manifest)
     saved: list[int] = []
+    averages: list[dict[str, Tensor]] = [{}]
+
+    def save(state: State) -> None:
+        saved.append(state.step)
+        averages.append({name: mean.clone() for name, mean in state.average.items()})
+
     steps = iter(range(100))
     history = train(
         model,
@@ -52,12 +60,13 @@ def _train(worker: Worker, manifest: Manifest, **changes: Any) -> dict[str, Any]
         start=None,
         evaluate_first=False,
         keep=_ignore,
-        save=lambda state: saved.append(state.step),
+        save=save,
         checkpoint_due=lambda: next(steps) == 4 + worker.rank,
         progress=_ignore,
+        teacher=_model(manifest, seed=1),
     )
     losses = [point.train_loss for point in history.curve]
-    return {"weights": model.state_dict(), "saved": saved, "losses": losses}
+    return {"weights": model.state_dict(), "saved": saved, "losses": losses, "average": averages[-1]}
 
 
 class _Tables(nn.Module):
@@ -131,6 +140,7 @@ def _run(rank: int, port: int, data: str, output: str) -> None:
         "sum": _sum(worker),
         "train": _train(worker, manifest),
         "other": _train(worker, manifest, **OTHER),
+        "fine-tuning": _train(worker, manifest, **FINE_TUNING),
     }
     torch.save(result, Path(output, f"{rank}.pt"))
     dist.destroy_process_group()
@@ -185,9 +195,17 @@ def test_workers_train_the_model_that_one_trains_on_their_batches(
     assert all(other["losses"] == first["losses"] for other in others)
 
 
-def test_workers_agree_in_every_way_of_training(results: list[dict[str, Any]]) -> None:
-    first, *others = (result["other"]["weights"] for result in results)
+@pytest.mark.parametrize("way", ["other", "fine-tuning"])
+def test_workers_agree_in_every_way_of_training(results: list[dict[str, Any]], way: str) -> None:
+    first, *others = (result[way]["weights"] for result in results)
     assert not torch.equal(first["mlp.0.weight"], results[0]["train"]["weights"]["mlp.0.weight"])
+    assert all(torch.equal(first[name], other[name]) for name in first for other in others)
+
+
+def test_workers_agree_on_the_average(results: list[dict[str, Any]]) -> None:
+    first, *others = (result["fine-tuning"]["average"] for result in results)
+    assert "mlp.0.weight" in first
+    assert "embedding.weight" not in first  # frozen
     assert all(torch.equal(first[name], other[name]) for name in first for other in others)
 
 

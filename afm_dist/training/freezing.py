@@ -1,0 +1,61 @@
+"""Which weights a round of training updates; all others are frozen.
+
+A table has a row for every id, most of which occur a few times: an epoch more over the same rows
+overfits them first (Zhang et al., "Towards understanding the overfitting phenomenon of deep
+click-through rate prediction models", CIKM 2022). The dense weights see every row.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding, ProjectedEmbeddingBag
+from afm_dist.embedding import FusedEmbedding
+from afm_dist.training.optimizer import sparse_weights
+from afm_dist.training.recipe import Trained
+
+
+def freeze_(model: nn.Module, trained: Trained) -> None:
+    """Freeze the weights that a recipe does not train, in place.
+
+    Args:
+        model: Its tables are the weights with sparse gradients.
+        trained: ``all``: nothing is frozen; ``dense``: the tables are; ``factors``: everything but
+            ``factor_weights``. A model that was not compressed has none: there all dense weights are
+            trained, so the control of a comparison may move more than the compressed model, never less.
+    """
+    if trained == "all":
+        return
+    tables = sparse_weights(model)
+    wanted = {name for name, _ in model.named_parameters() if name not in tables}
+    if trained == "factors":
+        wanted = factor_weights(model) or wanted
+    for name, parameter in model.named_parameters():
+        if name not in wanted:
+            parameter.requires_grad_(False)
+
+
+def factor_weights(model: nn.Module) -> set[str]:
+    """Names of the dense weights that compression made; none in an uncompressed model.
+
+    Both factors of each linear layer with their biases, the projections and biases of the tables,
+    and the layers that a projection was folded into (paper eqs. 5, 10 and 12). The narrow tables
+    themselves are not among them.
+    """
+    found: set[str] = set()
+    for prefix, module in model.named_modules():
+        match module:
+            case LowRankLinear():
+                found |= {f"{prefix}.{name}" for name, _ in module.named_parameters()}
+            case FusedEmbedding() | ProjectedEmbedding() | ProjectedEmbeddingBag():
+                if module.projection is not None:
+                    found |= {f"{prefix}.projection", f"{prefix}.bias"}
+                if getattr(module, "folded", False):
+                    found |= _reader(model, prefix)
+    return {name.removeprefix(".") for name in found}
+
+
+def _reader(model: nn.Module, table: str) -> set[str]:
+    """Weights of the layer that reads the codes of a folded table."""
+    layer = getattr(model, "folds", {})[table]
+    return {f"{layer}.{name}" for name, _ in model.get_submodule(layer).named_parameters()}

@@ -14,8 +14,8 @@ from torch import Tensor
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.statistics.moments import TABLE_ROWS, Moments
 
-# What a model in float32 makes of outputs that are equal, relative to their size.
-ROUND_OFF = 1e-6
+# Share of the variance that products in float32 leave in directions without any, as measured.
+NEGLIGIBLE = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,14 @@ class Spectrum:
 
     @property
     def needed_rank(self) -> int:
-        """Smallest rank that loses nothing: errors a millionth of the outputs; 0 where they never change."""
+        """Smallest rank that loses nothing the statistics could tell from round-off.
+
+        That is ``NEGLIGIBLE`` of the variance, or what float32 cannot add to the mean; 0 where the outputs
+        never change.
+        """
         lost = self.eigenvalues.flip(0).cumsum(0)
-        nothing = ROUND_OFF**2 * float(self.eigenvalues.sum() + self.mean.square().sum())
+        resolution = torch.finfo(torch.float32).eps ** 2 * float(self.mean.square().sum())
+        nothing = max(NEGLIGIBLE * float(self.eigenvalues.sum()), resolution)
         return self.width - int((lost <= nothing).sum())
 
 

@@ -45,7 +45,7 @@ def compress_(
     Notes:
         The originals are kept until the last module is rewritten: at most twice the model's memory.
     """
-    with _all_or_nothing(model):
+    with all_or_nothing(model):
         for entry in plan.entries:
             _rewrite(model, entry, OutputStatistics(moments, sensitivity))
     return model
@@ -57,14 +57,14 @@ def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         OptionError: as in ``compress_``.
     """
-    with _all_or_nothing(model):
+    with all_or_nothing(model):
         for entry in plan.entries:
             _rewrite(model, entry, None)
     return model
 
 
 @contextmanager
-def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
     """After an error every module has the children it had before."""
     before = [(module, dict(module._modules)) for module in model.modules()]
     try:

@@ -240,6 +240,8 @@ def layers(moments: Mapping[str, Moments], plan: Plan) -> list[dict[str, Any]]:
                     str(share): spectrum.rank_for_singular_values(share) for share in SHARES
                 },
                 "rank_deficiency": spectrum.rank_deficiency,
+                "rank_needed": spectrum.needed_rank,
+                "count": own.count,
                 "activation": entry.activation if kind == "linear" else None,
                 "eigenvalues": spectrum.eigenvalues.tolist(),
             }

@@ -72,6 +72,7 @@ class Costs:
         inference: Of a forward pass.
         training: Of a training step.
         moments: Floats in the moments of the layers that are watched.
+        layers: How many they are.
         cluster: Where it runs.
         tasks: What a task gets.
         workers: What a training worker gets; None: nodes for them are still to come.
@@ -84,6 +85,7 @@ class Costs:
     inference: Footprint
     training: Footprint
     moments: int
+    layers: int
     cluster: Cluster
     tasks: TaskResources
     workers: TrainingResources | None
@@ -132,6 +134,7 @@ class Costs:
                 for layer in layers
                 if isinstance(layer, nn.Linear)
             ),
+            layers=len(layers),
             cluster=cluster,
             tasks=TaskResources(
                 cpus=options.task_cpus,
@@ -190,9 +193,14 @@ class Costs:
             seconds=self._task_seconds(split, passes * rows * seconds),
         )
 
-    def statistics(self, stage: str) -> Estimate:
-        """The pass over the training split that leaves a partial per group."""
-        rows = self.manifest.rows("train")
+    def statistics(self, stage: str, *, in_turn: bool = False) -> Estimate:
+        """The pass over the training split that leaves a partial per group.
+
+        Args:
+            stage: Its name.
+            in_turn: Whether it is one for each layer but the first, whose moments are there.
+        """
+        rows = self.manifest.rows("train") * (self.layers - 1 if in_turn else 1)
         partial = 8 * self.moments
         # A product of its outputs with themselves for each layer, and the copies it is made from.
         products = Footprint(flops=2 * self.moments, traffic=0, alive=0).seconds

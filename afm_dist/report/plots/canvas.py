@@ -27,9 +27,11 @@ FONT = 12.0
 SMALL = 11.0
 POINTS_PER_INCH = 72
 
-ROLES = ("ink", "muted", "grid", "surface", "baseline", "control", "afm", "svd", "other")
+OTHER_METHODS = ("weighted", "sequential", "scratch")
+ROLES = ("ink", "muted", "grid", "surface", "baseline", "control", "afm", "svd", *OTHER_METHODS, "other")
 COLOUR = {role: f"#0101{index:02x}" for index, role in enumerate(ROLES, start=1)}
 MARKER = {"baseline": "s", "control": "D", "afm": "o", "svd": "^", "other": "P"}
+MARKER |= {"weighted": "p", "sequential": "h", "scratch": "X"}
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -231,12 +231,13 @@ class Costs:
     def sensitivity(self, stage: str) -> Estimate:
         """Forward and backward passes over some batches on the driver."""
         batch = self.training.memory(SAMPLE_BATCH)
+        rows = min(SAMPLE_ROWS, self.manifest.rows("train"))
         return Estimate(
             stage=stage,
             place="driver",
-            rows=SAMPLE_ROWS,
+            rows=rows,
             driver=PROCESS_BYTES + self.bytes + 8 * self.moments + batch,
-            seconds=SAMPLE_ROWS * self.training.seconds,
+            seconds=rows * self.training.seconds,
         )
 
     def timing(self, stage: str, models: int) -> Estimate:

@@ -12,12 +12,14 @@ from afm_dist.checkpoint import from_pretrained, load_config
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy
 from afm_dist.compression.rewrite import compress_
-from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import DataError, OptionError
 from afm_dist.models import ARCHITECTURES
+from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.stages import sequential
 from afm_dist.stages.compression import MOMENTS, rewrite_linears, rewrite_tables, table_statistics
 from afm_dist.stages.methods import Methods, parse_methods
+from afm_dist.stages.reporting import layers
 from afm_dist.stages.sensitivity import linear_sensitivity, table_sensitivity
 from afm_dist.stages.sequential import statistics_in_turn
 from afm_dist.stages.training import Models
@@ -25,6 +27,7 @@ from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
+from tests.small_dataset import write_dataset
 from tests.stages.bench import HYPER, Bench
 
 ALL = "afm,svd,weighted,sequential"
@@ -192,6 +195,30 @@ def test_modules_may_be_left_as_they_are_by_every_method(dataset: Manifest, tmp_
 
     for location in narrow.checkpoints.values():
         assert [entry.name for entry in load_config(location).plan.entries] == ["mlp.3"]
+
+
+@pytest.mark.usefixtures("here")
+def test_fields_of_one_token_keep_their_embedding_and_are_named_in_the_report(tmp_path: Path) -> None:
+    fields = (
+        Field(name="site", kind="categorical", cardinality=30),
+        Field(name="country", kind="categorical", cardinality=1),
+    )
+    bench = Bench("deepfm", write_dataset(tmp_path / "data", fields=fields), tmp_path, HYPER)
+    low_rank, narrow = compress(bench, parse_methods(ALL), FixedRank(rank=3), FixedRank(rank=1))
+
+    ids = torch.zeros(1, 2, dtype=torch.int32)
+    for (_, source), (_, target) in zip(
+        low_rank.checkpoints.items(), narrow.checkpoints.items(), strict=True
+    ):
+        (_, before), (_, after) = (
+            from_pretrained(location).get_submodule("embedding")(ids) for location in (source, target)
+        )
+        torch.testing.assert_close(after[:, 1], before[:, 1], rtol=0, atol=1e-6)
+        assert all(tensor.isfinite().all() for tensor in from_pretrained(target).state_dict().values())
+    moments = load_moments(storage.join(bench.run.path, "statistics-embedding", MOMENTS))
+    plan = Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json"))
+    (said,) = degenerate_layers(layers(moments, plan))
+    assert said.startswith("field country has one token in all training rows")
 
 
 def test_nothing_is_measured_that_no_method_needs(dataset: Manifest, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from afm_dist.compression.ranks import plan_ranks as plan_ranks
     from afm_dist.compression.registry import register_handler as register_handler
     from afm_dist.compression.rewrite import compress_ as compress_
+    from afm_dist.compression.sensitivity import output_sensitivity as output_sensitivity
     from afm_dist.dataset.manifest import Manifest as Manifest
     from afm_dist.statistics.collect import collect_moments as collect_moments
     from afm_dist.statistics.moments import Moments as Moments
@@ -43,6 +44,7 @@ _PUBLIC = {
     "collect_moments": "afm_dist.statistics.collect",
     "compress_": "afm_dist.compression.rewrite",
     "from_pretrained": "afm_dist.checkpoint",
+    "output_sensitivity": "afm_dist.compression.sensitivity",
     "plan_ranks": "afm_dist.compression.ranks",
     "register_handler": "afm_dist.compression.registry",
     "save_pretrained": "afm_dist.checkpoint",

@@ -4,6 +4,7 @@ python jobs/compress.py                                                   # the 
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --sweep
 python jobs/compress.py --data DATA --model dcnv2 --output RUN --seeds 0,1,2
+python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --methods afm,svd,weighted
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from afm_dist import console, storage
 from afm_dist.runs import Run, Stage
+from afm_dist.stages.methods import parse_methods
 from afm_dist.training.recipe import Preset, Recipe, check_checkpoint_minutes, preset
 from jobs.compress_options import (
     DEMO_OUTPUT,
@@ -55,12 +57,22 @@ def compress(config: Compress) -> None:
     from afm_dist.machine import use_all_cores
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
-    from afm_dist.stages import budget, compression, evaluation, reporting, training
+    from afm_dist.stages import (
+        budget,
+        compression,
+        evaluation,
+        reporting,
+        scratch,
+        sensitivity,
+        sequential,
+        training,
+    )
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
     check_workers(config.workers)
     check_checkpoint_minutes(config.checkpoint_minutes)
     chosen = preset(config.preset)
+    methods = parse_methods(config.methods)
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
     ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
@@ -116,10 +128,26 @@ def compress(config: Compress) -> None:
     if config.budgeted:
         ranks = budget.choose_ranks(run, data, manifest, baseline, linear_moments, target)
         mlp, embedding = ranks.linears, ranks.tables
+    felt = sensitivity.linear_sensitivity(run, data, manifest, baseline, methods)
+    in_turn = sequential.statistics_in_turn(
+        run,
+        data,
+        manifest,
+        baseline,
+        linear_moments,
+        methods,
+        policy=mlp,
+        activation=config.activation,
+        kappa=config.kappa,
+        options=config.resources,
+    )
     low_rank = compression.rewrite_linears(
         run,
         baseline,
         linear_moments,
+        methods=methods,
+        sensitivity=felt,
+        in_turn=in_turn,
         policy=mlp,
         activation=config.activation,
         kappa=config.kappa,
@@ -142,10 +170,22 @@ def compress(config: Compress) -> None:
     # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
     # first linear layer; another round of fine-tuning.
     table_moments = compression.table_statistics(
-        run, data, manifest, tuned, stream_check=config.stream_check, options=config.resources
+        run,
+        data,
+        manifest,
+        tuned,
+        methods=methods,
+        stream_check=config.stream_check,
+        options=config.resources,
     )
     narrow = compression.rewrite_tables(
-        run, tuned, table_moments, policy=embedding, budget=None if ranks is None else ranks.budget
+        run,
+        tuned,
+        table_moments,
+        methods=methods,
+        sensitivity=sensitivity.table_sensitivity(run, data, manifest, tuned, methods),
+        policy=embedding,
+        budget=None if ranks is None else ranks.budget,
     )
     final = training.finetune(
         run,
@@ -161,9 +201,23 @@ def compress(config: Compress) -> None:
         options=config.resources,
     )
 
+    # On request: the same small model, never large.
+    small = scratch.train_scratch(
+        run,
+        data,
+        manifest,
+        narrow,
+        methods,
+        recipe=baseline_recipe(config, chosen),
+        workers=config.workers,
+        checkpoint_minutes=config.checkpoint_minutes,
+        options=config.resources,
+    )
+
     # The evidence.
-    subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final)
+    subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final, methods, small)
     made = [baseline.stage, low_rank.stage, tuned.stage, narrow.stage, final.stage]
+    made += [] if small is None else [small.stage]
     quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
     speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
     shipped = reporting.ship(run, final, "afm-emb")
@@ -185,6 +239,8 @@ def compress(config: Compress) -> None:
             throughput=speed,
             ablation=ablation,
             ranks=ranks,
+            methods=methods,
+            scratch=small,
         ),
         title=title,
         config=asdict(config),
@@ -364,17 +420,24 @@ def plan(
             costs.timing("throughput", models + 1),
         ]
         return costs.plan(stages, output=config.output or DEMO_OUTPUT)
-    variants = 4 if ablation else 2
+    methods = parse_methods(config.methods)
+    count, modes = len(methods.factored), 2 if ablation else 0
+    variants = count + modes
     stages = [
         *made,
         *([costs.sensitivity("ranks")] if config.budgeted else []),
+        *([costs.sensitivity("sensitivity-mlp")] if methods.weighted else []),
+        *([costs.statistics("statistics-sequential", in_turn=True)] if methods.in_turn else []),
         costs.rewriting("rewrite-mlp", variants),
         costs.training_round("finetune-mlp", first, variants + 1),
         *([costs.statistics("statistics-embedding")] if config.stream_check else []),
-        costs.rewriting("rewrite-embedding", 2),
-        costs.training_round("finetune-embedding", second, 3),
-        costs.scoring("evaluate", "test", passes=7 + 2 * variants),
-        costs.timing("throughput", variants + 2),
+        *(costs.sensitivity(f"sensitivity-embedding-{method.name}") for method in methods.weighted),
+        costs.rewriting("rewrite-embedding", count),
+        costs.training_round("finetune-embedding", second, count + 1),
+        *([costs.training_round("train-scratch", chosen.train)] if methods.scratch else []),
+        costs.scoring("evaluate", "test", passes=3 + 2 * variants + 2 * count + methods.scratch),
+        # The methods have one structure.
+        costs.timing("throughput", 4 + modes),
     ]
     return costs.plan(stages, output=config.output or DEMO_OUTPUT)
 

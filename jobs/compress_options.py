@@ -14,6 +14,7 @@ from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume
+from afm_dist.stages.methods import parse_methods
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from afm_dist.stages.sweep import Sweep
 
 DEMO_OUTPUT = "runs/demo"
+DEFAULT_METHODS = "afm,svd"
 DEMO_ROWS = 300_000
 MIN_DEMO_ROWS = 10_000
 
@@ -69,6 +71,10 @@ class Compress:
     """Between the two factors of a layer: no ReLU, a plain one (as published), or a shifted one."""
     kappa: float = DEFAULT_KAPPA
     """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
+    methods: str = DEFAULT_METHODS
+    """What is compared, with commas between: afm (the paper's, which ships), svd, weighted (afm, errors
+    counted as the logit feels them), sequential (afm, statistics behind compressed layers), and scratch (a
+    small model that was never large)."""
     ablation: Literal["auto", "on", "off"] = "auto"
     """Fine-tune all three ReLU modes and compare them in the report; auto: in the demo only."""
     stream_check: bool = False
@@ -154,6 +160,9 @@ def check(config: Compress) -> None:
             raise OptionError("--seeds and --sweep exclude each other: a seed each may choose other ranks")
         if config.seed != Compress.seed:
             raise OptionError("--seeds and --seed exclude each other: give one")
+    parse_methods(config.methods)
+    if config.sweep and config.methods != DEFAULT_METHODS:
+        raise OptionError("--sweep and --methods exclude each other: a sweep compares afm and svd")
     if config.sweep and config.ablation == "on":
         raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
     if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:

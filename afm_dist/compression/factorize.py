@@ -14,6 +14,9 @@ from torch import Tensor
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
 from afm_dist.statistics.moments import TABLE_ROWS, Moments
 
+# Share of the variance that products in float32 leave in directions without any, as measured.
+NEGLIGIBLE = 1e-8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
@@ -50,6 +53,18 @@ class Spectrum:
         """The same by the sum of singular values √λ (the paper's Table 11)."""
         return _components(self.eigenvalues.sqrt(), share)
 
+    @property
+    def needed_rank(self) -> int:
+        """Smallest rank that loses nothing the statistics could tell from round-off.
+
+        That is ``NEGLIGIBLE`` of the variance, or what float32 cannot add to the mean; 0 where the outputs
+        never change.
+        """
+        lost = self.eigenvalues.flip(0).cumsum(0)
+        resolution = torch.finfo(torch.float32).eps ** 2 * float(self.mean.square().sum())
+        nothing = max(NEGLIGIBLE * float(self.eigenvalues.sum()), resolution)
+        return self.width - int((lost <= nothing).sum())
+
 
 def _components(values: Tensor, share: float) -> int:
     if not 0 < share <= 1:
@@ -80,15 +95,48 @@ def eigendecompose(moments: Moments) -> Spectrum:
     return Spectrum(
         mean=moments.mean,
         eigenvalues=eigenvalues,
-        eigenvectors=_fix_signs(eigenvectors),
+        eigenvectors=fix_signs(eigenvectors),
         rank_deficiency=int((eigenvalues <= tolerance).sum()),
     )
 
 
-def _fix_signs(vectors: Tensor) -> Tensor:
+def fix_signs(vectors: Tensor) -> Tensor:
     """Columns whose entry of largest magnitude is positive."""
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return vectors * torch.where(largest < 0, -1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """An affine map of rank K of some outputs: y ≈ mean + decode·encode·(y − mean).
+
+    Attributes:
+        mean: E[y], shape (M,), float64.
+        encode: Makes the scores, shape (K, M), float64; encode·decode = I.
+        decode: Makes outputs of scores, shape (M, K), float64.
+        deviations: Standard deviations of the scores encode·y, shape (K,), float64.
+    """
+
+    mean: Tensor
+    encode: Tensor
+    decode: Tensor
+    deviations: Tensor
+
+
+def principal(spectrum: Spectrum, rank: int) -> Projection:
+    """The map with the least mean squared error, E‖y − ŷ‖²: on the leading eigenvectors.
+
+    Raises:
+        ValueError: the rank is outside 1..M.
+    """
+    check_rank(rank, spectrum.width)
+    components = spectrum.eigenvectors[:, :rank]
+    return Projection(
+        mean=spectrum.mean,
+        encode=components.T,
+        decode=components,
+        deviations=spectrum.eigenvalues[:rank].sqrt(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +156,46 @@ class LinearFactors:
     second_bias: Tensor
 
 
+def projected_linear(
+    weight: Tensor,
+    bias: Tensor | None,
+    projection: Projection,
+    activation: Activation,
+    kappa: float = DEFAULT_KAPPA,
+) -> LinearFactors:
+    """One linear layer with its outputs projected (paper eq. 5), with room for a ReLU between.
+
+    With A = decode and B = encode, ``none`` and ``plain`` are eq. 5: first BW, second A with bias
+    E[y] + AB(b − E[y]); ``plain`` puts a ReLU between, as published. ``shifted`` moves the scores
+    into the linear part of the ReLU: z = B(Wx + b) + c before it and −Ac after it, where
+    c_i = max(0, κσ_i − m_i) for a score of mean m_i and deviation σ_i.
+
+    Args:
+        weight: W, shape (M, N).
+        bias: b, shape (M,), or None.
+        projection: Of the layer's outputs.
+        activation: What stands between the factors.
+        kappa: κ, in standard deviations of a score.
+    """
+    encode, decode = projection.encode, projection.decode
+    W, b, mean = _double(weight, bias, projection.mean)
+    scores = encode @ mean
+    if activation == "shifted":
+        shift = (kappa * projection.deviations - scores).clamp(min=0)
+        return LinearFactors(
+            first_weight=encode @ W,
+            first_bias=encode @ b + shift,
+            second_weight=decode,
+            second_bias=mean - decode @ (scores + shift),
+        )
+    return LinearFactors(
+        first_weight=encode @ W,
+        first_bias=None,
+        second_weight=decode,
+        second_bias=mean + decode @ (encode @ (b - mean)),
+    )
+
+
 def afm_linear(
     weight: Tensor,
     bias: Tensor | None,
@@ -116,12 +204,7 @@ def afm_linear(
     activation: Activation,
     kappa: float = DEFAULT_KAPPA,
 ) -> LinearFactors:
-    """Atomic feature mimicking of one linear layer (paper eq. 5), with room for a ReLU between.
-
-    ``none`` and ``plain`` are eq. 5: first U_kᵀW, second U_k with bias E[y] + U_kU_kᵀ(b − E[y]);
-    ``plain`` puts a ReLU between, as published. ``shifted`` moves the scores into the linear
-    part of the ReLU: z = U_kᵀ(Wx + b) + c before it and −U_k c after it, where
-    c_i = max(0, κ√λ_i − m_i) for a score of mean m_i and variance λ_i.
+    """Atomic feature mimicking of one linear layer (paper eq. 5): its outputs' principal components.
 
     Args:
         weight: W, shape (M, N).
@@ -134,23 +217,7 @@ def afm_linear(
     Raises:
         ValueError: the rank is outside 1..M.
     """
-    components = _leading(spectrum, rank)
-    W, b, mean = _double(weight, bias, spectrum)
-    scores = components.T @ mean
-    if activation == "shifted":
-        shift = (kappa * spectrum.eigenvalues[:rank].sqrt() - scores).clamp(min=0)
-        return LinearFactors(
-            first_weight=components.T @ W,
-            first_bias=components.T @ b + shift,
-            second_weight=components,
-            second_bias=mean - components @ (scores + shift),
-        )
-    return LinearFactors(
-        first_weight=components.T @ W,
-        first_bias=None,
-        second_weight=components,
-        second_bias=mean + components @ (components.T @ (b - mean)),
-    )
+    return projected_linear(weight, bias, principal(spectrum, rank), activation, kappa)
 
 
 def svd_linear(
@@ -168,8 +235,8 @@ def svd_linear(
 
     Args and Raises: as in ``afm_linear``.
     """
-    _leading(spectrum, rank)
-    W, b, mean = _double(weight, bias, spectrum)
+    check_rank(rank, spectrum.width)
+    W, b, mean = _double(weight, bias, spectrum.mean)
     U, S, Vt = torch.linalg.svd(W, full_matrices=False)
     rank = min(rank, len(S))
     root = S[:rank].sqrt()
@@ -201,6 +268,21 @@ class TableFactors:
     bias: Tensor
 
 
+def projected_table(table: Tensor, projection: Projection) -> TableFactors:
+    """One embedding table with its rows projected (paper eq. 10): codes DBᵀ, projection A, bias (I − AB)E[e].
+
+    Args:
+        table: D, one row per id, shape (V, T).
+        projection: A = decode and B = encode, of the looked-up rows.
+    """
+    encode, decode, mean = projection.encode, projection.decode, projection.mean
+    return TableFactors(
+        codes=_codes(table, encode.T),
+        projection=decode,
+        bias=mean - decode @ (encode @ mean),
+    )
+
+
 def afm_table(table: Tensor, spectrum: Spectrum, rank: int) -> TableFactors:
     """Atomic feature mimicking of one embedding table (paper eq. 10).
 
@@ -214,13 +296,7 @@ def afm_table(table: Tensor, spectrum: Spectrum, rank: int) -> TableFactors:
     Raises:
         ValueError: the rank is outside 1..T.
     """
-    components = _leading(spectrum, rank)
-    mean = spectrum.mean
-    return TableFactors(
-        codes=_codes(table, components),
-        projection=components,
-        bias=mean - components @ (components.T @ mean),
-    )
+    return projected_table(table, principal(spectrum, rank))
 
 
 def svd_table(table: Tensor, rank: int) -> TableFactors:
@@ -234,13 +310,13 @@ def svd_table(table: Tensor, rank: int) -> TableFactors:
         ValueError: the rank is outside 1..T.
     """
     width = table.shape[1]
-    _check_rank(rank, width)
+    check_rank(rank, width)
     gram = torch.zeros(width, width, dtype=torch.float64)
     for rows in table.split(TABLE_ROWS):
         block = rows.double()
         gram += block.T @ block
     _, vectors = torch.linalg.eigh(gram)
-    components = _fix_signs(vectors.flip(1))[:, :rank]
+    components = fix_signs(vectors.flip(1))[:, :rank]
     return TableFactors(
         codes=_codes(table, components),
         projection=components,
@@ -273,17 +349,17 @@ def fold(weight: Tensor, bias: Tensor, projection: Tensor, shift: Tensor) -> tup
     return W @ projection.double(), bias.double() + W @ shift.double()
 
 
-def _leading(spectrum: Spectrum, rank: int) -> Tensor:
-    _check_rank(rank, spectrum.width)
-    return spectrum.eigenvectors[:, :rank]
+def check_rank(rank: int, width: int) -> None:
+    """Refuse a rank that some outputs cannot have.
 
-
-def _check_rank(rank: int, width: int) -> None:
+    Raises:
+        ValueError: it is outside 1..M.
+    """
     if not 1 <= rank <= width:
         raise ValueError(f"rank {rank} is outside 1..{width}")
 
 
-def _double(weight: Tensor, bias: Tensor | None, spectrum: Spectrum) -> tuple[Tensor, Tensor, Tensor]:
+def _double(weight: Tensor, bias: Tensor | None, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     W = weight.detach().double()
     b = torch.zeros(W.shape[0], dtype=torch.float64) if bias is None else bias.detach().double()
-    return W, b, spectrum.mean
+    return W, b, mean

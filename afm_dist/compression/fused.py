@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from afm_dist.compression.factorize import fold
 from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler, Observation, check_width
+from afm_dist.compression.methods import FACTORIZATIONS
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import field_key
-from afm_dist.compression.tables import table_factors
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
-from afm_dist.statistics.moments import Moments
 
 
 class FusedHandler(Handler[FusedEmbedding]):
@@ -48,14 +48,15 @@ class FusedHandler(Handler[FusedEmbedding]):
         new: FusedEmbedding,
         module: FusedEmbedding,
         entry: PlanEntry,
-        moments: Mapping[str, Moments],
+        known: OutputStatistics,
     ) -> None:
-        """Factors of eq. 10, or of the SVD, field by field."""
+        """Factors by the entry's method, field by field."""
         projection, shift = _projection(new)
+        method = FACTORIZATIONS[entry.method]
         for i, field in enumerate(module.names):
             rows = module.rows(i)
             table = module.weight.detach()[rows].cpu()
-            factors = table_factors(table, field_key(entry.name, field), entry, moments)
+            factors = method.table(table, field_key(entry.name, field), entry, known)
             new.weight[rows] = factors.codes.to(new.weight)
             projection[i] = factors.projection.to(projection)
             shift[i] = factors.bias.to(shift)

@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from afm_dist.compression.factorize import Spectrum, eigendecompose
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.errors import OptionError
-from afm_dist.statistics.moments import Moments
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,11 +79,17 @@ class Handler(ABC, Generic[M]):
         """
 
     @abstractmethod
-    def fill(self, new: Any, module: M, entry: PlanEntry, moments: Mapping[str, Moments]) -> None:
+    def fill(self, new: Any, module: M, entry: PlanEntry, known: OutputStatistics) -> None:
         """Write the values into what ``build`` gave.
 
+        Args:
+            new: What ``build`` gave.
+            module: That is replaced.
+            entry: Of the plan.
+            known: Moments by name, and the sensitivity where it was measured.
+
         Raises:
-            OptionError: moments that are missing or of another width.
+            OptionError: statistics that are missing or of another width.
         """
 
     def fold(self, model: nn.Module, new: Any, entry: PlanEntry, *, values: bool) -> None:
@@ -116,19 +121,3 @@ def check_width(entry: PlanEntry, width: int) -> None:
         raise OptionError(
             f"rank {entry.rank} for {entry.name}: larger than the layer's {width}; lower the rank"
         )
-
-
-def spectrum_of(moments: Mapping[str, Moments], key: str, width: int) -> Spectrum:
-    """Principal components of some moments, which must be there and of this width.
-
-    Raises:
-        OptionError: they are not.
-    """
-    if key not in moments:
-        raise OptionError(f"no moments of {key}; collect them with collect_moments(model, data, …) first")
-    if moments[key].width != width:
-        raise OptionError(
-            f"the moments of {key} have width {moments[key].width}, the module has {width} outputs: they are "
-            "of another model; collect them with collect_moments(model, data, …) again"
-        )
-    return eigendecompose(moments[key])

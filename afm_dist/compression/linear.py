@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from afm_dist.compression.factorize import afm_linear, svd_linear
-from afm_dist.compression.handler import Handler, Observation, check_width, spectrum_of
+from afm_dist.compression.handler import Handler, Observation, check_width
 from afm_dist.compression.layers import LowRankLinear
+from afm_dist.compression.methods import FACTORIZATIONS
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import module_key
-from afm_dist.statistics.moments import Moments
 
 
 class LinearHandler(Handler[nn.Linear]):
@@ -35,15 +35,12 @@ class LinearHandler(Handler[nn.Linear]):
         check_width(entry, module.out_features)
         return LowRankLinear(module.in_features, module.out_features, entry.rank, entry.activation)
 
-    def fill(
-        self, new: LowRankLinear, module: nn.Linear, entry: PlanEntry, moments: Mapping[str, Moments]
-    ) -> None:
-        """Factors of eq. 5, or of the SVD."""
-        spectrum = spectrum_of(moments, module_key(entry.name), module.out_features)
-        factorize = afm_linear if entry.method == "afm" else svd_linear
+    def fill(self, new: LowRankLinear, module: nn.Linear, entry: PlanEntry, known: OutputStatistics) -> None:
+        """Factors by the entry's method."""
         weight = module.weight.cpu()
         bias = None if module.bias is None else module.bias.cpu()
-        factors = factorize(weight, bias, spectrum, entry.rank, entry.activation, entry.kappa)
+        method = FACTORIZATIONS[entry.method]
+        factors = method.linear(weight, bias, module_key(entry.name), entry, known)
         rank = factors.first_weight.shape[0]
         for target in (new.first.weight, new.second.weight):
             target.zero_()  # an SVD of a layer with fewer inputs than the rank leaves zeros

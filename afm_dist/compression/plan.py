@@ -21,7 +21,8 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 # How many standard deviations below the mean score the shifted ReLU starts to cut.
 DEFAULT_KAPPA = 2.0
 
-Method = Literal["afm", "svd"]
+# Each has a class in ``methods.py``.
+Method = Literal["afm", "svd", "weighted"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 

@@ -6,15 +6,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.registry import compressible, handler_of, refusal
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
 
-def compress_(model: nn.Module, plan: Plan, moments: Mapping[str, Moments]) -> nn.Module:
+def compress_(
+    model: nn.Module,
+    plan: Plan,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
     """Rewrite the planned modules of a model in place; when one cannot be, the model stays as it was.
 
     A module that the model holds under several names is replaced under all of them. What was frozen
@@ -25,20 +31,23 @@ def compress_(model: nn.Module, plan: Plan, moments: Mapping[str, Moments]) -> n
         model: Any module; its planned submodules are replaced.
         plan: From ``plan_ranks``, or written by hand.
         moments: From ``collect_moments`` on this model.
+        sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity`` on this model; only the method
+            ``weighted`` needs it.
 
     Returns:
         The same model.
 
     Raises:
         OptionError: a module that does not exist, cannot be compressed, shares its weights with
-            another one (tied weights) or is smaller than its rank; or moments that are missing.
+            another one (tied weights) or is smaller than its rank; or moments, or the sensitivity, that
+            are missing.
 
     Notes:
         The originals are kept until the last module is rewritten: at most twice the model's memory.
     """
-    with _all_or_nothing(model):
+    with all_or_nothing(model):
         for entry in plan.entries:
-            _rewrite(model, entry, moments)
+            _rewrite(model, entry, OutputStatistics(moments, sensitivity))
     return model
 
 
@@ -48,14 +57,14 @@ def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         OptionError: as in ``compress_``.
     """
-    with _all_or_nothing(model):
+    with all_or_nothing(model):
         for entry in plan.entries:
             _rewrite(model, entry, None)
     return model
 
 
 @contextmanager
-def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
     """After an error every module has the children it had before."""
     before = [(module, dict(module._modules)) for module in model.modules()]
     try:
@@ -67,8 +76,8 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def _rewrite(model: nn.Module, entry: PlanEntry, moments: Mapping[str, Moments] | None) -> None:
-    """Replace one module; without moments by an empty one."""
+def _rewrite(model: nn.Module, entry: PlanEntry, known: OutputStatistics | None) -> None:
+    """Replace one module; by an empty one where nothing is known of its outputs."""
     original = _find(model, entry.name)
     reason = refusal(model, entry.name)
     if reason is not None:
@@ -80,10 +89,10 @@ def _rewrite(model: nn.Module, entry: PlanEntry, moments: Mapping[str, Moments] 
     if not any(parameter.requires_grad for parameter in parameters):
         replacement.requires_grad_(False)
     with torch.no_grad():
-        if moments is not None:
-            handler.fill(replacement, original, entry, moments)
+        if known is not None:
+            handler.fill(replacement, original, entry, known)
         if entry.folded_into is not None:
-            handler.fold(model, replacement, entry, values=moments is not None)
+            handler.fold(model, replacement, entry, values=known is not None)
     for owner in list(model.modules()):
         for child, module in owner._modules.items():
             if module is original:

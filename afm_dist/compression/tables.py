@@ -7,29 +7,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.factorize import TableFactors, afm_table, svd_table
-from afm_dist.compression.handler import Handler, Observation, check_width, spectrum_of
+from afm_dist.compression.handler import Handler, Observation, check_width
 from afm_dist.compression.layers import ProjectedEmbedding, ProjectedEmbeddingBag, bag_weights
+from afm_dist.compression.methods import FACTORIZATIONS
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import module_key
-from afm_dist.statistics.moments import Moments
-
-
-def table_factors(table: Tensor, key: str, entry: PlanEntry, moments: Mapping[str, Moments]) -> TableFactors:
-    """Codes, projection and bias of a table by the entry's method.
-
-    Args:
-        table: Shape (V, T).
-        key: Name of its moments.
-        entry: Method and rank.
-        moments: By name.
-
-    Raises:
-        OptionError: moments that are missing or of another width.
-    """
-    if entry.method == "afm":
-        return afm_table(table, spectrum_of(moments, key, table.shape[1]), entry.rank)
-    return svd_table(table, entry.rank)
 
 
 class EmbeddingHandler(Handler[nn.Embedding]):
@@ -67,10 +50,10 @@ class EmbeddingHandler(Handler[nn.Embedding]):
         )
 
     def fill(
-        self, new: ProjectedEmbedding, module: nn.Embedding, entry: PlanEntry, moments: Mapping[str, Moments]
+        self, new: ProjectedEmbedding, module: nn.Embedding, entry: PlanEntry, known: OutputStatistics
     ) -> None:
-        """Factors of eq. 10, or of the SVD."""
-        _fill(new, module, entry, moments)
+        """Factors by the entry's method."""
+        _fill(new, module, entry, known)
         if new.padding is not None:
             new.padding.copy_(module.weight[module.padding_idx])
 
@@ -125,10 +108,10 @@ class EmbeddingBagHandler(Handler[nn.EmbeddingBag]):
         new: ProjectedEmbeddingBag,
         module: nn.EmbeddingBag,
         entry: PlanEntry,
-        moments: Mapping[str, Moments],
+        known: OutputStatistics,
     ) -> None:
-        """Factors of eq. 10 with the moments of the bags, or of the SVD."""
-        _fill(new, module, entry, moments)
+        """Factors by the entry's method, with the moments of the bags."""
+        _fill(new, module, entry, known)
 
 
 def _renormalising(module: nn.Embedding | nn.EmbeddingBag) -> str | None:
@@ -144,9 +127,10 @@ def _fill(
     new: ProjectedEmbedding | ProjectedEmbeddingBag,
     module: nn.Embedding | nn.EmbeddingBag,
     entry: PlanEntry,
-    moments: Mapping[str, Moments],
+    known: OutputStatistics,
 ) -> None:
-    factors = table_factors(module.weight.detach().cpu(), module_key(entry.name), entry, moments)
+    table = module.weight.detach().cpu()
+    factors = FACTORIZATIONS[entry.method].table(table, module_key(entry.name), entry, known)
     new.codes.weight.copy_(factors.codes)
     new.projection.copy_(factors.projection)
     new.bias.copy_(factors.bias)

@@ -73,6 +73,7 @@ class Costs:
         inference: Of a forward pass.
         training: Of a training step.
         moments: Floats in the moments of the layers that are watched.
+        layers: How many they are.
         cluster: Where it runs.
         tasks: What a task gets.
         workers: What a training worker gets; None: nodes for them are still to come.
@@ -85,6 +86,7 @@ class Costs:
     inference: Footprint
     training: Footprint
     moments: int
+    layers: int
     cluster: Cluster
     tasks: TaskResources
     workers: TrainingResources | None
@@ -133,6 +135,7 @@ class Costs:
                 for layer in layers
                 if isinstance(layer, nn.Linear)
             ),
+            layers=len(layers),
             cluster=cluster,
             tasks=TaskResources(
                 cpus=options.task_cpus,
@@ -197,9 +200,14 @@ class Costs:
             seconds=self._task_seconds(split, passes * rows * seconds),
         )
 
-    def statistics(self, stage: str) -> Estimate:
-        """The pass over the training split that leaves a partial per group."""
-        rows = self.manifest.rows("train")
+    def statistics(self, stage: str, *, in_turn: bool = False) -> Estimate:
+        """The pass over the training split that leaves a partial per group.
+
+        Args:
+            stage: Its name.
+            in_turn: Whether it is one for each layer but the first, whose moments are there.
+        """
+        rows = self.manifest.rows("train") * (self.layers - 1 if in_turn else 1)
         partial = 8 * self.moments
         # A product of its outputs with themselves for each layer, and the copies it is made from.
         products = Footprint(flops=2 * self.moments, traffic=0, alive=0).seconds
@@ -230,12 +238,13 @@ class Costs:
     def sensitivity(self, stage: str) -> Estimate:
         """Forward and backward passes over some batches on the driver."""
         batch = self.training.memory(SAMPLE_BATCH)
+        rows = min(SAMPLE_ROWS, self.manifest.rows("train"))
         return Estimate(
             stage=stage,
             place="driver",
-            rows=SAMPLE_ROWS,
+            rows=rows,
             driver=PROCESS_BYTES + self.bytes + 8 * self.moments + batch,
-            seconds=SAMPLE_ROWS * self.training.seconds,
+            seconds=rows * self.training.seconds,
         )
 
     def timing(self, stage: str, models: int) -> Estimate:

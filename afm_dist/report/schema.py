@@ -26,7 +26,7 @@ class ReliabilityBin(TypedDict):
 
 
 class Row(TypedDict):
-    """One measured model. Names: baseline, control-mlp, control, afm-mlp, afm-emb, svd-mlp, svd-emb, …"""
+    """One measured model. Names: baseline, control-mlp, control, <method>-mlp, <method>-emb, scratch."""
 
     name: str
     stage: Stage
@@ -74,6 +74,10 @@ class Layer(TypedDict):
     components_singular: NotRequired[dict[str, int]]
     """The same for the sum of singular values (square roots of the eigenvalues)."""
     rank_deficiency: NotRequired[int]
+    rank_needed: NotRequired[int]
+    """Smallest rank that loses nothing but round-off; 0 where the outputs never change."""
+    count: NotRequired[int]
+    """Rows in the statistics."""
     activation: NotRequired[str | None]
     eigenvalues: NotRequired[list[float]]
     """Descending."""

@@ -7,6 +7,7 @@ CSS = """
   color-scheme: light dark;
   --surface: #ffffff; --ink: #1b1f24; --muted: #5c6670; --grid: #e4e7ea; --tint: #f3f6f9;
   --baseline: #6b7480; --control: #a96a00; --afm: #0a67ad; --svd: #a83a80; --other: #1a7f5a;
+  --weighted: #6247aa; --sequential: #0b7680; --scratch: #b0432a;
   --serif: Charter, "Bitstream Charter", "Iowan Old Style", "Source Serif 4", Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", Arial, sans-serif;
   --mono: ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
@@ -15,6 +16,7 @@ CSS = """
   :root {
     --surface: #14181c; --ink: #e7eaed; --muted: #9aa5b0; --grid: #2c333a; --tint: #1c2228;
     --baseline: #98a2ad; --control: #e2a33c; --afm: #5cb1ee; --svd: #e48ac0; --other: #4fc198;
+    --weighted: #b5a1f2; --sequential: #54c4cd; --scratch: #f0937a;
   }
 }
 * { box-sizing: border-box; }
@@ -76,6 +78,9 @@ tr.note.ships-row > td { font-weight: 400; }
 .method-control::before { background: var(--control); }
 .method-afm::before { background: var(--afm); }
 .method-svd::before { background: var(--svd); }
+.method-weighted::before { background: var(--weighted); }
+.method-sequential::before { background: var(--sequential); }
+.method-scratch::before { background: var(--scratch); }
 
 .columns { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr));
   gap: 36px 48px; margin: 0 0 28px; align-items: start; }
@@ -113,7 +118,8 @@ ul { margin: 0 0 14px; padding-left: 1.2em; max-width: 72ch; }
 }
 @media print {
   :root { color-scheme: light; --surface: #fff; --ink: #000; --muted: #444; --grid: #ccc; --tint: #f2f2f2;
-    --baseline: #6b7480; --control: #a96a00; --afm: #0a67ad; --svd: #a83a80; --other: #1a7f5a; }
+    --baseline: #6b7480; --control: #a96a00; --afm: #0a67ad; --svd: #a83a80; --other: #1a7f5a;
+    --weighted: #6247aa; --sequential: #0b7680; --scratch: #b0432a; }
   @page { margin: 14mm; }
   html { font-size: 11px; }
   main { max-width: none; padding: 0; }

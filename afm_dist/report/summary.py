@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from afm_dist.report import text
 from afm_dist.report.schema import STAGES, Report, Row
 
-METHODS = ("baseline", "control", "afm", "budget", "svd")
+METHODS = ("baseline", "control", "afm", "budget", "svd", "weighted", "sequential", "scratch")
 GROUPS = {
     "baseline": "Uncompressed",
     "control": "Uncompressed",
     "afm": "AFM",
     "budget": "AFM, ranks for the bytes",
     "svd": "SVD",
+    "weighted": "AFM, weighted by sensitivity",
+    "sequential": "AFM, layer after layer",
+    "scratch": "Small model from scratch",
 }
 SAME = 0.005
 

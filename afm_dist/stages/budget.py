@@ -109,7 +109,7 @@ def choose_ranks(
         entries = target.entries(model)
         rest = _checked(config, entries, budget, before)
         moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
-        sensitivity = logit_sensitivity(model, manifest, entries)
+        sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
         found = allocate(config, entries, moments, sensitivity, budget - rest)
         ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
         console.say(
@@ -162,11 +162,8 @@ def _checked(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, bef
     return rest
 
 
-def logit_sensitivity(
-    model: nn.Module, manifest: Manifest, entries: Sequence[PlanEntry]
-) -> dict[str, Tensor]:
-    """E[ggᵀ] of the outputs of what is compressed, over a sample of the training rows."""
-    names = [entry.name for entry in entries]
+def logit_sensitivity(model: nn.Module, manifest: Manifest, names: Sequence[str]) -> dict[str, Tensor]:
+    """E[ggᵀ] of the outputs of some modules, over a sample of the training rows."""
     return output_sensitivity(model, _sample(manifest), names, forward=forward_batch)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import (
@@ -16,23 +16,28 @@ from afm_dist.checkpoint import (
     save_pretrained,
     size_on_disk,
 )
-from afm_dist.compression.plan import ACTIVATIONS, Activation, Method, Plan, PlanEntry
+from afm_dist.compression.plan import ACTIVATIONS, Activation, Plan, PlanEntry
 from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
+from afm_dist.stages.methods import AFM, Compared, Methods
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
+from afm_dist.statistics.sensitivity_file import load_sensitivity
 
 MOMENTS = "moments.safetensors"
+SENSITIVITY = "sensitivity.safetensors"
 STREAM_TOLERANCE = 1e-9
 TABLE = "embedding"
+COMPARED = Methods()
+NO_STAGES: Mapping[str, Stage] = {}
 
 
 def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
@@ -121,37 +126,60 @@ def rewrite_linears(
     baseline: Models,
     statistics: Stage,
     *,
+    methods: Methods = COMPARED,
+    sensitivity: Stage | None = None,
+    in_turn: Stage | None = None,
     policy: Policy,
     activation: Activation,
     kappa: float,
     ablation: bool,
 ) -> Models:
-    """Eigendecompose, choose ranks, and write ``afm-mlp`` and its SVD twin (paper eq. 5).
+    """Eigendecompose, choose ranks, and write ``afm-mlp`` and its twins by the other methods (paper eq. 5).
 
-    With ``ablation`` also ``afm-mlp-<mode>`` for the other ReLU modes.
+    With ``ablation`` also ``afm-mlp-<mode>`` for the other ReLU modes. The ranks are those of AFM.
+
+    Args:
+        run: The run directory.
+        baseline: The uncompressed model.
+        statistics: Moments of its linear layers.
+        methods: What the run compares.
+        sensitivity: Of the logit to their outputs, where a method needs it.
+        in_turn: Moments of the layers behind compressed ones, where a method needs them.
+        policy: How the ranks are chosen.
+        activation: Between the factors.
+        kappa: Of the shifted ReLU.
+        ablation: Whether the other ReLU modes are written, too.
     """
-    variants: dict[str, tuple[Method, Activation]] = {
-        "afm-mlp": ("afm", activation),
-        "svd-mlp": ("svd", activation),
+    variants: dict[str, tuple[Compared, Activation]] = {
+        method.linears: (method, activation) for method in methods.factored
     }
     if ablation:
-        variants |= {f"afm-mlp-{mode}": ("afm", mode) for mode in ACTIVATIONS if mode != activation}
+        variants |= {f"{AFM.linears}-{mode}": (AFM, mode) for mode in ACTIVATIONS if mode != activation}
     source = baseline.checkpoints["baseline"]
 
     def work(folder: str) -> None:
         moments = load_moments(statistics.file(MOMENTS))
+        behind = moments if in_turn is None else load_moments(in_turn.file(MOMENTS))
+        felt = None if sensitivity is None else load_sensitivity(sensitivity.file(SENSITIVITY))
         for name, (method, mode) in variants.items():
-            plan = plan_ranks(moments, policy, method=method, activation=mode, kappa=kappa)
-            write_compressed(source, storage.join(folder, name), plan, moments)
-            if name == "afm-mlp":
+            plan = plan_ranks(moments, policy, method=method.factors, activation=mode, kappa=kappa)
+            own = behind if method.in_turn else moments
+            write_compressed(source, storage.join(folder, name), plan, own, felt)
+            if name == AFM.linears:
                 ranks = ", ".join(f"{entry.name} to rank {entry.rank}" for entry in plan.entries)
                 console.say(f"  {ranks or 'no layer is compressed'}")
 
     stage = run.stage(
         "rewrite-mlp",
         work,
-        config={"policy": asdict(policy), "activation": activation, "kappa": kappa, "ablation": ablation},
-        inputs=[baseline.stage, statistics],
+        config={
+            "methods": [method.name for method in methods.factored],
+            "policy": asdict(policy),
+            "activation": activation,
+            "kappa": kappa,
+            "ablation": ablation,
+        },
+        inputs=[stage for stage in (baseline.stage, statistics, sensitivity, in_turn) if stage is not None],
     )
     return Models(stage=stage, checkpoints={name: stage.file(name) for name in variants}, histories={})
 
@@ -162,16 +190,22 @@ def table_statistics(
     manifest: Manifest,
     tuned: Models,
     *,
+    methods: Methods = COMPARED,
     stream_check: bool,
     options: ResourceOptions = AUTOMATIC,
 ) -> Stage:
-    """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7).
+    """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7), for each method's tables.
 
-    With ``stream_check`` also by a pass over the shards; both must agree to 1e-9.
+    With ``stream_check`` also by a pass over the shards, of AFM's; both must agree to 1e-9.
     """
 
     def work(folder: str) -> None:
-        model = from_pretrained(tuned.checkpoints["afm-mlp"])
+        for method in _by_data(methods):
+            own = from_pretrained(tuned.checkpoints[method.linears])
+            save_moments(
+                storage.join(folder, _table_moments(method)), moments_from_counts(own, manifest, TABLE)
+            )
+        model = from_pretrained(tuned.checkpoints[AFM.linears])
         moments = moments_from_counts(model, manifest, TABLE)
         if stream_check:
             streamed = collect_moments(
@@ -184,9 +218,18 @@ def table_statistics(
     return run.stage(
         "statistics-embedding",
         work,
-        config={"stream_check": stream_check},
+        config={"stream_check": stream_check, "methods": [method.name for method in _by_data(methods)]},
         inputs=[data, tuned.stage],
     )
+
+
+def _by_data(methods: Methods) -> list[Compared]:
+    """Methods besides AFM that need moments of their own tables."""
+    return [method for method in methods.factored if method.by_data and method is not AFM]
+
+
+def _table_moments(method: Compared) -> str:
+    return MOMENTS if method is AFM else f"moments-{method.name}.safetensors"
 
 
 def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Moments]) -> None:
@@ -204,11 +247,27 @@ def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Mome
 
 
 def rewrite_tables(
-    run: Run, tuned: Models, statistics: Stage, *, policy: Policy, budget: int | None = None
+    run: Run,
+    tuned: Models,
+    statistics: Stage,
+    *,
+    methods: Methods = COMPARED,
+    sensitivity: Mapping[str, Stage] = NO_STAGES,
+    policy: Policy,
+    budget: int | None = None,
 ) -> Models:
     """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
 
-    ``afm-emb`` comes from ``afm-mlp``, ``svd-emb`` from ``svd-mlp``.
+    ``afm-emb`` comes from ``afm-mlp``, and so on. The ranks are those of AFM.
+
+    Args:
+        run: The run directory.
+        tuned: Models with compressed linear layers.
+        statistics: Moments of their tables.
+        methods: What the run compares.
+        sensitivity: Of the logit to the embeddings, of the methods that need it.
+        policy: How the ranks are chosen.
+        budget: Bytes that a checkpoint may have.
 
     Raises:
         StageError: a checkpoint has more bytes than the budget.
@@ -216,11 +275,17 @@ def rewrite_tables(
 
     def work(folder: str) -> None:
         moments = load_moments(statistics.file(MOMENTS))
-        for method, source in (("afm", "afm-mlp"), ("svd", "svd-mlp")):
-            target = folded_into(from_pretrained(tuned.checkpoints[source]))
-            plan = plan_ranks(moments, policy, folded_into=target)
-            written = storage.join(folder, f"{method}-emb")
-            write_compressed(tuned.checkpoints[source], written, plan.using(method=method), moments)
+        for method in methods.factored:
+            source = tuned.checkpoints[method.linears]
+            plan = plan_ranks(
+                moments, policy, method=method.factors, folded_into=folded_into(from_pretrained(source))
+            )
+            own = load_moments(statistics.file(_table_moments(method))) if method.by_data else moments
+            written = storage.join(folder, method.tables)
+            felt = sensitivity.get(method.name)
+            write_compressed(
+                source, written, plan, own, None if felt is None else load_sensitivity(felt.file(SENSITIVITY))
+            )
             if budget is not None and size_on_disk(written) > budget:
                 raise StageError(
                     f"{written}: {size_on_disk(written):,} bytes, more than the budget of {budget:,}; give "
@@ -230,16 +295,26 @@ def rewrite_tables(
     stage = run.stage(
         "rewrite-embedding",
         work,
-        config={"policy": asdict(policy), "budget": budget},
-        inputs=[tuned.stage, statistics],
+        config={
+            "methods": [method.name for method in methods.factored],
+            "policy": asdict(policy),
+            "budget": budget,
+        },
+        inputs=[tuned.stage, statistics, *sensitivity.values()],
     )
-    names = ("afm-emb", "svd-emb")
+    names = [method.tables for method in methods.factored]
     return Models(stage=stage, checkpoints={name: stage.file(name) for name in names}, histories={})
 
 
-def write_compressed(source: str, target: str, plan: Plan, moments: Mapping[str, Moments]) -> None:
+def write_compressed(
+    source: str,
+    target: str,
+    plan: Plan,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+) -> None:
     """Compress a checkpoint into another one, its plan beside it for review."""
     config = load_config(source)
-    model = compress_(from_pretrained(source), plan, moments)
+    model = compress_(from_pretrained(source), plan, moments, sensitivity)
     save_pretrained(model, target, replace(config, plan=config.plan + plan))
     plan.save(storage.join(target, "plan.json"))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from afm_dist import console, report, storage
 from afm_dist.checkpoint import load_config
@@ -16,10 +16,13 @@ from afm_dist.compression.factorize import Spectrum, eigendecompose
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.ranks import field_key, module_name
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.report.degenerate_words import degenerate_layers
+from afm_dist.report.schema import Layer
 from afm_dist.runs import SUCCESS, Run, Stage, environment
 from afm_dist.stages.budget import RANKS, Ranks
-from afm_dist.stages.compression import MOMENTS, TABLE
+from afm_dist.stages.compression import COMPARED, MOMENTS, TABLE
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
+from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments
@@ -55,6 +58,8 @@ class Evidence:
         throughput: The ``throughput`` stage.
         ablation: Whether the ReLU modes were compared.
         ranks: Those of a budget; None: there was none.
+        methods: What the run compares.
+        scratch: The small model trained from scratch; None: there was none.
     """
 
     manifest: Manifest
@@ -72,6 +77,8 @@ class Evidence:
     throughput: Stage
     ablation: bool
     ranks: Ranks | None = None
+    methods: Methods = COMPARED
+    scratch: Models | None = None
 
     @property
     def stages(self) -> list[Stage]:
@@ -87,22 +94,31 @@ class Evidence:
             self.quality,
             self.throughput,
             *([] if self.ranks is None else [self.ranks.stage]),
+            *([] if self.scratch is None else [self.scratch.stage]),
         ]
 
 
 def subjects_of(
-    baseline: Models, rewritten: Models, tuned: Models, narrow: Models, final: Models
+    baseline: Models,
+    rewritten: Models,
+    tuned: Models,
+    narrow: Models,
+    final: Models,
+    methods: Methods,
+    scratch: Models | None,
 ) -> list[Subject]:
-    """The rows of the table, in its order: baseline, controls, AFM, SVD, then ablations."""
+    """The rows of the table, in its order: baseline, controls, the methods, ablations, then from scratch."""
     before = rewritten.checkpoints | narrow.checkpoints
     after = tuned.checkpoints | final.checkpoints
     subjects = [Subject(name="baseline", stage="trained", checkpoint=baseline.checkpoints["baseline"])]
     for name in ("control-mlp", "control"):
         subjects.append(Subject(name=name, stage="after-finetune", checkpoint=after[name]))
-    leading = ["afm-mlp", "afm-emb", "svd-mlp", "svd-emb"]
+    leading = [name for method in methods.factored for name in (method.linears, method.tables)]
     for name in [*leading, *(name for name in before if name not in leading)]:
         subjects.append(Subject(name=name, stage="before-finetune", checkpoint=before[name]))
         subjects.append(Subject(name=name, stage="after-finetune", checkpoint=after[name]))
+    if scratch is not None:
+        subjects.append(Subject(name=SCRATCH, stage="trained", checkpoint=scratch.checkpoints[SCRATCH]))
     return subjects
 
 
@@ -137,9 +153,17 @@ def say_result(run: Run, written: Stage, shipped: Stage) -> None:
 def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
     table_moments = load_moments(evidence.table_statistics.file(MOMENTS))
-    table_plan = _plan(evidence.table_rewrite, "afm-emb")
-    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, row_notes(tuned, "control-mlp"))
-    chosen = tuned["afm-emb"]
+    table_plan = _plan(evidence.table_rewrite, AFM.tables)
+    compressed = [
+        *layers(
+            load_moments(evidence.linear_statistics.file(MOMENTS)),
+            _plan(evidence.linear_rewrite, AFM.linears),
+        ),
+        *layers(table_moments, table_plan),
+    ]
+    notes = row_notes(tuned, "control-mlp") | _scratch_note(evidence.scratch)
+    rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, notes)
+    chosen = tuned[AFM.tables]
     threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
     content: dict[str, Any] = {
         "format_version": 1,
@@ -148,18 +172,12 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": [row for row in rows if not _is_ablation(row["name"])],
         "shipped": {
-            "name": "afm-emb",
+            "name": AFM.tables,
             "stage": "after-finetune",
             "checkpoint": storage.join(run.path, "checkpoint"),
             "reason": f"kept {summary(chosen)['kept']}: {summary(chosen)['reason']}",
         },
-        "layers": [
-            *layers(
-                load_moments(evidence.linear_statistics.file(MOMENTS)),
-                _plan(evidence.linear_rewrite, "afm-mlp"),
-            ),
-            *layers(table_moments, table_plan),
-        ],
+        "layers": compressed,
         "finetuning": [
             *curves("mlp", evidence.linear_finetune, evidence.linear_recipe),
             *curves("embedding", evidence.table_finetune, evidence.table_recipe),
@@ -175,10 +193,10 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
         "notes": [
             f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
             "baseline; models of the same structure share one measurement.",
-            "The SVD rows have the ranks, the ReLU mode and the fine-tuning of the AFM rows; only the "
-            "factors differ.",
+            *evidence.methods.notes,
             _finetuning_note(evidence),
             *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
+            *degenerate_layers(compressed),
         ],
     }
     if evidence.baseline.histories:
@@ -227,7 +245,15 @@ def row_notes(tuned: Mapping[str, History], control: str) -> dict[tuple[str, str
     return notes
 
 
-def layers(moments: Mapping[str, Moments], plan: Plan) -> list[dict[str, Any]]:
+def _scratch_note(scratch: Models | None) -> dict[tuple[str, str], dict[str, Any]]:
+    if scratch is None:
+        return {}
+    history = scratch.histories[SCRATCH]
+    note = f"kept: {summary(history)['kept']}"
+    return {(SCRATCH, "trained"): {"validation_auc": history.best.validation_auc, "note": note}}
+
+
+def layers(moments: Mapping[str, Moments], plan: Plan) -> list[Layer]:
     """The spectrum and the rank of everything that a plan compresses.
 
     Args:
@@ -235,13 +261,13 @@ def layers(moments: Mapping[str, Moments], plan: Plan) -> list[dict[str, Any]]:
         plan: What was done.
     """
     entries = {entry.name: entry for entry in plan.entries}
-    found = []
+    found: list[Layer] = []
     for name, own in moments.items():
         entry = entries.get(module_name(name))
         if entry is None:
             continue
         spectrum = eigendecompose(own)
-        kind = "embedding" if entry.name == TABLE else "linear"
+        kind: Literal["embedding", "linear"] = "embedding" if entry.name == TABLE else "linear"
         found.append(
             {
                 "name": name,
@@ -255,6 +281,8 @@ def layers(moments: Mapping[str, Moments], plan: Plan) -> list[dict[str, Any]]:
                     str(share): spectrum.rank_for_singular_values(share) for share in SHARES
                 },
                 "rank_deficiency": spectrum.rank_deficiency,
+                "rank_needed": spectrum.needed_rank,
+                "count": own.count,
                 "activation": entry.activation if kind == "linear" else None,
                 "eigenvalues": spectrum.eigenvalues.tolist(),
             }

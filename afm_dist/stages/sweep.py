@@ -140,7 +140,7 @@ def try_ranks(
                 for point in grid(METHODS, sweep.linear_ranks, sweep.embedding_dims)
             ]
             ours = [(found, point) for found, point in uniform if point.method == "afm"]
-            sensitivity = logit_sensitivity(model, manifest, entries)
+            sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
                 plan = _budgeted(config, entries, moments, sensitivity, Plan.from_json(found["plan"]))

@@ -12,6 +12,7 @@ from typing import Any
 from afm_dist import report, storage
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.runs import Run, Stage, environment
 from afm_dist.stages.compression import MOMENTS
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
@@ -87,6 +88,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
     histories, name = evidence.tuned.histories, evidence.shipped
     moments = load_moments(evidence.tried.file(MOMENTS))
     plan = Plan.load(storage.join(evidence.chosen.checkpoints[name], "plan.json"))
+    compressed = layers(moments, plan)
     threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
     content: dict[str, Any] = {
         "format_version": 1,
@@ -103,7 +105,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "reason": _reason(evidence),
         },
         "sweep": points(storage.read_json(evidence.tried.file(POINTS))),
-        "layers": layers(moments, plan),
+        "layers": compressed,
         "finetuning": curves("both", evidence.tuned, evidence.recipe),
         "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, moments, plan),
         "data": data_facts(evidence.manifest),
@@ -117,8 +119,9 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "was; budget-r64-d2 has no more bytes, and those ranks with the least predicted change of the "
             "logit.",
             "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
-            f"the second round of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
+            f"the second one of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
             "the state with the best validation AUC, the one before fine-tuning included.",
+            *degenerate_layers(compressed),
         ],
     }
     if evidence.baseline.histories:

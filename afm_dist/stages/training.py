@@ -89,7 +89,7 @@ def train_baseline(
             checkpoint_minutes=checkpoint_minutes,
             emit=run.event,
         )
-        _say_histories(histories)
+        say_histories(histories)
         storage.remove(initial)
 
     stage = run.stage(
@@ -162,7 +162,7 @@ def finetune(
             checkpoint_minutes=checkpoint_minutes,
             emit=run.event,
         )
-        _say_histories(histories)
+        say_histories(histories)
 
     stage = run.stage(
         name,
@@ -180,7 +180,8 @@ def finetune(
     )
 
 
-def _say_histories(histories: Mapping[str, History]) -> None:
+def say_histories(histories: Mapping[str, History]) -> None:
+    """What each training saw and what is kept of it, a line an evaluation."""
     for name, history in histories.items():
         for point in history.curve:
             loss = "" if point.train_loss is None else f", training loss {point.train_loss:.4f}"

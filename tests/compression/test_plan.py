@@ -50,7 +50,7 @@ def test_an_unknown_version_is_refused_by_name(tmp_path: Path, version: Any) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "tucker"}, "method 'tucker' of mlp.3: choose from afm, svd"),
+        ({"method": "tucker"}, "method 'tucker' of mlp.3: choose from afm, svd, weighted"),
         ({"activation": "gelu"}, "activation 'gelu' of mlp.3: choose from none, plain, shifted"),
         ({"rank": 0}, "rank 0 of mlp.3"),
         ({"rank": "8"}, "rank"),

@@ -27,9 +27,21 @@ FONT = 12.0
 SMALL = 11.0
 POINTS_PER_INCH = 72
 
-ROLES = ("ink", "muted", "grid", "surface", "baseline", "control", "afm", "svd", "other")
+ROLES = (
+    *("ink", "muted", "grid", "surface"),
+    *("baseline", "control", "afm", "svd", "weighted", "sequential", "scratch", "other"),
+)
 COLOUR = {role: f"#0101{index:02x}" for index, role in enumerate(ROLES, start=1)}
-MARKER = {"baseline": "s", "control": "D", "afm": "o", "svd": "^", "other": "P"}
+MARKER = {
+    "baseline": "s",
+    "control": "D",
+    "afm": "o",
+    "svd": "^",
+    "weighted": "p",
+    "sequential": "h",
+    "scratch": "X",
+    "other": "P",
+}
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from afm_dist.errors import OptionError, StageError
+from afm_dist.checkpoint import ModelConfig, save_pretrained
+from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.resources import ResourceOptions, TrainingResources
 from afm_dist.training import fit as fit_module
+from afm_dist.training.recipe import Recipe
 from afm_dist.training.registration import RAY_TRAIN, Registered
 from afm_dist.training.worker import Candidate
+from tests.small_dataset import FIELDS, write_dataset
 
 CPUS = ResourceOptions(use_gpu="never")
 
@@ -140,3 +144,20 @@ def test_of_earlier_starts_only_the_registered_checkpoint_stays(tmp_path: Path) 
 
     assert fit_module._clear(str(tmp_path), None) == "attempt-003"
     assert not list(root.iterdir())
+
+
+def test_distilling_without_a_teacher_is_refused_by_name(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "log")
+
+    with pytest.raises(OptionError, match=r"distill weight 0\.5: model has no teacher"):
+        fit_module.fit([candidate(tmp_path)], manifest, Recipe(distill_weight=0.5), folder=str(tmp_path))
+
+
+def test_a_teacher_of_another_schema_is_refused(tmp_path: Path) -> None:
+    manifest, hyper = write_dataset(tmp_path / "log"), {"embedding_dim": 4, "hidden": (8,)}
+    config = ModelConfig(architecture="deepfm", hyper_parameters=hyper, fields=FIELDS[:2])
+    save_pretrained(config.build(), str(tmp_path / "teacher"), config)
+    taught = replace(candidate(tmp_path), teacher=str(tmp_path / "teacher"))
+
+    with pytest.raises(DataError, match=r"teacher was trained on another schema .* field 'age'"):
+        fit_module.fit([taught], manifest, Recipe(distill_weight=0.5), folder=str(tmp_path))

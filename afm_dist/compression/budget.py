@@ -12,7 +12,8 @@ from torch import Tensor
 
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.compression.allocate import Choice, front
-from afm_dist.compression.factorize import eigendecompose
+from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.ranks import module_name
 from afm_dist.compression.rewrite import restructure_
@@ -78,13 +79,15 @@ def allocate(
         budget: Bytes of all tensors of the model.
 
     Raises:
-        OptionError: the budget is less than the smallest the model can become.
+        OptionError: the budget is less than the smallest the model can become, or no error is predicted
+            for an entry's method.
     """
     check_budget(config, entries, budget)
     whole = structure_bytes(config, Plan())
+    known = OutputStatistics(moments, sensitivity)
     choices: dict[str, list[Choice]] = {}
     for entry in entries:
-        errors = _errors(entry.name, moments, sensitivity)
+        errors = _errors(entry, known)
         costs = _costs(config, entry, len(errors) - 1)
         smaller = [Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0]
         choices[entry.name] = [*smaller, Choice(None, 0, 0.0)]
@@ -146,10 +149,20 @@ def structure_bytes(config: ModelConfig, plan: Plan) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def _errors(name: str, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor]) -> list[float]:
+def _errors(entry: PlanEntry, known: OutputStatistics) -> list[float]:
     """By rank of a module, summed over its fields."""
-    keys = [key for key in moments if module_name(key) == name]
+    keys = [key for key in known if module_name(key) == entry.name]
     if not keys:
-        raise OptionError(f"no moments of {name}; collect them before its rank is chosen")
-    tails = [tail_errors(eigendecompose(moments[key]), sensitivity[key]) for key in keys]
+        raise OptionError(f"no moments of {entry.name}; collect them before its rank is chosen")
+    method = FACTORIZATIONS[entry.method]
+    if not isinstance(method, ProjectedOutputs):
+        raise OptionError(
+            f"method {entry.method!r} of {entry.name}: what its ranks do to the logit is not predicted; take "
+            "'afm' or 'weighted'"
+        )
+    tails = []
+    for key in keys:
+        width = known[key].width
+        whole = method.projection(key, width, width, known)
+        tails.append(tail_errors(whole, known.sensitivity(key, width)))
     return [float(error) for error in torch.stack(tails).sum(0)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.factorize import Spectrum
+from afm_dist.compression.factorize import Projection
 from afm_dist.compression.registry import handler_of
 from afm_dist.dataset.batch import Batch
 
@@ -91,17 +91,17 @@ def _parts(output: Any) -> tuple[Tensor, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
-def tail_errors(spectrum: Spectrum, sensitivity: Tensor) -> Tensor:
+def tail_errors(projection: Projection, sensitivity: Tensor) -> Tensor:
     """What a rank costs: the error of keeping 0, 1, …, M components, shape (M + 1,), float64.
 
     The mean square of the change of the logit, to first order and as if g and the output were
-    independent: Σ λ_j·u_jᵀE[ggᵀ]u_j over the components that are dropped.
+    independent: Σ σ_j²·d_jᵀE[ggᵀ]d_j over the components that are dropped, with σ_j the deviation of
+    score j and d_j what it adds to the outputs.
 
     Args:
-        spectrum: Of the output.
+        projection: Of rank M, with scores that are not correlated.
         sensitivity: E[ggᵀ], shape (M, M).
     """
-    vectors = spectrum.eigenvectors
-    weights = (vectors * (sensitivity @ vectors)).sum(0).clamp(min=0)
-    dropped = (spectrum.eigenvalues * weights).flip(0).cumsum(0).flip(0)
+    weights = (projection.decode * (sensitivity @ projection.decode)).sum(0).clamp(min=0)
+    dropped = (projection.deviations.square() * weights).flip(0).cumsum(0).flip(0)
     return torch.cat([dropped, dropped.new_zeros(1)])

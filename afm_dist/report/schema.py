@@ -131,7 +131,7 @@ class SweepPoint(TypedDict):
 
     name: str
     method: str
-    """``baseline``, ``afm``, ``svd``, or ``budget``: AFM with ranks that were chosen for its bytes."""
+    """``baseline``, ``afm``, ``weighted``, ``svd``, or ``budget``: weighted, its ranks chosen."""
     ranks: dict[str, int]
     """By module; what is left out is as it was."""
     bytes: int

@@ -13,7 +13,7 @@ GROUPS = {
     "baseline": "Uncompressed",
     "control": "Uncompressed",
     "afm": "AFM",
-    "budget": "AFM, ranks for the bytes",
+    "budget": "Weighted AFM, ranks for the bytes",
     "svd": "SVD",
     "weighted": "AFM, weighted by sensitivity",
     "sequential": "AFM, layer after layer",

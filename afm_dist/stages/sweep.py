@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from afm_dist.checkpoint import (
     size_on_disk,
 )
 from afm_dist.compression.budget import allocate, structure_bytes
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan
 from afm_dist.compression.registry import handler_of
 from afm_dist.compression.rewrite import compress_
 from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto, plan_of
@@ -28,16 +28,26 @@ from afm_dist.evaluation.score import score_split
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.budget import logit_sensitivity
-from afm_dist.stages.compression import MOMENTS, TABLE, entries_of, target_linears, write_compressed
+from afm_dist.stages.compression import (
+    MOMENTS,
+    SENSITIVITY,
+    TABLE,
+    entries_of,
+    target_linears,
+    write_compressed,
+)
 from afm_dist.stages.training import Models
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
 
 POINTS = "points.json"
 SPLITS = ("validation", "test")
-METHODS: tuple[Method, ...] = ("afm", "svd")
+METHODS: tuple[Method, ...] = ("afm", "weighted", "svd")
 BASELINE, BUDGET = "baseline", "budget"
+# What a user may take: SVD is there to compare.
+OURS = ("afm", "weighted", BUDGET)
 # The largest loss of validation AUC to the control that is taken for none, and the paper's aim.
 NO_LOSS = 0.0002
 
@@ -111,9 +121,9 @@ def try_ranks(
 ) -> Stage:
     """Score the baseline and each point of the grid, before fine-tuning, on validation and test rows.
 
-    For each uniform AFM model that none beats on the validation split, also the one of no more bytes whose
-    ranks ``allocate`` chose. Nothing is written but the scores; a point that was scored stays scored when
-    the stage is interrupted.
+    For each uniform model that none beats on the validation split (SVD apart), also the one of no more bytes
+    whose ranks ``allocate`` chose, with weighted factors. Nothing is written but the scores; a point that
+    was scored stays scored when the stage is interrupted.
 
     Args:
         run: The run directory.
@@ -131,20 +141,24 @@ def try_ranks(
         moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
         save_moments(storage.join(folder, MOMENTS), moments)
         entries = entries_of(model, activation=sweep.activation, kappa=sweep.kappa)
+        sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
+        save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
         rows = sum(manifest.rows(split) for split in SPLITS)
         with console.progress("sweep", sweep.points * rows) as advance:
-            score = _Scoring(run, manifest, source, folder, moments, options, advance)
+            score = _Scoring(run, manifest, source, folder, moments, sensitivity, options, advance)
             score(BASELINE, BASELINE, Plan())
             uniform = [
                 (score(point.name, point.method, point.plan(entries, table=TABLE)), point)
                 for point in grid(METHODS, sweep.linear_ranks, sweep.embedding_dims)
             ]
-            ours = [(found, point) for found, point in uniform if point.method == "afm"]
-            sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
+            ours = [(found, point) for found, point in uniform if point.method in OURS]
+            weighted = [replace(entry, method="weighted") for entry in entries]
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
-                plan = _budgeted(config, entries, moments, sensitivity, Plan.from_json(found["plan"]))
-                score(point.name.replace("afm", BUDGET), BUDGET, plan)
+                budget = structure_bytes(config, Plan.from_json(found["plan"]))
+                best = allocate(config, weighted, moments, sensitivity, budget)
+                name = point.name.replace(point.method, BUDGET, 1)
+                score(name, BUDGET, plan_of(weighted, best.ranks))
         storage.write_json(storage.join(folder, POINTS), score.found)
         storage.remove(storage.join(folder, "scored"))
 
@@ -166,11 +180,13 @@ class _Scoring:
         source: str,
         folder: str,
         moments: Mapping[str, Moments],
+        sensitivity: Mapping[str, Tensor],
         options: ResourceOptions,
         advance: Callable[[int], None],
     ) -> None:
         self._run, self._manifest, self._source, self._folder = run, manifest, source, folder
-        self._moments, self._options, self._advance = moments, options, advance
+        self._moments, self._sensitivity = moments, sensitivity
+        self._options, self._advance = options, advance
         config = load_config(source)
         # Names and headers: the same for all, but for a few bytes of the plan.
         self._besides = size_on_disk(source) - structure_bytes(config, Plan())
@@ -182,7 +198,7 @@ class _Scoring:
         if storage.exists(location):
             self.found.append(storage.read_json(location))
             return self.found[-1]
-        model = compress_(from_pretrained(self._source), plan, self._moments)
+        model = compress_(from_pretrained(self._source), plan, self._moments, self._sensitivity)
         measured = {
             split: score_split(
                 model,
@@ -217,20 +233,8 @@ def front_of(points: Sequence[Mapping[str, Any]]) -> list[int]:
     return pareto([point["bytes"] for point in points], [point["validation_auc"] for point in points])
 
 
-def _budgeted(
-    config: ModelConfig,
-    entries: Sequence[PlanEntry],
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-    uniform: Plan,
-) -> Plan:
-    """The ranks with the least predicted error in no more bytes than a plan takes."""
-    found = allocate(config, entries, moments, sensitivity, structure_bytes(config, uniform))
-    return plan_of(entries, found.ranks)
-
-
 def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict[str, Mapping[str, Any]]:
-    """For each ratio the AFM model with the best validation AUC that is so many times smaller.
+    """For each ratio the model (SVD apart) with the best validation AUC that is so many times smaller.
 
     Args:
         points: With the baseline among them.
@@ -242,7 +246,7 @@ def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict
     (before,) = (point["bytes"] for point in points if point["method"] == BASELINE)
     chosen: dict[str, Mapping[str, Any]] = {}
     for ratio in sorted(ratios):
-        small = [p for p in points if p["method"] in ("afm", BUDGET) and p["bytes"] * ratio <= before]
+        small = [p for p in points if p["method"] in OURS and p["bytes"] * ratio <= before]
         if not small:
             least = min(point["bytes"] for point in points)
             console.warn(
@@ -265,9 +269,10 @@ def rewrite_chosen(run: Run, baseline: Models, tried: Stage, sweep: Sweep) -> Mo
 
     def work(folder: str) -> None:
         moments = load_moments(tried.file(MOMENTS))
+        sensitivity = load_sensitivity(tried.file(SENSITIVITY))
         for name, point in chosen.items():
             plan = Plan.from_json(point["plan"])
-            write_compressed(source, storage.join(folder, name), plan, moments)
+            write_compressed(source, storage.join(folder, name), plan, moments, sensitivity)
             ranks = ", ".join(f"{module} to {rank}" for module, rank in point["ranks"].items())
             console.say(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {ranks}")
 

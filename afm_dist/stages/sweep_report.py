@@ -17,7 +17,7 @@ from afm_dist.runs import Run, Stage, environment
 from afm_dist.stages.compression import MOMENTS
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.reporting import curves, data_facts, layers, row_notes, tables, timings, training_points
-from afm_dist.stages.sweep import BUDGET, NO_LOSS, POINTS, front_of
+from afm_dist.stages.sweep import BASELINE, NO_LOSS, OURS, POINTS, front_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.training.history import summary
@@ -116,8 +116,9 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
             "baseline; models of the same structure share one measurement.",
             "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
-            "was; budget-r64-d2 has no more bytes, and those ranks with the least predicted change of the "
-            "logit.",
+            "was. The factors of weighted models are those with the least change of the logit, to first "
+            "order; budget-r64-d2 has such factors, no more bytes than that pair of ranks, and the ranks for "
+            "which the predicted change is least.",
             "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
             f"the second one of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
             "the state with the best validation AUC, the one before fine-tuning included.",
@@ -145,7 +146,7 @@ def _reason(evidence: SweepEvidence) -> str:
 
 def points(scored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The points as the report shows them, each with whether none beats it (SVD apart)."""
-    ours = [point for point in scored if point["method"] in ("baseline", "afm", BUDGET)]
+    ours = [point for point in scored if point["method"] in (BASELINE, *OURS)]
     front = {ours[index]["name"] for index in front_of(ours)}
     left_out = ("plan", "validation_log_loss")
     return [

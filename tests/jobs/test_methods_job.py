@@ -11,7 +11,7 @@ from afm_dist.checkpoint import from_pretrained
 from tests.jobs.commands import succeed
 from tests.jobs.conftest import Compressed, compress_command
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_every_method_has_its_rows_and_afm_ships(compressed: Compressed, tmp_path: Path) -> None:

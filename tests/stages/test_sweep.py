@@ -44,7 +44,7 @@ def tried(bench: Bench) -> Any:
 @pytest.mark.ray
 def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) -> None:
     found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
-    uniform = [f"{method}-r{rank}-d{dim}" for method in ("afm", "svd") for rank in (2, 6, "full")
+    uniform = [f"{method}-r{rank}-d{dim}" for method in ("afm", "weighted", "svd") for rank in (2, 6, "full")
                for dim in (1, 2, "full") if (rank, dim) != ("full", "full")]  # fmt: skip
     assert [name for name in found if not name.startswith("budget")] == ["baseline", *uniform]
 
@@ -64,6 +64,7 @@ def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> Non
     assert budgeted
     for name, point in budgeted.items():
         assert point["bytes"] <= found[name.replace("budget", "afm")]["bytes"]
+        assert {entry["method"] for entry in point["plan"]["entries"]} <= {"weighted"}
 
 
 @pytest.mark.ray

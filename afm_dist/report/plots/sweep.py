@@ -15,7 +15,12 @@ from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, 
 from afm_dist.report.schema import Row, SweepPoint
 
 HEIGHT = 360
-NAMES = {"afm": "AFM, same ranks", "budget": "AFM, ranks for the bytes", "svd": "SVD, same ranks"}
+NAMES = {
+    "afm": "AFM",
+    "weighted": "weighted AFM",
+    "budget": "weighted, ranks for the bytes",
+    "svd": "SVD",
+}
 
 
 def shown_from(points: Sequence[SweepPoint], rows: Sequence[Row]) -> float:

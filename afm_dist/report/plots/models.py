@@ -52,7 +52,7 @@ def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
             _point(ax, row, low)
         _paths_of_finetuning(ax, rows, low)
         _far_below(ax, rows, low)
-        _labels(ax, _labelled(rows), low, (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3]))
+        labels(ax, _labelled(rows), low, (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3]))
 
     values = ", ".join(
         f"{row['name']} {text.STAGE_WORDS[row['stage']]} {text.score(row['auc'])} "
@@ -145,7 +145,7 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
     return list({row["name"]: row for row in ordered(list(rows))}.values())
 
 
-def _labels(ax: Axes, rows: Sequence[Row], low: float, unit: float) -> None:
+def labels(ax: Axes, rows: Sequence[Row], low: float, unit: float) -> None:
     """A name beside each point, on the side with more room, moved apart where they would collide.
 
     ``unit`` is the height of one point of the figure in AUC.

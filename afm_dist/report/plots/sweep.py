@@ -11,10 +11,12 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from afm_dist.report import text
 from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of, short
+from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of
+from afm_dist.report.plots.models import labels
 from afm_dist.report.schema import Row, SweepPoint
 
 HEIGHT = 360
+BELOW, ABOVE = 44.0, 44.0
 NAMES = {
     "afm": "AFM",
     "weighted": "weighted AFM",
@@ -35,7 +37,7 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
     margin = 0.08 * max(high - low, 0.001)
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 58, 44, 16, 44)
+        ax = axes(figure, 58, BELOW, 16, ABOVE)
         ax.set_xscale("log")
         sizes = [point["bytes"] / 1e6 for point in points]
         ax.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
@@ -55,7 +57,10 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
         for point in points:
             if point["method"] in NAMES and point["auc"] >= low - margin:
                 _mark(ax, point["method"], point["bytes"], point["auc"], filled=False)
-        _fine_tuned(ax, rows)
+        finished = [row for row in rows if row["stage"] != "before-finetune"]
+        for row in finished:
+            _mark(ax, row["name"], row["bytes"], row["auc"], filled=True)
+        labels(ax, finished, low - margin, (high - low + 2 * margin) / (HEIGHT - BELOW - ABOVE))
         present = [method for method in NAMES if any(point["method"] == method for point in points)]
         handles = [_handle(method) for method in present]
         ax.legend(
@@ -92,17 +97,3 @@ def _handle(method: str) -> Line2D:
         [], [], marker=MARKER[role], markersize=5.5, linestyle="none", label=NAMES[method],
         markerfacecolor=COLOUR["surface"], markeredgecolor=COLOUR[role], markeredgewidth=1.3,
     )  # fmt: skip
-
-
-def _fine_tuned(ax: Axes, rows: Sequence[Row]) -> None:
-    """The uncompressed models and what was fine-tuned, filled and named."""
-    for row in rows:
-        if row["stage"] == "before-finetune":
-            continue
-        _mark(ax, row["name"], row["bytes"], row["auc"], filled=True)
-        largest = row["bytes"] == max(other["bytes"] for other in rows)
-        ax.annotate(
-            short(row["name"]), (row["bytes"] / 1e6, row["auc"]), (5 if largest else 0, 7),
-            textcoords="offset points", ha="right" if largest else "center", va="bottom",
-            size=SMALL, color=COLOUR[role_of(row["name"])],
-        )  # fmt: skip

@@ -26,6 +26,7 @@ from jobs.compress_options import (
     policies,
     recipes,
     sweep_of,
+    warn_of_rounds,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def compress(config: Compress) -> None:
     methods = parse_methods(config.methods)
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
+    warn_of_rounds(config, (first, second))
     ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -208,6 +208,18 @@ def check(config: Compress) -> None:
             console.warn(f"{option} is ignored: {because}")
 
 
+def warn_of_rounds(config: Compress, rounds: Sequence[Recipe]) -> None:
+    """Warn of options that the rounds of fine-tuning have too few evaluations for."""
+    evaluations = min(recipe.epochs * recipe.evaluations_per_epoch for recipe in rounds)
+    if config.finetune_average and evaluations < 2:
+        console.warn("--finetune-average is ignored: a round has one evaluation, so there is no average")
+    if config.finetune_patience is not None and config.finetune_patience >= evaluations:
+        console.warn(
+            f"--finetune-patience {config.finetune_patience} is ignored: the evaluations of a round are "
+            f"{evaluations}"
+        )
+
+
 def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
     """How ranks are chosen, for the MLP and for the tables."""
     from afm_dist.compression.ranks import FixedRank, KeptEnergy
@@ -243,9 +255,10 @@ def parse_seeds(value: str) -> list[int]:
         OptionError: they are not.
     """
     parts = [part.strip() for part in value.split(",")]
-    if len(parts) < 2 or len({*map(str.lower, parts)}) < len(parts) or not all(p.isdecimal() for p in parts):
+    seeds = [int(part) for part in parts if part.isdecimal()]
+    if len(seeds) < len(parts) or len(set(seeds)) < max(2, len(seeds)):
         raise OptionError(f"--seeds {value!r}: two or more different seeds between commas, e.g. 0,1,2")
-    return [int(part) for part in parts]
+    return seeds
 
 
 def sweep_of(config: Compress) -> Sweep:

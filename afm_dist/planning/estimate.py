@@ -49,6 +49,8 @@ RAY_BYTES = 700 << 20
 TRAINING_COPIES = 6
 ADAGRAD_COPIES = 2
 AVERAGE_COPIES = 2
+# Checkpoints of a training that are on disk at once: those that are kept, and the one that is written.
+CHECKPOINTS = 3
 # A rewrite holds the source, the result and its file.
 REWRITING_COPIES = 3
 # Weights, two moments and gradients.
@@ -181,7 +183,7 @@ class Costs:
             if on_gpu
             else 0,
             driver=PROCESS_BYTES + RAY_BYTES + REWRITING_COPIES * self.bytes,
-            disk=(models + 4) * self.bytes,
+            disk=(models + 4) * self.bytes + (CHECKPOINTS * averaged if recipe.average else 0),
             seconds=seconds,
         )
 

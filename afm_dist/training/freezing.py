@@ -22,7 +22,12 @@ def freeze_(model: nn.Module, trained: Trained) -> None:
         model: Its tables are the weights with sparse gradients.
         trained: ``all``: nothing is frozen; ``dense``: the tables are; ``factors``: everything but
             ``factor_weights``. A model that was not compressed has none: there all dense weights are
-            trained, so the control of a comparison may move more than the compressed model, never less.
+            trained.
+
+    Notes:
+        A compressed model and its control are not restrained alike: projections are dense, so the
+        embeddings of compressed tables still move where those of the control cannot; with ``factors`` the
+        control's dense weights all move, those of the compressed model do not.
     """
     if trained == "all":
         return

@@ -196,8 +196,10 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> SplitOptimizer:
 
 
 def _teacher(model: nn.Module | None, recipe: Recipe) -> Teacher | None:
-    if model is None or recipe.distill_weight == 0:
+    if recipe.distill_weight == 0:
         return None
+    if model is None:
+        raise ValueError("a recipe with a distill weight needs a teacher")
     return Teacher(model=model.eval(), weight=recipe.distill_weight, temperature=recipe.distill_temperature)
 
 

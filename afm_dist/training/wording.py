@@ -6,7 +6,8 @@ from afm_dist.training.recipe import Recipe, Trained
 
 _TRAINED: dict[Trained, str] = {
     "all": "all weights are trained",
-    "dense": "the tables are frozen",
+    "dense": "the tables are frozen (the projections of compressed ones are not, so a compressed model can "
+    "still move its embeddings, the control cannot)",
     "factors": "only what compression made is trained (low-rank factors, projections and the layers they "
     "were folded into; of the uncompressed control all dense weights)",
 }
@@ -27,8 +28,13 @@ def in_words(recipe: Recipe) -> str:
         if recipe.distill_weight
         else "nothing is distilled"
     )
+    evaluations = recipe.epochs * recipe.evaluations_per_epoch
+    ends = (
+        f"; it ends after {recipe.patience} evaluations without a better validation AUC"
+        if recipe.patience < evaluations
+        else ""
+    )
     return (
         f"{passes} over the training split in batches of {recipe.batch_size:,} at learning rate "
-        f"{recipe.learning_rate:g}; {_TRAINED[recipe.trained]}; {averaged}; {distilled}; it ends after "
-        f"{recipe.patience} evaluations without a better validation AUC"
+        f"{recipe.learning_rate:g}; {_TRAINED[recipe.trained]}; {averaged}; {distilled}{ends}"
     )

@@ -22,13 +22,14 @@ from afm_dist.checkpoint import CONFIG, from_pretrained, load_config, save_pretr
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.machine import use_all_cores
+from afm_dist.runs import environment
 from afm_dist.stages.evaluation import Subject, measure_quality
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
-from jobs.benchmarks.summary import spread
+from jobs.benchmarks.summary import data_name, spread
 from jobs.compress_options import Compress, recipes
 
 UNTUNED = "not fine-tuned"
@@ -86,7 +87,7 @@ class Sample:
         way: Of fine-tuning.
         start: Tells samples of the same start and the same order of rows from others.
         validation: AUC of the kept state.
-        last: Validation AUC of the last state.
+        last: Validation AUC at the last evaluation, of what was scored there (the average, if averaged).
         test: AUC of the kept state on the test split.
     """
 
@@ -137,8 +138,7 @@ class Start:
         options = Compress(**{name: value for name, value in config.items() if name in known})
         _, recipe = recipes(options, preset(options.preset))
         manifest = Manifest.load(options.data or storage.join(run, "prepare/data"))
-        data = ", ".join(str(source.get("name", "?")) for source in manifest.sources) or manifest.location
-        return cls(run, data, manifest, recipe, sources, control)
+        return cls(run, data_name(config), manifest, recipe, sources, control)
 
     @property
     def architecture(self) -> str:
@@ -161,7 +161,15 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
     samples: list[Sample] = []
     for recipe, ways in by_recipe.items():
         # A start of Ray Train costs seconds: one for all that share a recipe.
-        key = storage.fingerprint({**asdict(recipe), "run": start.run, "sources": _contents(start)})
+        key = storage.fingerprint(
+            {
+                **asdict(recipe),
+                "run": start.run,
+                "sources": _contents(start),
+                "data": start.manifest.fingerprint(),
+                "revision": environment()["git_revision"],
+            }
+        )
         place = storage.join(folder, key[:16])
         candidates = {
             (name, way.name): Candidate(
@@ -187,10 +195,10 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
 
 def _contents(start: Start) -> dict[str, str]:
     return {
-        name: storage.file_sha256(storage.join(source, file))
+        f"{name}/{file}": storage.file_sha256(storage.join(source, file))
         for name, source in start.sources.items()
         for file in storage.list_names(source)
-        if file.startswith("model")
+        if file == CONFIG or file.startswith("model")
     }
 
 
@@ -232,7 +240,7 @@ def table(samples: Iterable[Sample]) -> str:
             raise DataError(f"{sample.data}, {sample.model}: two samples of {sample.start}")
         starts[sample.start] = sample
     head = ["data", "model", "fine-tuning", "n", "validation AUC", "test AUC"]
-    head += ["validation − not", "test − not", "last state − not, validation"]
+    head += ["validation − not", "test − not", "last evaluation − not, validation"]
     lines = [head, [*["---"] * 3, *["--:"] * (len(head) - 3)]]
     choices = []
     for (data, model), ways in sorted(groups.items()):
@@ -243,7 +251,7 @@ def table(samples: Iterable[Sample]) -> str:
                 lines.append([data, model, shown, str(len(ways[way])), *_cells(ways[way], ways[UNTUNED])])
         choices.append(f"Chosen by validation for {data}, {model}: {best}.")
     rows = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([*rows, "", *choices])
+    return "\n".join([*rows, "", *choices, f"Revision {environment()['git_revision']}."])
 
 
 def chosen(ways: Mapping[str, Mapping[str, Sample]]) -> str:

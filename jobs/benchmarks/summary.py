@@ -16,6 +16,7 @@ import tyro
 
 from afm_dist import console, storage
 from afm_dist.errors import DataError
+from jobs.compress_options import Compress
 
 REPORT = "report/report.json"
 # The report's rows: the uncompressed model, the same with the fine-tuning of the compressed one, that one.
@@ -40,7 +41,7 @@ class Compression:
 
     Attributes:
         model: Architecture.
-        data: Dataset.
+        data: Name of its folder.
         seed: Of the run.
         options: Tells runs of other presets, ranks and recipes apart.
         auc: Of the test split, by the names of ``ROWS``.
@@ -71,11 +72,12 @@ class Compression:
         config, data = report["config"], report["data"]
         if config.get("checkpoint"):
             raise DataError(f"{run}: its baseline was trained elsewhere; nothing here says which model it is")
-        options = {name: config.get(name) for name in NOT_MIXED}
+        # Reports from before an option was there mean its default.
+        options = {name: config.get(name, getattr(Compress, name)) for name in NOT_MIXED}
         return cls(
             model=config["model"],
             options=storage.fingerprint(options),
-            data=data["name"],
+            data=data_name(config),
             seed=config["seed"],
             auc={name: rows[row]["auc"] for name, row in ROWS.items()},
             smaller=rows[ROWS["baseline"]]["bytes"] / rows[ROWS["AFM"]]["bytes"],
@@ -110,6 +112,15 @@ def table(runs: Iterable[Compression]) -> str:
         cells.append(f"{statistics.mean(run.smaller for run in group):.1f}×")
         lines.append([data, model, str(len(group)), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """What a dataset is called: its folder, of the demo ``demo``.
+
+    Args:
+        config: Of a run of jobs/compress.py.
+    """
+    return str(config["data"]).rstrip("/").rpartition("/")[2] if config.get("data") else "demo"
 
 
 def spread(values: Sequence[float], *, sign: bool = False) -> str:

@@ -11,8 +11,11 @@ import torch
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
 from afm_dist.errors import DataError
 from afm_dist.models import build_model
+from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe, preset
-from jobs.benchmarks.finetuning import UNTUNED, WAYS, Sample, Start, _drawn_anew, table
+from afm_dist.training.worker import Candidate
+from jobs.benchmarks import finetuning
+from jobs.benchmarks.finetuning import UNTUNED, WAYS, Sample, Start, _drawn_anew, measure, table
 from tests.small_dataset import FIELDS, write_dataset
 
 HYPER = {"embedding_dim": 4, "hidden": (16, 8)}
@@ -53,7 +56,7 @@ def test_differences_are_to_the_same_start_without_fine_tuning() -> None:
 
     assert (row["n"], row["validation AUC"]) == ("2", "0.7600 ± 0.0566")
     assert row["validation − not"] == row["test − not"] == "+0.0100 ± 0.0141"
-    assert row["last state − not, validation"] == "-0.0100 ± 0.0141"
+    assert row["last evaluation − not, validation"] == "-0.0100 ± 0.0141"
 
 
 def test_validation_chooses_for_each_model_and_not_fine_tuning_competes() -> None:
@@ -124,3 +127,57 @@ def test_tables_drawn_anew_leave_the_dense_weights(finished: Callable[..., str],
 
     before = from_pretrained(source).state_dict()
     assert {name for name in before if not torch.equal(before[name], drawn[name])} == {"embedding.weight"}
+
+
+def test_each_way_is_measured_with_its_recipe_its_start_and_the_teacher(
+    finished: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Start.of(finished())
+    asked: dict[str, tuple[Recipe, Candidate, str]] = {}
+
+    def fit(
+        candidates: list[Candidate], manifest: object, recipe: Recipe, *, folder: str, fine_tuning: bool
+    ) -> dict[str, History]:
+        assert fine_tuning
+        asked.update({one.name: (recipe, one, folder) for one in candidates})
+        curve = [Point(0, 0, None, 0.70, 0.5), Point(9, 90, 0.5, 0.75, 0.5), Point(18, 180, 0.5, 0.72, 0.5)]
+        return {one.name: History(curve=curve, kept_step=9, finished=True) for one in candidates}
+
+    monkeypatch.setattr(finetuning, "fit", fit)
+    monkeypatch.setattr(finetuning, "measure_quality", lambda subject, *_: {"auc": 0.6})
+
+    samples = measure(start, 3, str(tmp_path / "out"))
+
+    assert {(one.model.split(", ")[1], one.way) for one in samples} == {
+        (model, way) for model in start.sources for way in (UNTUNED, *(way.name for way in WAYS))
+    }
+    for one in samples:
+        assert (one.validation, one.last) == ((0.70, 0.70) if one.way == UNTUNED else (0.75, 0.72))
+    for way in WAYS:
+        for model, source in start.sources.items():
+            recipe, candidate, _ = asked[f"{model}-{way.slug}"]
+            assert recipe == way.recipe(start.recipe.using(seed=3))
+            assert candidate.teacher == start.teacher
+            assert (candidate.source == source) is not way.drawn_anew
+
+
+def test_what_was_measured_of_other_data_is_not_taken_for_this(
+    finished: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Start.of(finished())
+    folders: list[set[str]] = []
+
+    def fit(candidates: list[Candidate], *_: object, folder: str, **__: object) -> dict[str, History]:
+        folders[-1].add(folder)
+        curve = [Point(0, 0, None, 0.7, 0.5)]
+        return {one.name: History(curve=curve, kept_step=0, finished=True) for one in candidates}
+
+    monkeypatch.setattr(finetuning, "fit", fit)
+    monkeypatch.setattr(finetuning, "measure_quality", lambda subject, *_: {"auc": 0.6})
+    other = replace(start, manifest=write_dataset(tmp_path / "other", seed=7))
+    for one in (start, start, other):
+        folders.append(set())
+        measure(one, 0, str(tmp_path / "out"))
+
+    assert folders[0] == folders[1]
+    assert not folders[0] & folders[2]

@@ -18,7 +18,8 @@ def run(
         {"name": name, "stage": stage, "auc": auc[key], "bytes": 100 if key == "baseline" else 25}
         for key, (name, stage) in ROWS.items()
     ]
-    data = {"name": "log", **({} if bayes is None else {"bayes_auc": bayes})}
+    options = {"data": "somewhere/log", **options}
+    data = {"name": "part-0", **({} if bayes is None else {"bayes_auc": bayes})}
     place = folder / f"{model}-{seed}" / "report"
     place.mkdir(parents=True)
     report = {"rows": rows, "config": {"model": model, "seed": seed, **options}, "data": data}
@@ -62,3 +63,12 @@ def test_runs_that_cannot_be_summarised_are_named(tmp_path: Path) -> None:
 
 def test_differences_carry_their_sign() -> None:
     assert spread([-0.01, 0.01], sign=True) == "+0.0000 ± 0.0141"
+
+
+def test_a_report_from_before_an_option_has_its_default(tmp_path: Path) -> None:
+    runs = [run(tmp_path, "dcn", 0, 0.72), run(tmp_path, "dcn", 1, 0.72, finetune_average=False)]
+    assert len(table(runs).splitlines()) == 3
+
+
+def test_the_demo_has_no_folder_to_be_called_after(tmp_path: Path) -> None:
+    assert run(tmp_path, "dcn", 0, 0.72, data=None).data == "demo"

@@ -409,6 +409,11 @@ def test_distilling_with_no_weight_is_not_distilling(run: Run, trained: Watched)
     assert same(taught.model.state_dict(), trained.model.state_dict())
 
 
+def test_without_a_teacher_nothing_is_distilled_in_silence(run: Run) -> None:
+    with pytest.raises(ValueError, match="needs a teacher"):
+        run(RECIPE.using(distill_weight=0.5))
+
+
 def test_with_little_weight_a_teacher_moves_little(run: Run, log: Manifest) -> None:
     def distance(weight: float) -> float:
         recipe = RECIPE.using(epochs=1, learning_rate=1e-4, distill_weight=weight)

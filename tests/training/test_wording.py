@@ -19,8 +19,12 @@ from afm_dist.training.wording import in_words
         (Recipe(distill_weight=0.5, distill_temperature=2), "0.5 of the loss is against the predictions"),
         (Recipe(distill_weight=0.5, distill_temperature=2), "at temperature 2"),
         (Recipe(), "nothing is distilled"),
-        (Recipe(patience=2), "after 2 evaluations without a better validation AUC"),
+        (Recipe(patience=2, evaluations_per_epoch=4), "after 2 evaluations without a better validation AUC"),
     ],
 )
 def test_a_recipe_says_how_it_trains(recipe: Recipe, words: str) -> None:
     assert words in in_words(recipe)
+
+
+def test_patience_that_cannot_run_out_is_not_mentioned() -> None:
+    assert "it ends" not in in_words(Recipe(patience=4, evaluations_per_epoch=4))

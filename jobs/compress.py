@@ -124,7 +124,7 @@ def compress(config: Compress) -> None:
     # labels learns from it as it enters the round.
     linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
     if asked is not None:
-        sweep(run, config, data, manifest, baseline, linear_moments, asked, second, title)
+        compress_by_sweep(run, config, data, manifest, baseline, linear_moments, asked, second, title)
         return
     ranks = None
     if config.budgeted:
@@ -256,12 +256,13 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
 
     output = config.output or DEMO_OUTPUT
     folders = {seed: storage.join(output, f"seed-{seed}") for seed in seeds}
+    # Before the seeds: a folder with other files is refused before hours of work.
+    run = None if config.dry_run else Run(output, job="compress", config=asdict(config), resume=config.resume)
     for seed, folder in folders.items():
         console.say(f"seed {seed}:")
         compress(replace(config, seed=seed, seeds=None, output=folder))
-    if config.dry_run:
+    if run is None:
         return
-    run = Run(output, job="compress", config=asdict(config), resume=config.resume)
     reports = {seed: storage.join(folder, "report", "report.json") for seed, folder in folders.items()}
     made = [
         Stage.external(f"seed-{seed}", location, storage.file_sha256(location))
@@ -276,7 +277,7 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     console.say(f"report:     {written.file('report.html')}")
 
 
-def sweep(
+def compress_by_sweep(
     run: Run,
     config: Compress,
     data: Stage,
@@ -414,6 +415,7 @@ def plan(
         models = len(asked.ratios)
         stages = [
             *made,
+            costs.sensitivity("sweep"),
             costs.scoring("sweep", "validation", passes=asked.points),
             costs.scoring("sweep", "test", passes=asked.points),
             costs.rewriting("rewrite-sweep", models),

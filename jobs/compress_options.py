@@ -162,7 +162,9 @@ def check(config: Compress) -> None:
             raise OptionError("--seeds and --seed exclude each other: give one")
     parse_methods(config.methods)
     if config.sweep and config.methods != DEFAULT_METHODS:
-        raise OptionError("--sweep and --methods exclude each other: a sweep compares afm and svd")
+        raise OptionError(
+            "--sweep and --methods exclude each other: a sweep has its own: afm, weighted and svd"
+        )
     if config.sweep and config.ablation == "on":
         raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
     if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
@@ -225,8 +227,8 @@ def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
     from afm_dist.compression.ranks import FixedRank, KeptEnergy
 
     fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
-    if config.budgeted:
-        # Until the budget has chosen.
+    if config.budgeted or config.sweep:
+        # Until the budget, or the sweep, has chosen.
         return FixedRank(rank=1), FixedRank(rank=1)
     mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
     dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
@@ -276,6 +278,10 @@ def sweep_of(config: Compress) -> Sweep:
         given["embedding_dims"] = parse_numbers("--sweep-dims", config.sweep_dims, int)
     if config.sweep_ratios is not None:
         given["ratios"] = parse_numbers("--sweep-ratios", config.sweep_ratios)
+        if min(given["ratios"]) <= 1:
+            raise OptionError(
+                f"--sweep-ratios {config.sweep_ratios}: how many times smaller, more than 1; try 3,5,10"
+            )
     return Sweep(activation=config.activation, kappa=config.kappa, **given)
 
 

@@ -18,17 +18,18 @@ class Paired:
     Attributes:
         mean: Of the differences.
         deviation: Sample standard deviation of the differences.
-        p: How often a mean at least so far from 0 would occur if there were no difference, two-sided.
+        p: How often a mean at least so far from 0 would occur if there were no difference, two-sided. None
+            where all differences are the same: then nothing varies with the seed, and there is no test.
     """
 
     mean: float
     deviation: float
-    p: float
+    p: float | None
 
     @property
     def noise(self) -> bool:
         """Whether chance explains the difference well enough."""
-        return self.p >= SIGNIFICANT
+        return self.p is not None and self.p >= SIGNIFICANT
 
 
 def paired(differences: Sequence[float]) -> Paired:
@@ -44,7 +45,7 @@ def paired(differences: Sequence[float]) -> Paired:
         raise ValueError("a paired test needs two differences or more")
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
     if deviation == 0:
-        return Paired(mean, 0.0, 1.0 if mean == 0 else 0.0)
+        return Paired(mean, 0.0, None)
     t = mean / (deviation / math.sqrt(len(differences)))
     return Paired(mean, deviation, student_p(t, len(differences) - 1))
 

@@ -36,8 +36,8 @@ class Spread(TypedDict):
 class Difference(Spread):
     """A difference between two models of the same seed, over the seeds."""
 
-    p: float
-    """Of a paired t-test."""
+    p: float | None
+    """Of a paired t-test; null where all seeds have the same difference."""
     noise: bool
     """Whether chance explains it: p is 0.05 or more."""
 
@@ -68,6 +68,8 @@ class SeedsReport(TypedDict):
     """Name of the model that every seed ships."""
     same_rows: bool
     """Whether all seeds have the same dataset; the demo makes one for each."""
+    same_baseline: bool
+    """Whether all seeds began with the same checkpoint."""
 
 
 def over_seeds(reports: Mapping[int, Report]) -> SeedsReport:
@@ -93,6 +95,7 @@ def over_seeds(reports: Mapping[int, Report]) -> SeedsReport:
         "seeds": list(reports),
         "rows": [_row(list(reports.values()), name, stage) for name, stage in keys],
         "shipped": shipped.pop(),
+        "same_baseline": bool(first.get("config", {}).get("checkpoint")),
         "same_rows": len({report.get("data", {}).get("fingerprint") for report in reports.values()}) == 1,
     }
 
@@ -170,7 +173,8 @@ def sentence(content: SeedsReport) -> str:
 
 
 def _verdict(difference: Difference) -> str:
-    return f" (within noise, p = {difference['p']:.2f})" if difference["noise"] else ""
+    p = difference["p"]
+    return f" (within noise, p = {p:.2f})" if difference["noise"] and p is not None else ""
 
 
 def _ships(content: SeedsReport, row: SeedsRow) -> bool:
@@ -214,6 +218,14 @@ def _notes(content: SeedsReport) -> list[str]:
         if content["same_rows"]
         else "Each seed has a log of its own, so the deviations are also those of the rows.",
         "“vs control” compares with the uncompressed model after as many rounds of the same fine-tuning.",
+        *(
+            [
+                "All seeds began with the same checkpoint: what comes before fine-tuning is the same for "
+                "all, and the deviations are those of fine-tuning alone."
+            ]
+            if content["same_baseline"]
+            else []
+        ),
     ]
 
 

@@ -33,7 +33,8 @@ def sweep(report: Report) -> Html:
     if not points:
         return EMPTY
     rows = report["rows"]
-    below = sum(point["auc"] < plots.shown_from(points, rows) for point in points)
+    lowest, _ = plots.limits(points, rows)
+    below = sum(point["auc"] < lowest for point in points)
     hidden = f" {below} of {len(points)} models lie below the axis." if below else ""
     plot = figure(
         plots.auc_against_bytes(points, rows),
@@ -54,8 +55,8 @@ def sweep(report: Report) -> Html:
 
 
 WORDS = (
-    "All models come from the same uncompressed one and the same statistics; none of these figures needed "
-    "training. What was fine-tuned was chosen on the validation split."
+    "All models come from the same uncompressed one and the same statistics, and are shown before any "
+    "fine-tuning. What was fine-tuned was chosen on the validation split."
 )
 
 

@@ -75,8 +75,8 @@ FACTORED = (
 )
 SCRATCH = "scratch"
 SCRATCH_WORDS = (
-    "scratch: the structure of afm-emb with weights drawn anew, trained with the training recipe of the "
-    "preset and not fine-tuned; what compressing a large model is worth shows against it."
+    "scratch: the structure of afm-emb with weights drawn anew, trained once, with the training recipe of "
+    "the preset; afm-emb had the baseline's training and two rounds of fine-tuning."
 )
 NAMES = (*(method.name for method in FACTORED), SCRATCH)
 

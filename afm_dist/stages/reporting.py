@@ -10,10 +10,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import torch
+
 from afm_dist import console, report, storage
 from afm_dist.checkpoint import load_config
-from afm_dist.compression.factorize import Spectrum, eigendecompose
-from afm_dist.compression.plan import Plan
+from afm_dist.compression.factorize import eigendecompose
+from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
+from afm_dist.compression.outputs import OutputStatistics
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.ranks import field_key, module_name
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
@@ -24,7 +28,6 @@ from afm_dist.stages.compression import COMPARED, MOMENTS, TABLE
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.training import Models
-from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
@@ -152,11 +155,11 @@ def say_result(run: Run, written: Stage, shipped: Stage) -> None:
 
 def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
-    table_moments = load_moments(evidence.table_statistics.file(MOMENTS))
+    table_moments = OutputStatistics(load_moments(evidence.table_statistics.file(MOMENTS)))
     table_plan = _plan(evidence.table_rewrite, AFM.tables)
     compressed = [
         *layers(
-            load_moments(evidence.linear_statistics.file(MOMENTS)),
+            OutputStatistics(load_moments(evidence.linear_statistics.file(MOMENTS))),
             _plan(evidence.linear_rewrite, AFM.linears),
         ),
         *layers(table_moments, table_plan),
@@ -253,16 +256,30 @@ def _scratch_note(scratch: Models | None) -> dict[tuple[str, str], dict[str, Any
     return {(SCRATCH, "trained"): {"validation_auc": history.best.validation_auc, "note": note}}
 
 
-def layers(moments: Mapping[str, Moments], plan: Plan) -> list[Layer]:
+def kept_energy(key: str, entry: PlanEntry, known: OutputStatistics) -> float:
+    """The share of the variance of some outputs that the factors of an entry keep.
+
+    1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the entry's method.
+    """
+    method, own = FACTORIZATIONS[entry.method], known[key]
+    total = float(own.covariance.trace())
+    if entry.method == "afm" or not isinstance(method, ProjectedOutputs) or total <= 0:
+        return eigendecompose(own).kept_energy(entry.rank)
+    projection = method.projection(key, own.width, entry.rank, known)
+    rest = torch.eye(own.width, dtype=torch.float64) - projection.decode @ projection.encode
+    return 1 - float((rest @ own.covariance * rest).sum()) / total
+
+
+def layers(known: OutputStatistics, plan: Plan) -> list[Layer]:
     """The spectrum and the rank of everything that a plan compresses.
 
     Args:
-        moments: By name, from ``collect_moments``.
+        known: Of the outputs.
         plan: What was done.
     """
     entries = {entry.name: entry for entry in plan.entries}
     found: list[Layer] = []
-    for name, own in moments.items():
+    for name, own in known.items():
         entry = entries.get(module_name(name))
         if entry is None:
             continue
@@ -275,7 +292,7 @@ def layers(moments: Mapping[str, Moments], plan: Plan) -> list[Layer]:
                 "method": entry.method,
                 "width": spectrum.width,
                 "rank": entry.rank,
-                "kept_energy": spectrum.kept_energy(entry.rank),
+                "kept_energy": kept_energy(name, entry, known),
                 "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
                 "components_singular": {
                     str(share): spectrum.rank_for_singular_values(share) for share in SHARES
@@ -332,22 +349,20 @@ def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[d
     return modes
 
 
-def tables(
-    checkpoint: str, manifest: Manifest, moments: Mapping[str, Moments], plan: Plan
-) -> list[dict[str, Any]]:
+def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: Plan) -> list[dict[str, Any]]:
     """Bytes of each field's embedding rows before and after (without the first-order weights).
 
     Args:
         checkpoint: Of the uncompressed model.
         manifest: The dataset.
-        moments: Of the fields.
+        known: Of the fields.
         plan: What was done.
     """
     dim = int(load_config(checkpoint).hyper_parameters["embedding_dim"])
-    rank = next((entry.rank for entry in plan.entries if entry.name == TABLE), None)
+    entry = next((entry for entry in plan.entries if entry.name == TABLE), None)
+    rank = None if entry is None else entry.rank
     found = []
     for field in manifest.categorical:
-        spectrum: Spectrum = eigendecompose(moments[field_key(TABLE, field.name)])
         numbers = field.cardinality * dim
         found.append(
             {
@@ -356,7 +371,9 @@ def tables(
                 "bytes_before": numbers * FLOAT_BYTES,
                 "bytes_after": FLOAT_BYTES
                 * (numbers if rank is None else field.cardinality * rank + dim * (rank + 1)),
-                "kept_energy": 1.0 if rank is None else spectrum.kept_energy(rank),
+                "kept_energy": 1.0
+                if entry is None
+                else kept_energy(field_key(TABLE, field.name), entry, known),
             }
         )
     return found

@@ -1,15 +1,17 @@
-"""The stage that trains a small model from scratch, against which compressing a large one shows its worth."""
+"""The stage that trains a small model from scratch, to compare with one that was large once."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 import torch
+from torch import nn
 
 from afm_dist import storage
 from afm_dist.checkpoint import load_config, save_pretrained
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.embedding import FusedEmbedding
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
@@ -55,7 +57,9 @@ def train_scratch(
     def work(folder: str) -> None:
         initial = storage.join(folder, "initial")
         torch.manual_seed(recipe.seed)
-        save_pretrained(restructure_(config.build(), config.plan), initial, config)
+        model = restructure_(config.build(), config.plan)
+        _spread_projections(model)
+        save_pretrained(model, initial, config)
         say_histories(
             fit(
                 [Candidate(name=SCRATCH, source=initial, output=folder)],
@@ -82,3 +86,10 @@ def train_scratch(
         checkpoints={SCRATCH: stage.file("checkpoint")},
         histories={SCRATCH: History.from_json(storage.read_json(stage.file("history.json")))},
     )
+
+
+def _spread_projections(model: nn.Module) -> None:
+    """Draw the projections such that embeddings begin as widely spread as codes, as in a plain table."""
+    for module in model.modules():
+        if isinstance(module, FusedEmbedding) and module.projection is not None:
+            nn.init.normal_(module.projection, std=module.code_dim**-0.5)

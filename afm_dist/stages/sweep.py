@@ -23,11 +23,11 @@ from afm_dist.compression.registry import handler_of
 from afm_dist.compression.rewrite import compress_
 from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto, plan_of
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.errors import OptionError, StageError
+from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import score_split
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.budget import logit_sensitivity
+from afm_dist.stages.budget import ENTRY_BYTES, logit_sensitivity
 from afm_dist.stages.compression import (
     MOMENTS,
     SENSITIVITY,
@@ -43,6 +43,7 @@ from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
 
 POINTS = "points.json"
+SCORED = "scored"
 SPLITS = ("validation", "test")
 METHODS: tuple[Method, ...] = ("afm", "weighted", "svd")
 BASELINE, BUDGET = "baseline", "budget"
@@ -50,6 +51,7 @@ BASELINE, BUDGET = "baseline", "budget"
 OURS = ("afm", "weighted", BUDGET)
 # The largest loss of validation AUC to the control that is taken for none, and the paper's aim.
 NO_LOSS = 0.0002
+RATIOS = (3.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +61,26 @@ class Sweep:
     Attributes:
         linear_ranks: Of the linear layers; none: powers of two.
         embedding_dims: Of the tables; none: powers of two.
-        ratios: How many times smaller the models are that are fine-tuned, one each.
+        ratios: How many times smaller the models are that are fine-tuned, one each; none: those of 3, 5
+            and 10 that can be reached.
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
     """
 
     linear_ranks: Sequence[int] = ()
     embedding_dims: Sequence[int] = ()
-    ratios: Sequence[float] = (3.0, 5.0, 10.0)
+    ratios: Sequence[float] = ()
     activation: Activation = "shifted"
     kappa: float = DEFAULT_KAPPA
 
     def of(self, config: ModelConfig) -> Sweep:
-        """The same with ranks in place of the defaults.
+        """The same with ranks and ratios in place of the defaults, ascending.
+
+        Args:
+            config: The uncompressed model, with all its fields.
 
         Raises:
-            OptionError: a rank that is larger than a layer.
+            OptionError: a rank that is larger than a layer, or a ratio that no rank reaches.
         """
         with torch.device("meta"):
             model = config.build()
@@ -89,13 +95,28 @@ class Sweep:
         for width in dims:
             if not 1 <= width <= dim:
                 raise OptionError(f"--sweep-dims {width}: the dimensions lie in 1..{dim}, the model's own")
-        return Sweep(
-            linear_ranks=ranks or default_ranks(least),
-            embedding_dims=dims or default_dims(dim),
-            ratios=self.ratios,
-            activation=self.activation,
-            kappa=self.kappa,
+        found = replace(
+            self,
+            linear_ranks=sorted({*ranks}) or default_ranks(least),
+            embedding_dims=sorted({*dims}) or default_dims(dim),
         )
+        reached = found.smallest(config)
+        if self.ratios and max(self.ratios) > reached:
+            raise OptionError(
+                f"--sweep-ratios {max(self.ratios):g}: the smallest model that is tried is {reached:.2f} "
+                "times smaller; ask for less, or give smaller --sweep-ranks or --sweep-dims"
+            )
+        ratios = sorted({*self.ratios}) or [ratio for ratio in RATIOS if ratio <= reached]
+        # Of a model that does not become so small, the smallest.
+        return replace(found, ratios=ratios or [max(1.0, (1 + reached) / 2)])
+
+    def smallest(self, config: ModelConfig) -> float:
+        """How many times smaller the smallest model is that is tried."""
+        with torch.device("meta"):
+            entries = entries_of(config.build(), activation=self.activation, kappa=self.kappa)
+        points = grid(("afm",), self.linear_ranks, self.embedding_dims)
+        least = min(structure_bytes(config, point.plan(entries, table=TABLE)) for point in points)
+        return structure_bytes(config, Plan()) / (least + ENTRY_BYTES * len(entries))
 
     @property
     def points(self) -> int:
@@ -122,8 +143,8 @@ def try_ranks(
     """Score the baseline and each point of the grid, before fine-tuning, on validation and test rows.
 
     For each uniform model that none beats on the validation split (SVD apart), also the one of no more bytes
-    whose ranks ``allocate`` chose, with weighted factors. Nothing is written but the scores; a point that
-    was scored stays scored when the stage is interrupted.
+    whose ranks ``allocate`` chose, with weighted factors. No model is written; a point that was scored stays
+    scored when the stage is interrupted.
 
     Args:
         run: The run directory.
@@ -144,7 +165,8 @@ def try_ranks(
         sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
         rows = sum(manifest.rows(split) for split in SPLITS)
-        with console.progress("sweep", sweep.points * rows) as advance:
+        scored = len(storage.list_names(storage.join(folder, SCORED)))
+        with console.progress("sweep", sweep.points * rows, before=scored * rows) as advance:
             score = _Scoring(run, manifest, source, folder, moments, sensitivity, options, advance)
             score(BASELINE, BASELINE, Plan())
             uniform = [
@@ -156,11 +178,13 @@ def try_ranks(
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
                 budget = structure_bytes(config, Plan.from_json(found["plan"]))
+                if budget >= structure_bytes(config, Plan()):
+                    continue
                 best = allocate(config, weighted, moments, sensitivity, budget)
                 name = point.name.replace(point.method, BUDGET, 1)
                 score(name, BUDGET, plan_of(weighted, best.ranks))
         storage.write_json(storage.join(folder, POINTS), score.found)
-        storage.remove(storage.join(folder, "scored"))
+        storage.remove(storage.join(folder, SCORED))
 
     return run.stage(
         "sweep",
@@ -188,13 +212,13 @@ class _Scoring:
         self._moments, self._sensitivity = moments, sensitivity
         self._options, self._advance = options, advance
         config = load_config(source)
-        # Names and headers: the same for all, but for a few bytes of the plan.
+        # Names and headers; a compressed model's are longer by at most so much an entry.
         self._besides = size_on_disk(source) - structure_bytes(config, Plan())
         self._config = config
         self.found: list[dict[str, Any]] = []
 
     def __call__(self, name: str, method: str, plan: Plan) -> dict[str, Any]:
-        location = storage.join(self._folder, "scored", f"{name}.json")
+        location = storage.join(self._folder, SCORED, f"{name}.json")
         if storage.exists(location):
             self.found.append(storage.read_json(location))
             return self.found[-1]
@@ -216,7 +240,7 @@ class _Scoring:
             "method": method,
             "plan": plan.to_json(),
             "ranks": {entry.name: entry.rank for entry in plan.entries},
-            "bytes": structure_bytes(self._config, plan) + self._besides,
+            "bytes": structure_bytes(self._config, plan) + self._besides + ENTRY_BYTES * len(plan.entries),
             "parameters": count_parameters(model),
             "validation_auc": measured["validation"].auc,
             "validation_log_loss": measured["validation"].log_loss,
@@ -241,7 +265,8 @@ def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict
         ratios: Bytes of the baseline over those of the model, at least.
 
     Returns:
-        By name, each once; a ratio that no model reaches is left out, with a warning.
+        By name, each once; a ratio that no model reaches is left out, with a warning, but for the smallest
+        model where none is reached.
     """
     (before,) = (point["bytes"] for point in points if point["method"] == BASELINE)
     chosen: dict[str, Mapping[str, Any]] = {}
@@ -257,7 +282,8 @@ def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict
         best = max(small, key=lambda point: (point["validation_auc"], -point["bytes"]))
         chosen[best["name"]] = best
     if not chosen:
-        raise StageError("no model of the sweep is as small as --sweep-ratios asks; nothing to fine-tune")
+        smallest = min((p for p in points if p["method"] in OURS), key=lambda point: point["bytes"])
+        chosen[smallest["name"]] = smallest
     return chosen
 
 

@@ -10,16 +10,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from afm_dist import report, storage
+from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.runs import Run, Stage, environment
-from afm_dist.stages.compression import MOMENTS
+from afm_dist.stages.compression import MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.reporting import curves, data_facts, layers, row_notes, tables, timings, training_points
 from afm_dist.stages.sweep import BASELINE, NO_LOSS, OURS, POINTS, front_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
+from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.training.history import summary
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.wording import in_words
@@ -86,9 +88,11 @@ def write_sweep_report(run: Run, evidence: SweepEvidence, *, title: str, config:
 
 def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, Any], folder: str) -> None:
     histories, name = evidence.tuned.histories, evidence.shipped
-    moments = load_moments(evidence.tried.file(MOMENTS))
+    known = OutputStatistics(
+        load_moments(evidence.tried.file(MOMENTS)), load_sensitivity(evidence.tried.file(SENSITIVITY))
+    )
     plan = Plan.load(storage.join(evidence.chosen.checkpoints[name], "plan.json"))
-    compressed = layers(moments, plan)
+    compressed = layers(known, plan)
     threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
     content: dict[str, Any] = {
         "format_version": 1,
@@ -107,7 +111,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
         "sweep": points(storage.read_json(evidence.tried.file(POINTS))),
         "layers": compressed,
         "finetuning": curves("both", evidence.tuned, evidence.recipe),
-        "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, moments, plan),
+        "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, known, plan),
         "data": data_facts(evidence.manifest),
         "environment": environment(),
         "config": dict(config),

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from afm_dist.checkpoint import from_pretrained, size_on_disk
-from tests.jobs.commands import succeed
+from tests.jobs.commands import run_warm, succeed
 from tests.jobs.conftest import Compressed
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
+@pytest.mark.slow
 def test_a_sweep_fine_tunes_a_model_of_each_size_and_ships_one(
     compressed: Compressed, tmp_path: Path
 ) -> None:
@@ -41,10 +42,11 @@ def test_a_sweep_fine_tunes_a_model_of_each_size_and_ships_one(
 
 
 def test_a_dry_run_of_a_sweep_starts_nothing(compressed: Compressed, tmp_path: Path) -> None:
-    printed = succeed(
+    result = run_warm(
         "jobs/compress.py",
         *("--data", compressed.data, "--checkpoint", f"{compressed.trained}/checkpoint"),
         *("--output", str(tmp_path / "run"), "--sweep", "--dry-run"),
     )
-    assert "finetune-sweep" in printed
+    assert result.returncode == 0, result.stderr
+    assert "finetune-sweep" in result.stdout
     assert not (tmp_path / "run").exists()

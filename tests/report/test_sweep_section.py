@@ -44,12 +44,14 @@ def test_every_model_stands_where_its_ranks_say() -> None:
 
 def test_the_page_says_how_many_models_the_figure_leaves_out() -> None:
     report = example_report()
-    lowest = min(point["auc"] for point in report["sweep"] if point["front"])
-    lowest = min([lowest, *(row["auc"] for row in report["rows"])])
-    below = sum(point["auc"] < lowest for point in report["sweep"])
-    assert ("lie below the axis" in sweep(report)) is (below > 0)
-    report["sweep"][-2]["auc"] = 0.5
-    assert f"{below + 1} of {len(report['sweep'])} models lie below the axis" in sweep(report)
+    report["sweep"] = report["sweep"][:3]
+    assert "below the axis" not in sweep(report)
+    lowest = min([point["auc"] for point in report["sweep"]] + [row["auc"] for row in report["rows"]])
+    hidden, within = dict(report["sweep"][1]), dict(report["sweep"][1])
+    hidden.update(name="hidden", front=False, auc=0.5)
+    within.update(name="within", front=False, auc=lowest - 1e-5)
+    report["sweep"] += [hidden, within]
+    assert "1 of 5 models lie below the axis" in sweep(report)
 
 
 def test_the_section_is_well_formed_with_a_single_model() -> None:

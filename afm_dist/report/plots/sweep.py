@@ -25,23 +25,25 @@ NAMES = {
 }
 
 
-def shown_from(points: Sequence[SweepPoint], rows: Sequence[Row]) -> float:
-    """The lowest AUC of what a reader may choose: where the figure's axis begins."""
-    return min([point["auc"] for point in points if point["front"]] + [row["auc"] for row in rows])
+def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, float]:
+    """Where the AUC axis begins and ends: what a reader may choose is on it, with a margin."""
+    finished = [row["auc"] for row in rows]
+    low = min([point["auc"] for point in points if point["front"]] + finished)
+    high = max([point["auc"] for point in points] + finished)
+    margin = 0.08 * max(high - low, 0.001)
+    return low - margin, high + margin
 
 
 def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html:
     """Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins what none beats."""
-    low = shown_from(points, rows)
-    high = max([point["auc"] for point in points] + [row["auc"] for row in rows])
-    margin = 0.08 * max(high - low, 0.001)
+    low, high = limits(points, rows)
 
     def paint(figure: Figure) -> None:
         ax = axes(figure, 58, BELOW, 16, ABOVE)
         ax.set_xscale("log")
         sizes = [point["bytes"] / 1e6 for point in points]
         ax.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
-        ax.set_ylim(low - margin, high + margin)
+        ax.set_ylim(low, high)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         if max(sizes) / min(sizes) < 100:
@@ -55,12 +57,12 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
             color=COLOUR["muted"], linewidth=1, zorder=1,
         )  # fmt: skip
         for point in points:
-            if point["method"] in NAMES and point["auc"] >= low - margin:
+            if point["method"] in NAMES and point["auc"] >= low:
                 _mark(ax, point["method"], point["bytes"], point["auc"], filled=False)
         finished = [row for row in rows if row["stage"] != "before-finetune"]
         for row in finished:
             _mark(ax, row["name"], row["bytes"], row["auc"], filled=True)
-        labels(ax, finished, low - margin, (high - low + 2 * margin) / (HEIGHT - BELOW - ABOVE))
+        labels(ax, finished, low, (high - low) / (HEIGHT - BELOW - ABOVE))
         present = [method for method in NAMES if any(point["method"] == method for point in points)]
         handles = [_handle(method) for method in present]
         ax.legend(

@@ -175,10 +175,15 @@ def try_ranks(
             ]
             ours = [(found, point) for found, point in uniform if point.method in OURS]
             weighted = [replace(entry, method="weighted") for entry in entries]
+            whole = structure_bytes(config, Plan())
+            least = structure_bytes(config, Plan(entries=tuple(weighted)))
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
-                budget = structure_bytes(config, Plan.from_json(found["plan"]))
-                if budget >= structure_bytes(config, Plan()):
+                plan = Plan.from_json(found["plan"])
+                spare = ENTRY_BYTES * (len(entries) - len(plan.entries))
+                budget = structure_bytes(config, plan) - spare
+                # What is larger than the baseline is no budget, and a tiny model has no room for names.
+                if not least <= budget < whole:
                     continue
                 best = allocate(config, weighted, moments, sensitivity, budget)
                 name = point.name.replace(point.method, BUDGET, 1)

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tyro
 
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.training.recipe import preset
-from jobs.compress import Compress, check
+from jobs.compress import Compress, check, main
 from jobs.compress_options import baseline_recipe, recipes
 from tests.jobs.commands import fail, run_warm
 from tests.jobs.conftest import Compressed, write_clicks
@@ -82,10 +83,18 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--model", "deepfn"], "deepfm"),
     ],
 )
-def test_wrong_option_exits_2_and_is_named(options: list[str], expected: str, tmp_path: Path) -> None:
+def test_wrong_option_is_named_before_anything_starts(
+    options: list[str], expected: str, tmp_path: Path
+) -> None:
     output = [] if options[0] == "--data" else ["--output", str(tmp_path / "run")]
-    assert expected in fail("jobs/compress.py", *options, *output, code=2)
+    with pytest.raises(OptionError) as caught:
+        main(tyro.cli(Compress, args=[*options, *output]))
+    assert expected in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_wrong_option_ends_a_job_with_one_line_and_2() -> None:
+    assert "--mlp-rank 401" in fail("jobs/compress.py", "--mlp-rank", "401", code=2)
 
 
 @pytest.mark.parametrize(

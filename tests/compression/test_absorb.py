@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from afm_dist.checkpoint import ModelConfig
 from afm_dist.compression.absorb import first_order_scale, in_agreeing_units, joint_rows
+from afm_dist.compression.budget import allocate, structure_bytes
 from afm_dist.compression.factorize import eigendecompose, principal
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Method, Plan, PlanEntry
@@ -23,7 +25,16 @@ from afm_dist.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.models.base import CTRModel
 from afm_dist.statistics.moments import Moments, moments_of_table
 from afm_dist.statistics.observe import forward_batch
-from tests.models.small_models import CARDINALITIES, Array, T, inputs, logits, small_model
+from tests.models.small_models import (
+    CARDINALITIES,
+    FIELDS,
+    SHAPES,
+    Array,
+    T,
+    inputs,
+    logits,
+    small_model,
+)
 
 TABLE, TERM = "embedding", "linear"
 SITE = 0
@@ -171,6 +182,26 @@ def test_the_logit_itself_changes_as_predicted_where_it_is_first_order_alone() -
 
     error = float((logits(model, seed=1) - before).square().mean())
     assert error == pytest.approx(float(tail_errors(whole, known.sensitivity(key, T + 1))[2]), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["afm", "weighted"])
+def test_the_error_that_a_budget_predicts_is_that_of_the_rows_as_the_logit_feels_them(method: Method) -> None:
+    model = small_model("deepfm")
+    config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
+    moments, felt = joint_moments(model), joint_sensitivity(model)
+    before = [rows_of(model, field) for field in range(3)]
+
+    budget = structure_bytes(config, plan_of(2, method))
+    found = allocate(config, plan_of(1, method).entries, moments, felt, budget)
+
+    assert found.ranks == {TABLE: 2}
+    absorbed(model, 2, method)
+    actual = 0.0
+    for field, (name, rows) in enumerate(zip(model.embedding.names, before, strict=True)):
+        difference, G = restored(model, field) - rows, felt[field_key(TABLE, name)].numpy()
+        occurring = counts(field).double().numpy()
+        actual += occurring @ ((difference @ G) * difference).sum(1) / occurring.sum()
+    assert found.error == pytest.approx(actual, rel=1e-4)
 
 
 def test_units_that_agree_leave_what_the_logit_feels_as_it_is() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from afm_dist import console, storage
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.methods import parse_methods
+from afm_dist.stages.methods import AFM, parse_methods
 from afm_dist.training.recipe import Preset, Recipe, check_checkpoint_minutes, preset
 from jobs.compress_options import (
     DEMO_OUTPUT,
@@ -80,13 +80,14 @@ def compress(config: Compress) -> None:
     ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)
-    compression.check_ranks(described, mlp, embedding)
+    compression.check_ranks(described, mlp, embedding, absorb=config.absorb)
     described, rows = planned_model(config, chosen, described)
     target = budget.Target(
         bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
         ratio=config.target_ratio,
         activation=config.activation,
         kappa=config.kappa,
+        absorb=config.absorb,
     )
     if config.budgeted:
         budget.check_target(described, config.checkpoint, target)
@@ -170,7 +171,8 @@ def compress(config: Compress) -> None:
     )
 
     # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
-    # first linear layer; another round of fine-tuning.
+    # first linear layer; another round of fine-tuning. On request the first-order weights are one more
+    # coordinate of their rows.
     table_moments = compression.table_statistics(
         run,
         data,
@@ -178,15 +180,18 @@ def compress(config: Compress) -> None:
         tuned,
         methods=methods,
         stream_check=config.stream_check,
+        absorb=config.absorb,
         options=config.resources,
     )
+    table_felt = sensitivity.table_sensitivity(run, data, manifest, tuned, methods, absorb=config.absorb)
     narrow = compression.rewrite_tables(
         run,
         tuned,
         table_moments,
         methods=methods,
-        sensitivity=sensitivity.table_sensitivity(run, data, manifest, tuned, methods),
+        sensitivity=table_felt,
         policy=embedding,
+        absorb=config.absorb,
         budget=None if ranks is None else ranks.budget,
     )
     final = training.finetune(
@@ -243,6 +248,7 @@ def compress(config: Compress) -> None:
             ranks=ranks,
             methods=methods,
             scratch=small,
+            table_sensitivity=table_felt.get(AFM.name),
         ),
         title=title,
         config=asdict(config),
@@ -435,7 +441,10 @@ def plan(
         costs.rewriting("rewrite-mlp", variants),
         costs.training_round("finetune-mlp", first, variants + 1),
         *([costs.statistics("statistics-embedding")] if config.stream_check else []),
-        *(costs.sensitivity(f"sensitivity-embedding-{method.name}") for method in methods.weighted),
+        *(
+            costs.sensitivity(f"sensitivity-embedding-{method.name}")
+            for method in (methods.factored if config.absorb else methods.weighted)
+        ),
         costs.rewriting("rewrite-embedding", count),
         costs.training_round("finetune-embedding", second, count + 1),
         *([costs.training_round("train-scratch", chosen.train)] if methods.scratch else []),

@@ -52,6 +52,9 @@ class Compress:
     """Instead of a rank: the share of the variance of the outputs to keep, e.g. 0.99."""
     embedding_dim: int | None = None
     """Embedding dimension after compression."""
+    linear_terms: Literal["keep", "absorb"] = "keep"
+    """What becomes of the first-order weights, a number for each id: keep, as published, or absorb them into
+    the tables as one more coordinate before the decomposition, so that the codes give them, too."""
     target_bytes: str | None = None
     """Instead of ranks: how large the compressed checkpoint may be, e.g. 100MB. The ranks of the layers and
     the embedding dimension are those with the least predicted change of the logit."""
@@ -128,6 +131,11 @@ class Compress:
         return self.data is None
 
     @property
+    def absorb(self) -> bool:
+        """Whether the tables take in the first-order weights."""
+        return self.linear_terms == "absorb"
+
+    @property
     def budgeted(self) -> bool:
         """Whether ranks follow from a budget."""
         return self.target_bytes is not None or self.target_ratio is not None
@@ -167,6 +175,11 @@ def check(config: Compress) -> None:
         )
     if config.sweep and config.ablation == "on":
         raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
+    if config.absorb and config.stream_check and not config.sweep:
+        raise OptionError(
+            "--stream-check and --linear-terms absorb exclude each other: the pass over the shards sees the "
+            "embeddings without the first-order weights; leave --stream-check out, the counts are exact"
+        )
     if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
         raise OptionError(f"--target-ratio {config.target_ratio}: how many times smaller, more than 1; try 5")
     if config.mlp_rank is not None and config.mlp_energy is not None:
@@ -282,7 +295,7 @@ def sweep_of(config: Compress) -> Sweep:
             raise OptionError(
                 f"--sweep-ratios {config.sweep_ratios}: how many times smaller, more than 1; try 3,5,10"
             )
-    return Sweep(activation=config.activation, kappa=config.kappa, **given)
+    return Sweep(activation=config.activation, kappa=config.kappa, absorb=config.absorb, **given)
 
 
 def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:

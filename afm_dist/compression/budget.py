@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from afm_dist.checkpoint import ModelConfig
+from afm_dist.compression.absorb import in_agreeing_units
 from afm_dist.compression.allocate import Choice, front
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
@@ -154,6 +155,8 @@ def _errors(entry: PlanEntry, known: OutputStatistics) -> list[float]:
     keys = [key for key in known if module_name(key) == entry.name]
     if not keys:
         raise OptionError(f"no moments of {entry.name}; collect them before its rank is chosen")
+    if entry.absorbs is not None:
+        known = in_agreeing_units(known, keys)
     method = FACTORIZATIONS[entry.method]
     if not isinstance(method, ProjectedOutputs):
         raise OptionError(

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from afm_dist.compression.absorb import first_order_of, joint_factors
 from afm_dist.compression.factorize import fold
 from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler, Observation, check_width
 from afm_dist.compression.methods import FACTORIZATIONS
@@ -15,6 +16,7 @@ from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import field_key
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
+from afm_dist.first_order import CodedLinearTerm
 
 
 class FusedHandler(Handler[FusedEmbedding]):
@@ -38,7 +40,7 @@ class FusedHandler(Handler[FusedEmbedding]):
 
     def build(self, module: FusedEmbedding, entry: PlanEntry) -> FusedEmbedding:
         """A narrow fused table with projections."""
-        check_width(entry, module.dim)
+        check_width(entry, module.dim + (entry.absorbs is not None))
         return FusedEmbedding(
             module.names, module.cardinalities, module.dim, code_dim=entry.rank, sparse=module.sparse
         )
@@ -60,6 +62,32 @@ class FusedHandler(Handler[FusedEmbedding]):
             new.weight[rows] = factors.codes.to(new.weight)
             projection[i] = factors.projection.to(projection)
             shift[i] = factors.bias.to(shift)
+
+    def absorb(
+        self,
+        model: nn.Module,
+        new: FusedEmbedding,
+        module: FusedEmbedding,
+        entry: PlanEntry,
+        known: OutputStatistics | None,
+    ) -> CodedLinearTerm:
+        """As declared by the model in ``absorbs``."""
+        name = cast(str, entry.absorbs)
+        term = first_order_of(model, entry.name, name)
+        coded = CodedLinearTerm(len(new.names), new.code_dim, term.numeric).train(term.training)
+        for parameter in (coded.projection, coded.bias):
+            parameter.requires_grad_(term.weight.requires_grad)
+        if known is None:
+            return coded
+        projection, shift = _projection(new)
+        for i, field in enumerate(module.names):
+            factors = joint_factors(module, term, i, field_key(entry.name, field), entry, known)
+            new.weight[module.rows(i)] = factors.codes.to(new.weight)
+            projection[i] = factors.projection.to(projection)
+            shift[i] = factors.bias.to(shift)
+            coded.projection[i] = factors.first_order_projection.to(coded.projection)
+            coded.bias[i] = factors.first_order_bias.to(coded.bias)
+        return coded
 
     def fold(self, model: nn.Module, new: FusedEmbedding, entry: PlanEntry, *, values: bool) -> None:
         """As declared by the model in ``folds``."""

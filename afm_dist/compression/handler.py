@@ -110,6 +110,30 @@ class Handler(ABC, Generic[M]):
             "library's models are folded; leave folded_into out"
         )
 
+    def absorb(
+        self, model: nn.Module, new: Any, module: M, entry: PlanEntry, known: OutputStatistics | None
+    ) -> nn.Module:
+        """Write the values with those of the first-order term ``entry.absorbs``, instead of ``fill``.
+
+        Args:
+            model: Is not changed.
+            new: What ``build`` gave.
+            module: That is replaced.
+            entry: Of the table.
+            known: Moments of both together, and the sensitivity; None: only the structure is wanted.
+
+        Returns:
+            What takes the place of the first-order term.
+
+        Raises:
+            OptionError: this is no table that takes in first-order weights, or as in ``fill``.
+        """
+        del model, new, module, known
+        raise OptionError(
+            f"{entry.name} cannot absorb {entry.absorbs}: only the fused tables of this library's models "
+            "take in first-order weights; leave absorbs out"
+        )
+
 
 def check_width(entry: PlanEntry, width: int) -> None:
     """Refuse a rank larger than a module.

@@ -59,6 +59,20 @@ class OutputStatistics(Mapping[str, Moments]):
         """
         return eigendecompose(self.moments(key, width))
 
+    def felt(self, key: str, width: int | None = None) -> Tensor | None:
+        """E[ggᵀ] of some outputs, shape (M, M), or None where it was not measured.
+
+        Args:
+            key: Of the outputs.
+            width: M, which it must have; None: any.
+
+        Raises:
+            OptionError: it is of another width, or not finite.
+        """
+        if self._sensitivity is None or key not in self._sensitivity:
+            return None
+        return self.sensitivity(key, len(self._sensitivity[key]) if width is None else width)
+
     def sensitivity(self, key: str, width: int) -> Tensor:
         """E[ggᵀ] of some outputs, shape (M, M), which must be there, finite and of this width.
 

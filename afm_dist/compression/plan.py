@@ -37,6 +37,7 @@ class PlanEntry:
         activation: What stands between the factors of a linear layer.
         kappa: Of the shifted ReLU, in standard deviations.
         folded_into: Linear layer that reads the codes directly (tables only); None: not folded.
+        absorbs: First-order term whose weights the codes give, too (tables only); None: it keeps its own.
     """
 
     name: str
@@ -45,6 +46,7 @@ class PlanEntry:
     activation: Activation = "none"
     kappa: float = DEFAULT_KAPPA
     folded_into: str | None = None
+    absorbs: str | None = None
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
@@ -73,7 +75,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"format_version": FORMAT_VERSION, "entries": [asdict(entry) for entry in self.entries]}
+        return {"format_version": FORMAT_VERSION, "entries": [_plain(entry) for entry in self.entries]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, source: str = "plan") -> Plan:
@@ -102,3 +104,11 @@ class Plan:
             DataError: no such file, or not a plan.
         """
         return cls.from_json(storage.read_json(location), source=location)
+
+
+def _plain(entry: PlanEntry) -> dict[str, Any]:
+    """Without ``absorbs`` where there is none: a plan that older releases can read."""
+    values = asdict(entry)
+    if entry.absorbs is None:
+        del values["absorbs"]
+    return values

@@ -77,6 +77,7 @@ def plan_ranks(
     activation: Activation = "none",
     kappa: float = DEFAULT_KAPPA,
     folded_into: str | None = None,
+    absorbs: str | None = None,
 ) -> Plan:
     """A plan for the modules whose moments were collected.
 
@@ -90,6 +91,7 @@ def plan_ranks(
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
         folded_into: Linear layer that reads a table's codes directly.
+        absorbs: First-order term whose weights are the last coordinate of a table's moments.
 
     Raises:
         OptionError: a rank larger than its module, or moments of no rows.
@@ -111,6 +113,7 @@ def plan_ranks(
                 activation=activation,
                 kappa=kappa,
                 folded_into=folded_into,
+                absorbs=absorbs,
             )
             for name, rank in ranks.items()
         )

@@ -56,6 +56,12 @@ def refusal(model: nn.Module, name: str) -> str | None:
     return _refusal(model, name, model.get_submodule(name), _holders(model))
 
 
+def irreplaceable(model: nn.Module, name: str) -> str | None:
+    """Why a module cannot be replaced, whatever its type, to be read behind its name; None if it can."""
+    module = model.get_submodule(name)
+    return _hooked(module) or _tied(module, _holders(model))
+
+
 def has_handler(module: nn.Module) -> bool:
     """Whether a module's type, or one it derives from, can be compressed in general."""
     return isinstance(module, tuple(_HANDLERS))

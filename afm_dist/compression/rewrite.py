@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.registry import compressible, handler_of, refusal
+from afm_dist.compression.registry import compressible, handler_of, irreplaceable, refusal
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
@@ -89,10 +89,21 @@ def _rewrite(model: nn.Module, entry: PlanEntry, known: OutputStatistics | None)
     if not any(parameter.requires_grad for parameter in parameters):
         replacement.requires_grad_(False)
     with torch.no_grad():
-        if known is not None:
+        if entry.absorbs is not None:
+            term = handler.absorb(model, replacement, original, entry, known)
+            reason = irreplaceable(model, entry.absorbs)
+            if reason is not None:
+                raise OptionError(f"{entry.absorbs} {reason}")
+            _replace(model, model.get_submodule(entry.absorbs), term)
+        elif known is not None:
             handler.fill(replacement, original, entry, known)
         if entry.folded_into is not None:
             handler.fold(model, replacement, entry, values=known is not None)
+    _replace(model, original, replacement)
+
+
+def _replace(model: nn.Module, original: nn.Module, replacement: nn.Module) -> None:
+    """Under all names that the model has for it."""
     for owner in list(model.modules()):
         for child, module in owner._modules.items():
             if module is original:

@@ -6,7 +6,7 @@ error costs, in the same unit for every module: squared logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def output_sensitivity(
     names: Sequence[str],
     *,
     forward: Callable[[nn.Module, Batch], Tensor],
+    absorbing: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """E[ggᵀ] of the outputs of some modules over some rows, shape (M, M), float64.
 
@@ -37,6 +38,8 @@ def output_sensitivity(
         batches: A sample of the rows.
         names: Modules, all of which take part in the logit.
         forward: Gives the logits (B,) of a batch.
+        absorbing: Those of the modules, fused tables, that absorb a first-order term: the weight that it adds
+            to the logit is their last output, with gradient 1, shape (T + 1, T + 1).
 
     Returns:
         By the names that the moments of the modules have.
@@ -77,6 +80,8 @@ def output_sensitivity(
                 shaped = tuple(parts) if isinstance(output, tuple) else parts[0]
                 for seen in handler_of(modules[name]).observe(name, modules[name], shaped, *args, **kwargs):
                     own = seen.rows.double()
+                    if name in absorbing:
+                        own = torch.cat([own, own.new_ones(len(own), 1)], 1)
                     products[seen.key] = products.get(seen.key, 0) + own.T @ own
     finally:
         for hook in hooks:

@@ -90,5 +90,5 @@ class AutoInt(CTRModel):
         codes, vectors = self.embedding(ids)
         attended = self.interacting_output(self.interacting(vectors).flatten(1))
         deep = self.mlp(self.direct_inputs(codes, vectors, numeric))
-        logits: Tensor = self.linear(ids, numeric) + (attended + deep).squeeze(1)
+        logits: Tensor = self.linear(ids, numeric, codes) + (attended + deep).squeeze(1)
         return logits

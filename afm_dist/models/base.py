@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from afm_dist.dataset.manifest import Field
 from afm_dist.embedding import FusedEmbedding
-from afm_dist.models.layers import LinearTerm, check_sizes, flat_inputs, hidden_linears
+from afm_dist.first_order import LinearTerm
+from afm_dist.models.layers import check_sizes, flat_inputs, hidden_linears
 
 
 class CTRModel(nn.Module):
@@ -30,6 +31,9 @@ class CTRModel(nn.Module):
         folds: Which table's projection may be folded into which linear layer (paper eq. 12). Only
             right where that layer reads the embeddings themselves, first their columns, then the
             numbers (``direct_inputs``); empty where it reads products of embeddings.
+        absorbs: Which table may take in the first-order weights of which term, as one more coordinate
+            before it is compressed. Only right where both tables have the rows of the same fields, and
+            ``forward`` gives the term the codes.
         n_fields: F.
         n_numeric: C.
         hidden: Widths of the MLP's hidden layers.
@@ -38,6 +42,7 @@ class CTRModel(nn.Module):
     """
 
     folds: ClassVar[Mapping[str, str]] = {}
+    absorbs: ClassVar[Mapping[str, str]] = {"embedding": "linear"}
 
     def __init__(self, fields: Sequence[Field], embedding_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()

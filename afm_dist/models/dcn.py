@@ -76,5 +76,5 @@ class DCN(CTRModel):
         for layer in self.cross:
             crossed = layer(first, crossed)
         deep = self.mlp(self.direct_inputs(codes, vectors, numeric))
-        logits: Tensor = self.linear(ids, numeric) + (self.cross_output(crossed) + deep).squeeze(1)
+        logits: Tensor = self.linear(ids, numeric, codes) + (self.cross_output(crossed) + deep).squeeze(1)
         return logits

@@ -42,5 +42,5 @@ class DeepFM(CTRModel):
         """Ids (B, F) and numbers (B, C) -> logits (B,)."""
         codes, vectors = self.embedding(ids)
         deep = self.mlp(self.direct_inputs(codes, vectors, numeric)).squeeze(1)
-        logits: Tensor = self.linear(ids, numeric) + factorization_machine(vectors) + deep
+        logits: Tensor = self.linear(ids, numeric, codes) + factorization_machine(vectors) + deep
         return logits

@@ -70,12 +70,12 @@ class DLRM(CTRModel):
 
     def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        _, vectors = self.embedding(ids)
+        codes, vectors = self.embedding(ids)
         if self.bottom is None:
             inputs = pairwise_dots(vectors)
         else:
             projected = self.bottom(numeric)
             dots = pairwise_dots(torch.cat([projected.unsqueeze(1), vectors], 1))
             inputs = torch.cat([projected, dots], 1)
-        logits: Tensor = self.linear(ids, numeric) + self.mlp(inputs).squeeze(1)
+        logits: Tensor = self.linear(ids, numeric, codes) + self.mlp(inputs).squeeze(1)
         return logits

@@ -102,7 +102,8 @@ class FiBiNet(CTRModel):
 
     def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        _, vectors = self.embedding(ids)
+        codes, vectors = self.embedding(ids)
         products = torch.cat([self.bilinear(vectors), self.weighted_bilinear(self.senet(vectors))], 1)
-        logits: Tensor = self.linear(ids, numeric) + self.mlp(flat_inputs(products, numeric)).squeeze(1)
+        deep = self.mlp(flat_inputs(products, numeric)).squeeze(1)
+        logits: Tensor = self.linear(ids, numeric, codes) + deep
         return logits

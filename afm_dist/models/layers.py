@@ -9,42 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-
-from afm_dist.embedding import first_rows
-
-
-class LinearTerm(nn.Module):
-    """A weight per id and per numeric field: the first-order part of a CTR model.
-
-    Args:
-        cardinalities: Rows of each categorical field.
-        n_numeric: C.
-        sparse: Whether gradients of the id weights are sparse.
-    """
-
-    offsets: Tensor
-
-    def __init__(self, cardinalities: Sequence[int], n_numeric: int, *, sparse: bool = True) -> None:
-        super().__init__()
-        self.sparse = sparse
-        self.weight = nn.Parameter(torch.zeros(sum(cardinalities), 1))
-        self.numeric = nn.Parameter(torch.zeros(n_numeric))
-        self.cardinalities = tuple(cardinalities)
-        self.register_buffer("offsets", first_rows(cardinalities), persistent=False)
-
-    def reset_table(self) -> None:
-        """Begin anew with the weights of the ids; those of the numbers stay."""
-        nn.init.zeros_(self.weight)
-
-    def rebuild_offsets(self) -> Tensor:
-        """The offsets anew; they are not stored in checkpoints."""
-        return first_rows(self.cardinalities)
-
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> (B,)."""
-        weights = functional.embedding(ids + self.offsets, self.weight, sparse=self.sparse)
-        return weights.sum((1, 2)) + numeric @ self.numeric
 
 
 class MLP(nn.Sequential):

@@ -40,7 +40,7 @@ class NFM(CTRModel):
 
     def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        _, vectors = self.embedding(ids)
+        codes, vectors = self.embedding(ids)
         deep = self.mlp(flat_inputs(bi_interaction(vectors), numeric)).squeeze(1)
-        logits: Tensor = self.linear(ids, numeric) + deep
+        logits: Tensor = self.linear(ids, numeric, codes) + deep
         return logits

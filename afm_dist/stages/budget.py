@@ -21,9 +21,8 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.compression import MOMENTS, TABLE, entries_of
+from afm_dist.stages.compression import MOMENTS, TABLE, absorbing, counted_moments, entries_of
 from afm_dist.stages.training import Models
-from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
 
@@ -43,12 +42,14 @@ class Target:
         ratio: Or how many times smaller than the uncompressed one's they shall be.
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
+        absorb: Whether the table takes in the first-order weights.
     """
 
     bytes: int | None = None
     ratio: float | None = None
     activation: Activation
     kappa: float
+    absorb: bool = False
 
     def budget(self, before: int) -> int:
         """Bytes, for a checkpoint that had so many."""
@@ -59,7 +60,7 @@ class Target:
 
     def entries(self, model: nn.Module) -> list[PlanEntry]:
         """What the budget is spent on, of rank 1."""
-        return entries_of(model, activation=self.activation, kappa=self.kappa)
+        return entries_of(model, activation=self.activation, kappa=self.kappa, absorb=self.absorb)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +109,10 @@ def choose_ranks(
         model, config = from_pretrained(source), load_config(source)
         entries = target.entries(model)
         rest = _checked(config, entries, budget, before)
-        moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
-        sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
+        counted = counted_moments(model, manifest, target.absorb)
+        moments = load_moments(statistics.file(MOMENTS)) | counted
+        names = [entry.name for entry in entries]
+        sensitivity = logit_sensitivity(model, manifest, names, absorb=target.absorb)
         found = allocate(config, entries, moments, sensitivity, budget - rest)
         ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
         console.say(
@@ -121,7 +124,12 @@ def choose_ranks(
     stage = run.stage(
         "ranks",
         work,
-        config={"budget": budget, "activation": target.activation, "kappa": target.kappa},
+        config={
+            "budget": budget,
+            "activation": target.activation,
+            "kappa": target.kappa,
+            **absorbing(target.absorb),
+        },
         inputs=[data, baseline.stage, statistics],
     )
     ranks = dict(storage.read_json(stage.file(RANKS))["ranks"])
@@ -162,9 +170,16 @@ def _checked(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, bef
     return rest
 
 
-def logit_sensitivity(model: nn.Module, manifest: Manifest, names: Sequence[str]) -> dict[str, Tensor]:
-    """E[ggᵀ] of the outputs of some modules, over a sample of the training rows."""
-    return output_sensitivity(model, _sample(manifest), names, forward=forward_batch)
+def logit_sensitivity(
+    model: nn.Module, manifest: Manifest, names: Sequence[str], *, absorb: bool = False
+) -> dict[str, Tensor]:
+    """E[ggᵀ] of the outputs of some modules, over a sample of the training rows.
+
+    With ``absorb`` the table's rows have the first-order weight as their last coordinate.
+    """
+    return output_sensitivity(
+        model, _sample(manifest), names, forward=forward_batch, absorbing=[TABLE] if absorb else ()
+    )
 
 
 def _sample(manifest: Manifest) -> Iterator[Batch]:

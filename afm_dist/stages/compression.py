@@ -40,11 +40,18 @@ COMPARED = Methods()
 NO_STAGES: Mapping[str, Stage] = {}
 
 
-def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
+def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, *, absorb: bool = False) -> None:
     """Refuse ranks larger than their layers, and a compressed model, before anything is started.
 
+    Args:
+        config: The uncompressed model.
+        mlp: How the ranks of its linear layers are chosen.
+        embedding: How that of its table is.
+        absorb: Whether the table takes in the first-order weights.
+
     Raises:
-        OptionError: names the option, the layer and its width.
+        OptionError: names the option, the layer and its width; or the model has no first-order weights
+            that its table may take in.
     """
     if config.plan.entries:
         done = ", ".join(entry.name for entry in config.plan.entries)
@@ -53,14 +60,17 @@ def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy) -> None:
         )
     with torch.device("meta"):
         model = config.build()
-    for option, names, policy in (
-        ("--mlp-rank", target_linears(model), mlp),
-        ("--embedding-dim", [TABLE], embedding),
+    term = absorbed(model) if absorb else None
+    for option, names, policy, into in (
+        ("--mlp-rank", target_linears(model), mlp, None),
+        ("--embedding-dim", [TABLE], embedding, term),
     ):
         if not isinstance(policy, FixedRank):
             continue
         try:
-            entries = tuple(PlanEntry(name=name, method="afm", rank=policy.rank) for name in names)
+            entries = tuple(
+                PlanEntry(name=name, method="afm", rank=policy.rank, absorbs=into) for name in names
+            )
             with torch.device("meta"):
                 restructure_(model, Plan(entries=entries))
         except OptionError as error:
@@ -110,14 +120,37 @@ def folded_into(model: nn.Module) -> str | None:
     return folds.get(TABLE)
 
 
-def entries_of(model: nn.Module, *, activation: Activation, kappa: float) -> list[PlanEntry]:
+def absorbed(model: nn.Module) -> str:
+    """The first-order term whose weights the table takes in, as the model declares.
+
+    Raises:
+        OptionError: the model declares none.
+    """
+    absorbs: Mapping[str, str] = getattr(type(model), "absorbs", {})
+    if TABLE not in absorbs:
+        raise OptionError(
+            f"--linear-terms absorb: {type(model).__name__} declares no first-order table over the fields of "
+            "its embeddings that could be absorbed; take --linear-terms keep"
+        )
+    return absorbs[TABLE]
+
+
+def entries_of(
+    model: nn.Module, *, activation: Activation, kappa: float, absorb: bool = False
+) -> list[PlanEntry]:
     """All that can be compressed of one of the models here: its linear layers and its table, of rank 1."""
     return [
         *(
             PlanEntry(name=name, method="afm", rank=1, activation=activation, kappa=kappa)
             for name in target_linears(model)
         ),
-        PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model)),
+        PlanEntry(
+            name=TABLE,
+            method="afm",
+            rank=1,
+            folded_into=folded_into(model),
+            absorbs=absorbed(model) if absorb else None,
+        ),
     ]
 
 
@@ -192,21 +225,22 @@ def table_statistics(
     *,
     methods: Methods = COMPARED,
     stream_check: bool,
+    absorb: bool = False,
     options: ResourceOptions = AUTOMATIC,
 ) -> Stage:
     """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7), for each method's tables.
 
-    With ``stream_check`` also by a pass over the shards, of AFM's; both must agree to 1e-9.
+    With ``stream_check`` also by a pass over the shards, of AFM's; both must agree to 1e-9. With ``absorb``
+    the first-order weights are one more coordinate, of which there is no such pass.
     """
+    assert not (stream_check and absorb)
 
     def work(folder: str) -> None:
         for method in _by_data(methods):
             own = from_pretrained(tuned.checkpoints[method.linears])
-            save_moments(
-                storage.join(folder, _table_moments(method)), moments_from_counts(own, manifest, TABLE)
-            )
+            save_moments(storage.join(folder, _table_moments(method)), counted_moments(own, manifest, absorb))
         model = from_pretrained(tuned.checkpoints[AFM.linears])
-        moments = moments_from_counts(model, manifest, TABLE)
+        moments = counted_moments(model, manifest, absorb)
         if stream_check:
             streamed = collect_moments(
                 model, manifest, [TABLE], folder=folder, keep=True, options=options, emit=run.event
@@ -218,9 +252,23 @@ def table_statistics(
     return run.stage(
         "statistics-embedding",
         work,
-        config={"stream_check": stream_check, "methods": [method.name for method in _by_data(methods)]},
+        config={
+            "stream_check": stream_check,
+            "methods": [method.name for method in _by_data(methods)],
+            **absorbing(absorb),
+        },
         inputs=[data, tuned.stage],
     )
+
+
+def counted_moments(model: nn.Module, manifest: Manifest, absorb: bool) -> dict[str, Moments]:
+    """Moments of the table's fields from the counts; ``absorb``: with the first-order weights."""
+    return moments_from_counts(model, manifest, TABLE, absorbs=absorbed(model) if absorb else None)
+
+
+def absorbing(absorb: bool) -> dict[str, bool]:
+    """What a stage's fingerprint says of it: nothing where the first-order weights are kept, as ever."""
+    return {"absorb": True} if absorb else {}
 
 
 def _by_data(methods: Methods) -> list[Compared]:
@@ -254,6 +302,7 @@ def rewrite_tables(
     methods: Methods = COMPARED,
     sensitivity: Mapping[str, Stage] = NO_STAGES,
     policy: Policy,
+    absorb: bool = False,
     budget: int | None = None,
 ) -> Models:
     """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
@@ -265,8 +314,9 @@ def rewrite_tables(
         tuned: Models with compressed linear layers.
         statistics: Moments of their tables.
         methods: What the run compares.
-        sensitivity: Of the logit to the embeddings, of the methods that need it.
+        sensitivity: Of the logit to the embeddings, of the methods that need it; all, to absorb.
         policy: How the ranks are chosen.
+        absorb: Whether the tables take in the first-order weights.
         budget: Bytes that a checkpoint may have.
 
     Raises:
@@ -277,8 +327,13 @@ def rewrite_tables(
         moments = load_moments(statistics.file(MOMENTS))
         for method in methods.factored:
             source = tuned.checkpoints[method.linears]
+            model = from_pretrained(source)
             plan = plan_ranks(
-                moments, policy, method=method.factors, folded_into=folded_into(from_pretrained(source))
+                moments,
+                policy,
+                method=method.factors,
+                folded_into=folded_into(model),
+                absorbs=absorbed(model) if absorb else None,
             )
             own = load_moments(statistics.file(_table_moments(method))) if method.by_data else moments
             written = storage.join(folder, method.tables)
@@ -299,6 +354,7 @@ def rewrite_tables(
             "methods": [method.name for method in methods.factored],
             "policy": asdict(policy),
             "budget": budget,
+            **absorbing(absorb),
         },
         inputs=[tuned.stage, statistics, *sensitivity.values()],
     )

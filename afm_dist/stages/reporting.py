@@ -14,6 +14,7 @@ import torch
 
 from afm_dist import console, report, storage
 from afm_dist.checkpoint import load_config
+from afm_dist.compression.absorb import in_agreeing_units
 from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
@@ -24,11 +25,12 @@ from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.report.schema import Layer
 from afm_dist.runs import SUCCESS, Run, Stage, environment
 from afm_dist.stages.budget import RANKS, Ranks
-from afm_dist.stages.compression import COMPARED, MOMENTS, TABLE
+from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY, TABLE
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
+from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.wording import in_words
@@ -63,6 +65,7 @@ class Evidence:
         ranks: Those of a budget; None: there was none.
         methods: What the run compares.
         scratch: The small model trained from scratch; None: there was none.
+        table_sensitivity: Of the logit to the rows of AFM's tables; None: not measured.
     """
 
     manifest: Manifest
@@ -82,6 +85,7 @@ class Evidence:
     ranks: Ranks | None = None
     methods: Methods = COMPARED
     scratch: Models | None = None
+    table_sensitivity: Stage | None = None
 
     @property
     def stages(self) -> list[Stage]:
@@ -98,6 +102,7 @@ class Evidence:
             self.throughput,
             *([] if self.ranks is None else [self.ranks.stage]),
             *([] if self.scratch is None else [self.scratch.stage]),
+            *([] if self.table_sensitivity is None else [self.table_sensitivity]),
         ]
 
 
@@ -155,8 +160,15 @@ def say_result(run: Run, written: Stage, shipped: Stage) -> None:
 
 def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
-    table_moments = OutputStatistics(load_moments(evidence.table_statistics.file(MOMENTS)))
     table_plan = _plan(evidence.table_rewrite, AFM.tables)
+    felt = evidence.table_sensitivity
+    table_moments = decomposed(
+        OutputStatistics(
+            load_moments(evidence.table_statistics.file(MOMENTS)),
+            None if felt is None else load_sensitivity(felt.file(SENSITIVITY)),
+        ),
+        table_plan,
+    )
     compressed = [
         *layers(
             OutputStatistics(load_moments(evidence.linear_statistics.file(MOMENTS))),
@@ -199,6 +211,7 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             *evidence.methods.notes,
             _finetuning_note(evidence),
             *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
+            *absorption_notes(table_plan),
             *degenerate_layers(compressed),
         ],
     }
@@ -349,8 +362,33 @@ def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[d
     return modes
 
 
+def decomposed(known: OutputStatistics, plan: Plan) -> OutputStatistics:
+    """The statistics as AFM decomposed them: absorbed first-order weights in the unit in which they count.
+
+    Args:
+        known: Of the outputs; of absorbed weights with the sensitivity.
+        plan: What was done.
+    """
+    absorbing = {entry.name for entry in plan.entries if entry.absorbs is not None}
+    if not absorbing:
+        return known
+    return in_agreeing_units(known, [key for key in known if module_name(key) in absorbing])
+
+
+def absorption_notes(plan: Plan) -> list[str]:
+    """What the report says of first-order weights that a table has taken in."""
+    return [
+        f"The first-order weights of the ids ({entry.absorbs}) are no table any more: they are one more "
+        f"coordinate of the rows that were decomposed, and follow from the codes of {entry.name}. The bytes "
+        "and the variance of each field are those of both together, a first-order weight counting as much as "
+        "the logit feels it beside an embedding's coordinate."
+        for entry in plan.entries
+        if entry.absorbs is not None
+    ]
+
+
 def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: Plan) -> list[dict[str, Any]]:
-    """Bytes of each field's embedding rows before and after (without the first-order weights).
+    """Bytes of each field's embedding rows before and after; with the first-order weights if absorbed.
 
     Args:
         checkpoint: Of the uncompressed model.
@@ -361,6 +399,8 @@ def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: P
     dim = int(load_config(checkpoint).hyper_parameters["embedding_dim"])
     entry = next((entry for entry in plan.entries if entry.name == TABLE), None)
     rank = None if entry is None else entry.rank
+    if entry is not None and entry.absorbs is not None:
+        dim += 1
     found = []
     for field in manifest.categorical:
         numbers = field.cardinality * dim

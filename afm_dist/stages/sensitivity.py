@@ -11,7 +11,7 @@ from afm_dist.checkpoint import from_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.budget import logit_sensitivity
-from afm_dist.stages.compression import SENSITIVITY, TABLE, target_linears
+from afm_dist.stages.compression import SENSITIVITY, TABLE, absorbing, target_linears
 from afm_dist.stages.methods import Methods
 from afm_dist.stages.training import Models
 from afm_dist.statistics.sensitivity_file import save_sensitivity
@@ -28,9 +28,13 @@ def linear_sensitivity(
 
 
 def table_sensitivity(
-    run: Run, data: Stage, manifest: Manifest, tuned: Models, methods: Methods
+    run: Run, data: Stage, manifest: Manifest, tuned: Models, methods: Methods, *, absorb: bool = False
 ) -> dict[str, Stage]:
-    """Of the embeddings of the fine-tuned models whose tables are weighted, by method."""
+    """Of the embeddings of the fine-tuned models whose tables are weighted, by method.
+
+    With ``absorb`` also of their first-order weights, and for every method: it says in which unit these
+    count beside the embeddings.
+    """
     return {
         method.name: _measure(
             run,
@@ -40,8 +44,9 @@ def table_sensitivity(
             tuned,
             tuned.checkpoints[method.linears],
             lambda _: [TABLE],
+            absorb=absorb,
         )
-        for method in methods.weighted
+        for method in (methods.factored if absorb else methods.weighted)
     }
 
 
@@ -53,10 +58,12 @@ def _measure(
     models: Models,
     source: str,
     modules: Callable[[nn.Module], Sequence[str]],
+    *,
+    absorb: bool = False,
 ) -> Stage:
     def work(folder: str) -> None:
         model = from_pretrained(source)
-        found = logit_sensitivity(model, manifest, modules(model))
+        found = logit_sensitivity(model, manifest, modules(model), absorb=absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), found)
 
-    return run.stage(name, work, inputs=[data, models.stage])
+    return run.stage(name, work, config=absorbing(absorb), inputs=[data, models.stage])

@@ -32,12 +32,13 @@ from afm_dist.stages.compression import (
     MOMENTS,
     SENSITIVITY,
     TABLE,
+    absorbing,
+    counted_moments,
     entries_of,
     target_linears,
     write_compressed,
 )
 from afm_dist.stages.training import Models
-from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
@@ -65,6 +66,7 @@ class Sweep:
             and 10 that can be reached.
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
+        absorb: Whether the tables take in the first-order weights.
     """
 
     linear_ranks: Sequence[int] = ()
@@ -72,6 +74,7 @@ class Sweep:
     ratios: Sequence[float] = ()
     activation: Activation = "shifted"
     kappa: float = DEFAULT_KAPPA
+    absorb: bool = False
 
     def of(self, config: ModelConfig) -> Sweep:
         """The same with ranks and ratios in place of the defaults, ascending.
@@ -113,7 +116,9 @@ class Sweep:
     def smallest(self, config: ModelConfig) -> float:
         """How many times smaller the smallest model is that is tried."""
         with torch.device("meta"):
-            entries = entries_of(config.build(), activation=self.activation, kappa=self.kappa)
+            entries = entries_of(
+                config.build(), activation=self.activation, kappa=self.kappa, absorb=self.absorb
+            )
         points = grid(("afm",), self.linear_ranks, self.embedding_dims)
         least = min(structure_bytes(config, point.plan(entries, table=TABLE)) for point in points)
         return structure_bytes(config, Plan()) / (least + ENTRY_BYTES * len(entries))
@@ -159,10 +164,12 @@ def try_ranks(
 
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
-        moments = load_moments(statistics.file(MOMENTS)) | moments_from_counts(model, manifest, TABLE)
+        counted = counted_moments(model, manifest, sweep.absorb)
+        moments = load_moments(statistics.file(MOMENTS)) | counted
         save_moments(storage.join(folder, MOMENTS), moments)
-        entries = entries_of(model, activation=sweep.activation, kappa=sweep.kappa)
-        sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
+        entries = entries_of(model, activation=sweep.activation, kappa=sweep.kappa, absorb=sweep.absorb)
+        names = [entry.name for entry in entries]
+        sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
         rows = sum(manifest.rows(split) for split in SPLITS)
         scored = len(storage.list_names(storage.join(folder, SCORED)))
@@ -194,7 +201,10 @@ def try_ranks(
     return run.stage(
         "sweep",
         work,
-        config=storage.plain({key: value for key, value in asdict(sweep).items() if key != "ratios"}),
+        config=storage.plain(
+            {key: value for key, value in asdict(sweep).items() if key not in ("ratios", "absorb")}
+            | absorbing(sweep.absorb)
+        ),
         inputs=[data, baseline.stage, statistics],
     )
 

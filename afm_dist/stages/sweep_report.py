@@ -17,7 +17,17 @@ from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.runs import Run, Stage, environment
 from afm_dist.stages.compression import MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
-from afm_dist.stages.reporting import curves, data_facts, layers, row_notes, tables, timings, training_points
+from afm_dist.stages.reporting import (
+    absorption_notes,
+    curves,
+    data_facts,
+    decomposed,
+    layers,
+    row_notes,
+    tables,
+    timings,
+    training_points,
+)
 from afm_dist.stages.sweep import BASELINE, NO_LOSS, OURS, POINTS, front_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
@@ -88,10 +98,13 @@ def write_sweep_report(run: Run, evidence: SweepEvidence, *, title: str, config:
 
 def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, Any], folder: str) -> None:
     histories, name = evidence.tuned.histories, evidence.shipped
-    known = OutputStatistics(
-        load_moments(evidence.tried.file(MOMENTS)), load_sensitivity(evidence.tried.file(SENSITIVITY))
-    )
     plan = Plan.load(storage.join(evidence.chosen.checkpoints[name], "plan.json"))
+    known = decomposed(
+        OutputStatistics(
+            load_moments(evidence.tried.file(MOMENTS)), load_sensitivity(evidence.tried.file(SENSITIVITY))
+        ),
+        plan,
+    )
     compressed = layers(known, plan)
     threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
     content: dict[str, Any] = {
@@ -126,6 +139,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
             f"the second one of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
             "the state with the best validation AUC, the one before fine-tuning included.",
+            *absorption_notes(plan),
             *degenerate_layers(compressed),
         ],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from afm_dist.compression.absorb import first_order_of, joint_rows
 from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import Manifest
@@ -13,7 +14,7 @@ from afm_dist.statistics.moments import Moments, moments_of_table
 
 
 def moments_from_counts(
-    model: nn.Module, manifest: Manifest, module: str = "embedding"
+    model: nn.Module, manifest: Manifest, module: str = "embedding", *, absorbs: str | None = None
 ) -> dict[str, Moments]:
     """Moments of every field of a fused table from the vocabulary's counts: exact, no inference.
 
@@ -21,21 +22,23 @@ def moments_from_counts(
         model: Holds the fused table.
         manifest: The dataset whose vocabulary says how often each id occurs in training.
         module: Name of the fused table.
+        absorbs: Name of a first-order term whose weight is one more, the last, coordinate of each row.
 
     Returns:
         By ``module[field]``, the same names as ``collect_moments`` gives.
 
     Raises:
-        OptionError: the module is not a fused table.
+        OptionError: the module is not a fused table, or must not absorb that term.
         DataError: the vocabulary is missing or does not fit, or the table holds NaN.
     """
     table = model.get_submodule(module)
     if not isinstance(table, FusedEmbedding):
         raise OptionError(f"{module} is a {type(table).__name__}; counts serve fused tables only")
+    term = None if absorbs is None else first_order_of(model, module, absorbs)
     counts = read_counts(manifest)
     moments = {}
     for i, field in enumerate(table.names):
-        rows = table.weight.detach()[table.rows(i)].cpu()
+        rows = table.weight.detach()[table.rows(i)].cpu() if term is None else joint_rows(table, term, i)
         try:
             moments[field_key(module, field)] = moments_of_table(rows, counts[field])
         except (ValueError, KeyError) as error:

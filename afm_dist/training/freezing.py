@@ -11,6 +11,7 @@ from torch import nn
 
 from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding, ProjectedEmbeddingBag
 from afm_dist.embedding import FusedEmbedding
+from afm_dist.first_order import CodedLinearTerm
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Trained
 
@@ -43,9 +44,9 @@ def freeze_(model: nn.Module, trained: Trained) -> None:
 def factor_weights(model: nn.Module) -> set[str]:
     """Names of the dense weights that compression made; none in an uncompressed model.
 
-    Both factors of each linear layer with their biases, the projections and biases of the tables,
-    and the layers that a projection was folded into (paper eqs. 5, 10 and 12). The narrow tables
-    themselves are not among them.
+    Both factors of each linear layer with their biases, the projections and biases of the tables
+    and of a first-order term that reads their codes, and the layers that a projection was folded into
+    (paper eqs. 5, 10 and 12). The narrow tables themselves are not among them.
     """
     found: set[str] = set()
     for prefix, module in model.named_modules():
@@ -57,6 +58,8 @@ def factor_weights(model: nn.Module) -> set[str]:
                     found |= {f"{prefix}.projection", f"{prefix}.bias"}
                 if getattr(module, "folded", False):
                     found |= _reader(model, prefix)
+            case CodedLinearTerm():
+                found |= {f"{prefix}.projection", f"{prefix}.bias"}
     return {name.removeprefix(".") for name in found}
 
 

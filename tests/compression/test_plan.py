@@ -24,6 +24,21 @@ def test_a_plan_survives_json(tmp_path: Path) -> None:
     assert Plan.load(str(tmp_path / "plan.json")) == PLAN
 
 
+def test_first_order_weights_to_absorb_survive_json() -> None:
+    plan = PLAN.using(absorbs="linear")
+
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_plan_that_absorbs_nothing_is_written_and_read_as_before_there_was_such_a_thing() -> None:
+    value = PLAN.to_json()
+
+    assert {key for entry in value["entries"] for key in entry} == {
+        *("name", "method", "rank", "activation", "kappa", "folded_into"),
+    }
+    assert {entry.absorbs for entry in Plan.from_json(value).entries} == {None}
+
+
 def test_adding_plans_keeps_their_order() -> None:
     first, rest = Plan(entries=PLAN.entries[:1]), Plan(entries=PLAN.entries[1:])
 

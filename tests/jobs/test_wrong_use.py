@@ -77,6 +77,8 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--methods", "afm,tucker"], "choose from afm, svd, weighted, sequential, scratch"),
         (["--methods", "svd"], "afm is missing"),
         (["--methods", "afm", "--sweep"], "--sweep and --methods exclude each other"),
+        (["--linear-terms", "absorb", "--stream-check"], "--stream-check and --linear-terms absorb exclude"),
+        (["--linear-terms", "absorb", "--embedding-dim", "18"], "larger than the layer's 17"),
         (["--checkpoint", "somewhere"], "--data"),
         (["--data", "somewhere"], "--output"),
         (["--preset", "afm-crito"], "afm-criteo"),

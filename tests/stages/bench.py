@@ -14,12 +14,14 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.models import build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
+    COMPARED,
     MOMENTS,
     rewrite_linears,
     rewrite_tables,
     table_statistics,
     target_linears,
 )
+from afm_dist.stages.sensitivity import table_sensitivity
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments_file import save_moments
@@ -49,7 +51,7 @@ class Bench:
         self.statistics = self.run.stage("statistics", lambda folder: _save(folder, moments))
 
     def compress(
-        self, linears: Policy, tables: Policy, *, budget: int | None = None
+        self, linears: Policy, tables: Policy, *, budget: int | None = None, absorb: bool = False
     ) -> tuple[Models, Models]:
         """Without fine-tuning."""
         low_rank = rewrite_linears(
@@ -61,8 +63,13 @@ class Bench:
             kappa=2.0,
             ablation=False,
         )
-        moments = table_statistics(self.run, self.data, self.dataset, low_rank, stream_check=False)
-        return low_rank, rewrite_tables(self.run, low_rank, moments, policy=tables, budget=budget)
+        moments = table_statistics(
+            self.run, self.data, self.dataset, low_rank, stream_check=False, absorb=absorb
+        )
+        felt = table_sensitivity(self.run, self.data, self.dataset, low_rank, COMPARED, absorb=absorb)
+        return low_rank, rewrite_tables(
+            self.run, low_rank, moments, sensitivity=felt, policy=tables, absorb=absorb, budget=budget
+        )
 
 
 def _save(folder: str, moments: dict) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afm_dist.checkpoint import load_config, size_on_disk
+from afm_dist.checkpoint import ModelConfig, load_config, size_on_disk
 from afm_dist.compression.ranks import FixedRank
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
@@ -18,8 +18,8 @@ from tests.stages.bench import HYPER, Bench
 LARGER = {"embedding_dim": 8, "hidden": [80, 72, 64], "dropout": 0.1}
 
 
-def target(*, bytes: int | None = None, ratio: float | None = None) -> Target:
-    return Target(bytes=bytes, ratio=ratio, activation="shifted", kappa=2.0)
+def target(*, bytes: int | None = None, ratio: float | None = None, absorb: bool = False) -> Target:
+    return Target(bytes=bytes, ratio=ratio, activation="shifted", kappa=2.0, absorb=absorb)
 
 
 def ranks_for(bench: Bench, target: Target) -> Ranks:
@@ -52,6 +52,30 @@ def refusal(bench: Bench, bytes: int) -> str:
         ranks_for(bench, target(bytes=bytes))
     assert str(before.value) == str(caught.value)
     return str(caught.value)
+
+
+def test_a_budget_counts_the_first_order_weights_that_the_table_absorbs(
+    dataset: Manifest, tmp_path: Path
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    source = bench.baseline.checkpoints["baseline"]
+    config = load_config(source)
+    keeping, absorbing = (least_of(config, source, absorb=absorb) for absorb in (False, True))
+
+    ranks = ranks_for(bench, target(bytes=absorbing, absorb=True))
+    _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, absorb=True)
+
+    # 37 numbers of the table are gone, p and q of two fields with one code are new.
+    assert absorbing == keeping - 4 * (37 - 2 * (1 + 1))
+    assert ranks.tables.ranks == {"embedding": 1}
+    assert all(size_on_disk(narrow.checkpoints[row]) <= absorbing for row in ("afm-emb", "svd-emb"))
+
+
+def least_of(config: ModelConfig, source: str, *, absorb: bool) -> int:
+    """The smallest budget that can be met."""
+    with pytest.raises(OptionError) as caught:
+        check_target(config, source, target(bytes=1, absorb=absorb))
+    return int(re.search(r"bytes: ([\d,]+) is the least", str(caught.value))[1].replace(",", ""))
 
 
 def test_a_budget_that_cannot_be_met_says_which_can(dataset: Manifest, tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ from afm_dist.compression.layers import LowRankLinear
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.ranks import FixedRank, GivenRanks
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import OptionError
 from afm_dist.models import ARCHITECTURES, build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
     MOMENTS,
     check_ranks,
+    counted_moments,
     linear_statistics,
 )
+from afm_dist.stages.reporting import tables
 from afm_dist.stages.training import Models
 from afm_dist.training.recipe import preset
 from jobs.compress import Compress, model_config
@@ -54,6 +57,46 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
         assert isinstance(compressed.get_submodule("mlp.6"), LowRankLinear)
         assert compressed.get_submodule("embedding").folded == (name in FOLDED)
         assert compressed(bench.batches[0].ids, bench.batches[0].numeric).isfinite().all()
+
+
+@every_architecture
+def test_first_order_weights_are_absorbed_on_request(name: str, dataset: Manifest, tmp_path: Path) -> None:
+    bench = Bench(name, dataset, tmp_path, HYPER)
+
+    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), absorb=True)
+
+    for row in ("afm-emb", "svd-emb"):
+        (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
+        assert entry.absorbs == "linear"
+        compressed = from_pretrained(narrow.checkpoints[row])
+        assert "linear.weight" not in compressed.state_dict()
+        assert compressed(bench.batches[0].ids, bench.batches[0].numeric).isfinite().all()
+
+
+def test_reported_bytes_are_those_of_the_tensors(dataset: Manifest, tmp_path: Path) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), absorb=True)
+    plan = Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json"))
+    source = bench.baseline.checkpoints["baseline"]
+    moments = counted_moments(from_pretrained(source), dataset, absorb=True)
+
+    fields = tables(source, dataset, moments, plan)
+
+    for checkpoint, key in ((source, "bytes_before"), (narrow.checkpoints["afm-emb"], "bytes_after")):
+        tensors = {
+            name: tensor.nbytes
+            for name, tensor in from_pretrained(checkpoint).state_dict().items()
+            if name.startswith(("embedding.", "linear.")) and name != "linear.numeric"
+        }
+        assert sum(field[key] for field in fields) == sum(tensors.values())
+
+
+def test_a_model_without_a_first_order_table_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ARCHITECTURES["deepfm"], "absorbs", {})
+    config = model_config(Compress(model="deepfm"), preset("default"))
+
+    with pytest.raises(OptionError, match=r"DeepFM declares no first-order table .* --linear-terms keep"):
+        check_ranks(config, FixedRank(rank=64), FixedRank(rank=2), absorb=True)
 
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:

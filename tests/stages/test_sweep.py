@@ -77,6 +77,27 @@ def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> Non
 
 
 @pytest.mark.ray
+def test_a_sweep_that_absorbs_first_order_weights_has_smaller_tables(
+    bench: Bench, dataset: Manifest, tmp_path: Path
+) -> None:
+    keeping = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
+    other = Bench("deepfm", dataset, tmp_path, HYPER)
+    absorbing = Sweep(linear_ranks=(2,), embedding_dims=(2,), ratios=(1.2,), absorb=True)
+
+    stage = try_ranks(other.run, other.data, other.dataset, other.baseline, other.statistics, absorbing)
+    found = {point["name"]: point for point in storage.read_json(stage.file(POINTS))}
+    written = rewrite_chosen(other.run, other.baseline, stage, absorbing)
+
+    # 37 numbers of the table are gone, p and q of two fields with two codes are new.
+    for method in ("afm", "weighted", "svd"):
+        name = f"{method}-rfull-d2"
+        assert found[name]["parameters"] == keeping[name]["parameters"] - 37 + 2 * (2 + 1)
+    for checkpoint in written.checkpoints.values():
+        (entry,) = (e for e in load_config(checkpoint).plan.entries if e.name == "embedding")
+        assert entry.absorbs == "linear"
+
+
+@pytest.mark.ray
 def test_an_interrupted_sweep_scores_nothing_twice(
     dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,26 @@ def test_counts_of_something_else_than_a_fused_table_are_refused(dataset: Manife
         moments_from_counts(deepfm(), dataset, "mlp.3")
 
 
+def test_counts_give_the_moments_of_embeddings_and_first_order_weights_together(dataset: Manifest) -> None:
+    model = deepfm()
+    with torch.no_grad():
+        model.linear.weight.normal_()
+    batches = [batch for shard in dataset.shards("train") for batch in read_batches(dataset, [shard], 500)]
+    rows = torch.cat([batch.ids for batch in batches])[:, 1]
+    joint = torch.cat([model.embedding.weight, model.linear.weight], 1)[30 + rows].detach().double()
+
+    moments = moments_from_counts(model, dataset, absorbs="linear")["embedding[ad]"]
+
+    assert moments.count == len(rows)
+    torch.testing.assert_close(moments.mean, joint.mean(0))
+    torch.testing.assert_close(moments.covariance, joint.T.cov(correction=0))
+
+
+def test_counts_of_what_a_model_does_not_declare_are_refused(dataset: Manifest) -> None:
+    with pytest.raises(OptionError, match="first-order weights mlp cannot be absorbed into embedding"):
+        moments_from_counts(deepfm(), dataset, absorbs="mlp")
+
+
 def test_counts_of_a_table_with_nan_name_the_field(dataset: Manifest) -> None:
     model = deepfm()
     with torch.no_grad():

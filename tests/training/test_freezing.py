@@ -51,6 +51,16 @@ def test_the_layer_that_a_projection_was_folded_into_is_among_them() -> None:
     assert trained(model, "factors") == {*FACTORS, "mlp.0.weight", "mlp.0.bias"}
 
 
+def test_a_first_order_term_that_reads_the_codes_is_among_them() -> None:
+    model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (16, 8)})
+    entry = PlanEntry(name="embedding", method="afm", rank=2, absorbs="linear")
+    restructure_(model, Plan(entries=(entry,)))
+
+    assert factor_weights(model) == {
+        *("embedding.projection", "embedding.bias", "linear.projection", "linear.bias"),
+    }
+
+
 def test_of_an_uncompressed_model_all_dense_weights_are_trained_for_factors() -> None:
     assert factor_weights(deepfm()) == set()
     assert trained(deepfm(), "factors") == trained(deepfm(), "dense")

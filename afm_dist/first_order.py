@@ -1,0 +1,85 @@
+"""The first-order term of a CTR model: from a table of its own, or from the codes of the embeddings.
+
+Shape legend: B batch, F categorical fields, C numeric fields, K code dimension, V rows of all fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from afm_dist.embedding import first_rows
+
+
+class LinearTerm(nn.Module):
+    """A weight per id and per numeric field: the first-order part of a CTR model.
+
+    Args:
+        cardinalities: Rows of each categorical field.
+        n_numeric: C.
+        sparse: Whether gradients of the id weights are sparse.
+
+    Attributes:
+        weight: Of the ids of all fields, shape (V, 1).
+        numeric: Of the numbers, shape (C,).
+    """
+
+    offsets: Tensor
+
+    def __init__(self, cardinalities: Sequence[int], n_numeric: int, *, sparse: bool = True) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.zeros(sum(cardinalities), 1))
+        self.numeric = nn.Parameter(torch.zeros(n_numeric))
+        self.cardinalities = tuple(cardinalities)
+        self.register_buffer("offsets", first_rows(cardinalities), persistent=False)
+
+    def reset_table(self) -> None:
+        """Begin anew with the weights of the ids; those of the numbers stay."""
+        nn.init.zeros_(self.weight)
+
+    def rebuild_offsets(self) -> Tensor:
+        """The offsets anew; they are not stored in checkpoints."""
+        return first_rows(self.cardinalities)
+
+    def forward(self, ids: Tensor, numeric: Tensor, codes: Tensor | None = None) -> Tensor:
+        """Ids (B, F) and numbers (B, C) -> (B,); the codes say nothing here."""
+        del codes
+        weights = functional.embedding(ids + self.offsets, self.weight, sparse=self.sparse)
+        return weights.sum((1, 2)) + numeric @ self.numeric
+
+
+class CodedLinearTerm(nn.Module):
+    """The first-order part of a model whose codes also give the weights of the ids: w_i = p_i·code + q_i.
+
+    Args:
+        n_fields: F.
+        code_dim: K.
+        numeric: Of the ``LinearTerm`` in whose place it comes, shape (C,); taken over as it is,
+            with its dtype and device.
+
+    Attributes:
+        projection: p, shape (F, K).
+        bias: q, shape (F,).
+        numeric: Of the numbers, shape (C,).
+    """
+
+    def __init__(self, n_fields: int, code_dim: int, numeric: nn.Parameter) -> None:
+        super().__init__()
+        # As the weights of a new table, those of a new model are 0.
+        self.projection = nn.Parameter(numeric.new_zeros(n_fields, code_dim))
+        self.bias = nn.Parameter(numeric.new_zeros(n_fields))
+        self.numeric = numeric
+
+    def forward(self, ids: Tensor, numeric: Tensor, codes: Tensor) -> Tensor:
+        """Numbers (B, C) and codes (B, F, K) -> (B,); the ids say no more than the codes."""
+        del ids
+        return codes.flatten(1) @ self.projection.flatten() + self.bias.sum() + numeric @ self.numeric
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        fields, codes = self.projection.shape
+        return f"fields={fields}, codes={codes}"

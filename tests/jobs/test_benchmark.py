@@ -43,6 +43,7 @@ def test_suite_writes_its_figures(suite: str, tmp_path: Path) -> None:
     assert any(figure["ratio"] is not None for figure in figures)
 
 
+@pytest.mark.slow
 def test_training_by_command_warns_of_nothing(tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     result = commands.run("jobs/benchmark.py", "training", "--quick", "--json", str(output))

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal
-
-import torch
+from dataclasses import dataclass
+from typing import Any
 
 from afm_dist import console, report, storage
-from afm_dist.checkpoint import load_config
-from afm_dist.compression.absorb import in_agreeing_units
-from afm_dist.compression.factorize import eigendecompose
-from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import field_key, module_name
+from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.report.schema import Layer
-from afm_dist.runs import SUCCESS, Run, Stage, environment
+from afm_dist.runs import Run, Stage
 from afm_dist.stages.budget import RANKS, Ranks
-from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY, TABLE
-from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
+from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
+from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
+from afm_dist.stages.report_parts import (
+    absorption_notes,
+    curves,
+    decomposed,
+    frame,
+    layers,
+    row_notes,
+    tables,
+)
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
-from afm_dist.training.history import History, summary
+from afm_dist.training.history import summary
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.wording import in_words
-
-FLOAT_BYTES = 4
-SHARES = (0.9, 0.95, 0.99)
-RECIPE_KEYS = (
-    *("learning_rate", "batch_size", "epochs", "dropout", "l2", "patience"),
-    *("trained", "average", "distill_weight", "distill_temperature"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,12 +170,9 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
     notes = row_notes(tuned, "control-mlp") | _scratch_note(evidence.scratch)
     rows = rows_of(evidence.quality, evidence.throughput, evidence.subjects, notes)
     chosen = tuned[AFM.tables]
-    threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
-    content: dict[str, Any] = {
-        "format_version": 1,
-        "title": title,
-        "command": shlex.join(["python", *sys.argv]),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    base = frame(run, evidence.baseline, evidence.manifest, evidence.throughput, title=title, config=config)
+    return {
+        **base,
         "rows": [row for row in rows if not _is_ablation(row["name"])],
         "shipped": {
             "name": AFM.tables,
@@ -201,13 +189,8 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
         "tables": tables(
             evidence.baseline.checkpoints["baseline"], evidence.manifest, table_moments, table_plan
         ),
-        "data": data_facts(evidence.manifest),
-        "environment": environment(),
-        "config": dict(config),
-        "timings": timings(run),
         "notes": [
-            f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
-            "baseline; models of the same structure share one measurement.",
+            *base["notes"],
             *evidence.methods.notes,
             _finetuning_note(evidence),
             *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
@@ -215,9 +198,6 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             *degenerate_layers(compressed),
         ],
     }
-    if evidence.baseline.histories:
-        content["training"] = training_points(evidence.baseline, evidence.manifest)
-    return content
 
 
 def _finetuning_note(evidence: Evidence) -> str:
@@ -243,24 +223,6 @@ def _is_ablation(name: str) -> bool:
     return name.startswith("afm-mlp-")
 
 
-def row_notes(tuned: Mapping[str, History], control: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Validation AUC of every row, and what fine-tuning kept.
-
-    Args:
-        tuned: By name.
-        control: Which of them began as the baseline.
-    """
-    notes: dict[tuple[str, str], dict[str, Any]] = {}
-    for name, history in tuned.items():
-        notes[name, "before-finetune"] = {"validation_auc": history.curve[0].validation_auc}
-        notes[name, "after-finetune"] = {
-            "validation_auc": history.best.validation_auc,
-            "note": f"kept: {summary(history)['kept']}",
-        }
-    notes["baseline", "trained"] = {"validation_auc": tuned[control].curve[0].validation_auc}
-    return notes
-
-
 def _scratch_note(scratch: Models | None) -> dict[tuple[str, str], dict[str, Any]]:
     if scratch is None:
         return {}
@@ -269,82 +231,8 @@ def _scratch_note(scratch: Models | None) -> dict[tuple[str, str], dict[str, Any
     return {(SCRATCH, "trained"): {"validation_auc": history.best.validation_auc, "note": note}}
 
 
-def kept_energy(key: str, entry: PlanEntry, known: OutputStatistics) -> float:
-    """The share of the variance of some outputs that the factors of an entry keep.
-
-    1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the entry's method.
-    """
-    method, own = FACTORIZATIONS[entry.method], known[key]
-    total = float(own.covariance.trace())
-    if entry.method == "afm" or not isinstance(method, ProjectedOutputs) or total <= 0:
-        return eigendecompose(own).kept_energy(entry.rank)
-    projection = method.projection(key, own.width, entry.rank, known)
-    rest = torch.eye(own.width, dtype=torch.float64) - projection.decode @ projection.encode
-    return 1 - float((rest @ own.covariance * rest).sum()) / total
-
-
-def layers(known: OutputStatistics, plan: Plan) -> list[Layer]:
-    """The spectrum and the rank of everything that a plan compresses.
-
-    Args:
-        known: Of the outputs.
-        plan: What was done.
-    """
-    entries = {entry.name: entry for entry in plan.entries}
-    found: list[Layer] = []
-    for name, own in known.items():
-        entry = entries.get(module_name(name))
-        if entry is None:
-            continue
-        spectrum = eigendecompose(own)
-        kind: Literal["embedding", "linear"] = "embedding" if entry.name == TABLE else "linear"
-        found.append(
-            {
-                "name": name,
-                "kind": kind,
-                "method": entry.method,
-                "width": spectrum.width,
-                "rank": entry.rank,
-                "kept_energy": kept_energy(name, entry, known),
-                "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
-                "components_singular": {
-                    str(share): spectrum.rank_for_singular_values(share) for share in SHARES
-                },
-                "rank_deficiency": spectrum.rank_deficiency,
-                "rank_needed": spectrum.needed_rank,
-                "count": own.count,
-                "activation": entry.activation if kind == "linear" else None,
-                "eigenvalues": spectrum.eigenvalues.tolist(),
-            }
-        )
-    return found
-
-
 def _plan(models: Models, name: str) -> Plan:
     return Plan.load(storage.join(models.checkpoints[name], "plan.json"))
-
-
-def curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, Any]]:
-    """What a round of fine-tuning saw and kept of each model."""
-    return [
-        {
-            "name": name,
-            "round": round_name,
-            "kept_step": history.kept_step,
-            **summary(history),
-            "recipe": {key: value for key, value in asdict(recipe).items() if key in RECIPE_KEYS},
-            "curve": [asdict(point) for point in history.curve],
-        }
-        for name, history in models.histories.items()
-    ]
-
-
-def training_points(baseline: Models, manifest: Manifest) -> list[dict[str, Any]]:
-    """What the training of the baseline saw."""
-    rows = manifest.rows("train")
-    return [
-        {"epoch": -(-point.rows // rows), **asdict(point)} for point in baseline.histories["baseline"].curve
-    ]
 
 
 def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -360,93 +248,3 @@ def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[d
             keys = ("stage", "auc", "log_loss", "validation_auc")
             modes.append({"activation": mode, "chosen": mode == chosen, **{key: row[key] for key in keys}})
     return modes
-
-
-def decomposed(known: OutputStatistics, plan: Plan) -> OutputStatistics:
-    """The statistics as AFM decomposed them: absorbed first-order weights in the unit in which they count.
-
-    Args:
-        known: Of the outputs; of absorbed weights with the sensitivity.
-        plan: What was done.
-    """
-    absorbing = {entry.name for entry in plan.entries if entry.absorbs is not None}
-    if not absorbing:
-        return known
-    return in_agreeing_units(known, [key for key in known if module_name(key) in absorbing])
-
-
-def absorption_notes(plan: Plan) -> list[str]:
-    """What the report says of first-order weights that a table has taken in."""
-    return [
-        f"The first-order weights of the ids ({entry.absorbs}) are no table any more: they are one more "
-        f"coordinate of the rows that were decomposed, and follow from the codes of {entry.name}. The bytes "
-        "and the variance of each field are those of both together, a first-order weight counting as much as "
-        "the logit feels it beside an embedding's coordinate."
-        for entry in plan.entries
-        if entry.absorbs is not None
-    ]
-
-
-def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: Plan) -> list[dict[str, Any]]:
-    """Bytes of each field's embedding rows before and after; with the first-order weights if absorbed.
-
-    Args:
-        checkpoint: Of the uncompressed model.
-        manifest: The dataset.
-        known: Of the fields.
-        plan: What was done.
-    """
-    dim = int(load_config(checkpoint).hyper_parameters["embedding_dim"])
-    entry = next((entry for entry in plan.entries if entry.name == TABLE), None)
-    rank = None if entry is None else entry.rank
-    if entry is not None and entry.absorbs is not None:
-        dim += 1
-    found = []
-    for field in manifest.categorical:
-        numbers = field.cardinality * dim
-        found.append(
-            {
-                "field": field.name,
-                "rows": field.cardinality,
-                "bytes_before": numbers * FLOAT_BYTES,
-                "bytes_after": FLOAT_BYTES
-                * (numbers if rank is None else field.cardinality * rank + dim * (rank + 1)),
-                "kept_energy": 1.0
-                if entry is None
-                else kept_energy(field_key(TABLE, field.name), entry, known),
-            }
-        )
-    return found
-
-
-def data_facts(manifest: Manifest) -> dict[str, Any]:
-    """What a report says of a dataset."""
-    facts = manifest.facts
-    splits: dict[str, dict[str, Any]] = {}
-    for name in manifest.splits:
-        rows = sum(shard.rows for shard in manifest.splits[name])
-        splits[name] = {"rows": rows}
-        positives = facts.get("splits", {}).get(name, {}).get("positives")
-        if rows and positives is not None:
-            splits[name]["positive_share"] = positives / rows
-    data: dict[str, Any] = {
-        "name": ", ".join(str(source.get("name", "?")) for source in manifest.sources) or manifest.location,
-        "preset": manifest.preset,
-        "fields": {"categorical": len(manifest.categorical), "numeric": len(manifest.numeric)},
-        "ids": sum(field.cardinality for field in manifest.categorical),
-        "splits": splits,
-        "fingerprint": manifest.fingerprint(),
-    }
-    return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
-
-
-def timings(run: Run) -> list[dict[str, Any]]:
-    """How long each stage of a run took."""
-    return [
-        {
-            "stage": stage.name,
-            "seconds": storage.read_json(stage.file(SUCCESS))["seconds"],
-            "reused": stage.name in run.reused,
-        }
-        for stage in run.stages
-    ]

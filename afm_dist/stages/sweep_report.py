@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from afm_dist import report, storage
@@ -14,19 +11,17 @@ from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.runs import Run, Stage, environment
+from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import MOMENTS, SENSITIVITY
-from afm_dist.stages.evaluation import RESULTS, Subject, rows_of
-from afm_dist.stages.reporting import (
+from afm_dist.stages.evaluation import Subject, rows_of
+from afm_dist.stages.report_parts import (
     absorption_notes,
     curves,
-    data_facts,
     decomposed,
+    frame,
     layers,
     row_notes,
     tables,
-    timings,
-    training_points,
 )
 from afm_dist.stages.sweep import BASELINE, NO_LOSS, OURS, POINTS, front_of
 from afm_dist.stages.training import Models
@@ -106,12 +101,9 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
         plan,
     )
     compressed = layers(known, plan)
-    threads = storage.read_json(evidence.throughput.file(RESULTS))["threads"]
-    content: dict[str, Any] = {
-        "format_version": 1,
-        "title": title,
-        "command": shlex.join(["python", *sys.argv]),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    base = frame(run, evidence.baseline, evidence.manifest, evidence.throughput, title=title, config=config)
+    content = {
+        **base,
         "rows": rows_of(
             evidence.quality, evidence.throughput, evidence.subjects, row_notes(histories, "control")
         ),
@@ -125,13 +117,8 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
         "layers": compressed,
         "finetuning": curves("both", evidence.tuned, evidence.recipe),
         "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, known, plan),
-        "data": data_facts(evidence.manifest),
-        "environment": environment(),
-        "config": dict(config),
-        "timings": timings(run),
         "notes": [
-            f"Throughput: eager PyTorch on the CPU, batch 10000, {threads} threads, timed in turn with the "
-            "baseline; models of the same structure share one measurement.",
+            *base["notes"],
             "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
             "was. The factors of weighted models are those with the least change of the logit, to first "
             "order; budget-r64-d2 has such factors, no more bytes than that pair of ranks, and the ranks for "
@@ -143,8 +130,6 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             *degenerate_layers(compressed),
         ],
     }
-    if evidence.baseline.histories:
-        content["training"] = training_points(evidence.baseline, evidence.manifest)
     report.write_report(content, folder)
 
 

@@ -23,7 +23,7 @@ from afm_dist.stages.compression import (
     counted_moments,
     linear_statistics,
 )
-from afm_dist.stages.reporting import tables
+from afm_dist.stages.report_parts import tables
 from afm_dist.stages.training import Models
 from afm_dist.training.recipe import preset
 from jobs.compress import Compress, model_config

@@ -19,7 +19,7 @@ from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.stages import sequential
 from afm_dist.stages.compression import MOMENTS, rewrite_linears, rewrite_tables, table_statistics
 from afm_dist.stages.methods import Methods, parse_methods
-from afm_dist.stages.reporting import layers
+from afm_dist.stages.report_parts import layers
 from afm_dist.stages.sensitivity import linear_sensitivity, table_sensitivity
 from afm_dist.stages.sequential import statistics_in_turn
 from afm_dist.stages.training import Models

@@ -19,7 +19,7 @@ from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import ARCHITECTURES
 from afm_dist.stages import sweep as stage
 from afm_dist.stages.evaluation import evaluate, throughput
-from afm_dist.stages.reporting import kept_energy
+from afm_dist.stages.report_parts import kept_energy
 from afm_dist.stages.sweep import (
     POINTS,
     Sweep,

@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python jobs/compress.py
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow"
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -14,6 +14,13 @@ from tests.small_dataset import write_dataset
 __all__ = ["bucket", "dataset", "gs", "gs_bucket", "local_ray", "ray_with_a_gpu", "s3", "store_proxy"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes minutes to make run in one process, and so do those of a file."""
+    for item in items:
+        shared = "compressed" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("compressed" if shared else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def local_ray(store_proxy: FaultyProxy) -> Iterator[None]:
     """A Ray of two CPUs, shared by all tests of a session; one that a test left behind will do."""

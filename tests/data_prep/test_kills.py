@@ -19,6 +19,7 @@ import pytest
 
 from afm_dist.dataset.manifest import Manifest
 from data_prep.sources.synthetic import write_synthetic
+from tests.processes import descendants
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -32,7 +33,8 @@ from data_prep.protocol import Protocol
 from data_prep.sources.criteo import CriteoSource
 
 log, output, workers, block_bytes = sys.argv[1:]
-ray.init(num_cpus=int(workers), include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+small = {"include_dashboard": False, "object_store_memory": 200_000_000, "log_to_driver": False}
+ray.init(address="local", num_cpus=int(workers), **small)
 prepare(CriteoSource([log], block_bytes=int(block_bytes)), output, Protocol(rows_per_shard=7_000))
 """
 
@@ -59,20 +61,6 @@ def _start(log: str, output: Path, workers: int, block_bytes: int) -> subprocess
 def _finish(job: subprocess.Popen[bytes]) -> None:
     _, errors = job.communicate()
     assert job.returncode == 0, errors.decode()[-2000:]
-
-
-def _descendants(process: int) -> dict[int, str]:
-    """Processes below one, and their titles."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit():
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                titles[int(folder.name)] = (folder / "cmdline").read_text()
-    below = {process}
-    for _ in range(5):
-        below |= {child for child, parent in parents.items() if parent in below}
-    return {child: titles[child] for child in below - {process} if child in titles}
 
 
 def _kill_when(job: subprocess.Popen[bytes], victims: Callable[[], list[int]]) -> None:
@@ -111,7 +99,7 @@ def test_a_killed_worker_does_not_change_the_manifest(
 ) -> None:
     job = _start(log, tmp_path / "data", workers=2, block_bytes=700_000)
 
-    _kill_when(job, lambda: [p for p, title in _descendants(job.pid).items() if f"ray::{stage}" in title])
+    _kill_when(job, lambda: [p for p, title in descendants(job.pid).items() if f"ray::{stage}" in title])
     _finish(job)
 
     assert Manifest.load(str(tmp_path / "data")).fingerprint() == undisturbed.fingerprint()

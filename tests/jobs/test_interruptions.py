@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from tests.jobs.commands import ROOT, succeed
 from tests.jobs.conftest import Compressed, compress_command
+from tests.processes import descendants
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -23,25 +23,15 @@ def weights(output: Path | str) -> bytes:
     return Path(output, "checkpoint", "model.safetensors").read_bytes()
 
 
-def processes_named(name: str) -> list[int]:
-    """Processes whose title contains a name, such as Ray's ``ray::RayTrainWorker``."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit() and name in (folder / "cmdline").read_text():
-                found.append(int(folder.name))
-    return found
-
-
-def run_and_kill(command: list[str], folder: Path, when: Callable[[], list[int]]) -> int:
-    """Run a job, kill -9 the processes that ``when`` names as soon as it names any; its exit code."""
+def run_and_kill(command: list[str], folder: Path, when: Callable[[int], list[int]]) -> int:
+    """Run a job, kill -9 the processes that ``when(job)`` names as soon as it names any; its exit code."""
     killed = False
     with (folder / "log").open("wb") as log:
         job = subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
         )
         while job.poll() is None:
-            for process in [] if killed else when():
+            for process in [] if killed else when(job.pid):
                 os.kill(process, signal.SIGKILL)
                 killed = True
             time.sleep(0.05)
@@ -54,9 +44,10 @@ def test_training_worker_killed_after_a_checkpoint_gives_the_undisturbed_weights
 ) -> None:
     output = tmp_path / "run"
 
-    def after_the_first_checkpoint() -> list[int]:
-        registered = output / "finetune-mlp" / "registered.json"
-        return processes_named("ray::RayTrainWorker") if registered.exists() else []
+    def after_the_first_checkpoint(job: int) -> list[int]:
+        if not (output / "finetune-mlp" / "registered.json").exists():
+            return []
+        return [process for process, title in descendants(job).items() if "ray::RayTrainWorker" in title]
 
     code = run_and_kill(
         compress_command(compressed.data, compressed.trained, str(output)),
@@ -74,8 +65,8 @@ def test_driver_killed_in_a_stage_goes_on_to_the_undisturbed_weights(
     output = tmp_path / "run"
     command = compress_command(compressed.data, compressed.trained, str(output))
 
-    def driver_in_the_stage() -> list[int]:
-        return processes_named(str(output)) if (output / stage / "_STARTED").exists() else []
+    def driver_in_the_stage(job: int) -> list[int]:
+        return [job] if (output / stage / "_STARTED").exists() else []
 
     assert run_and_kill(command, tmp_path, driver_in_the_stage) == -signal.SIGKILL
     printed = succeed(*command)

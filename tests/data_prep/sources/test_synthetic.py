@@ -63,7 +63,7 @@ def test_the_truth_has_the_labels_of_the_log(logs: dict[ShapeName, SyntheticLog]
 @pytest.mark.slow
 def test_one_worker_writes_the_same_bytes_as_two(logs: dict[ShapeName, SyntheticLog], tmp_path: Path) -> None:
     program = (
-        "import ray; ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
         "from data_prep.sources.synthetic import SHAPES, write_synthetic\n"
         f"for shape in SHAPES: write_synthetic({str(tmp_path)!r} + '/' + shape, {TWO_FILES}, 7, shape)\n"
         "print('workers', int(ray.cluster_resources()['CPU']))"

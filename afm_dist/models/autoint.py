@@ -85,10 +85,9 @@ class AutoInt(CTRModel):
         self.interacting_output = nn.Linear(self.n_fields * embedding_dim, 1, bias=False)
         self.mlp = MLP(self.input_width, hidden, dropout)
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        codes, vectors = self.embedding(ids)
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """w·interacting(e) + MLP([e, numeric])."""
         attended = self.interacting_output(self.interacting(vectors).flatten(1))
         deep = self.mlp(self.direct_inputs(codes, vectors, numeric))
-        logits: Tensor = self.linear(ids, numeric, codes) + (attended + deep).squeeze(1)
-        return logits
+        result: Tensor = (attended + deep).squeeze(1)
+        return result

@@ -5,6 +5,7 @@ Shape legend: B batch, F categorical fields, C numeric fields, T embedding dimen
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -16,8 +17,8 @@ from afm_dist.first_order import LinearTerm
 from afm_dist.models.layers import check_sizes, flat_inputs, hidden_linears
 
 
-class CTRModel(nn.Module):
-    """The part that all architectures share; an architecture adds ``mlp`` and its interactions.
+class CTRModel(nn.Module, ABC):
+    """The part that all architectures share; an architecture adds ``mlp`` and its ``interactions``.
 
     Args:
         fields: Categorical and numeric fields of the dataset.
@@ -61,6 +62,25 @@ class CTRModel(nn.Module):
         self.hidden = tuple(hidden)
         self.embedding = FusedEmbedding([f.name for f in categorical], cardinalities, embedding_dim)
         self.linear = LinearTerm(cardinalities, self.n_numeric)
+
+    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
+        """Ids (B, F) and numbers (B, C) -> logits (B,): the first-order term and the interactions."""
+        codes, vectors = self.embedding(ids)
+        logits: Tensor = self.linear(ids, numeric, codes) + self.interactions(codes, vectors, numeric)
+        return logits
+
+    @abstractmethod
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """The logit without its first-order term: all that an architecture is.
+
+        Args:
+            codes: Shape (B, F, K).
+            vectors: The embeddings of the codes, shape (B, F, T).
+            numeric: Shape (B, C).
+
+        Returns:
+            Shape (B,).
+        """
 
     @property
     def compressible_linears(self) -> list[str]:

@@ -69,12 +69,11 @@ class DCN(CTRModel):
         self.cross_output = nn.Linear(self.input_width, 1, bias=False)
         self.mlp = MLP(self.input_width, hidden, dropout)
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        codes, vectors = self.embedding(ids)
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """w·cross([e, numeric]) + MLP([e, numeric])."""
         first = crossed = flat_inputs(vectors, numeric)
         for layer in self.cross:
             crossed = layer(first, crossed)
         deep = self.mlp(self.direct_inputs(codes, vectors, numeric))
-        logits: Tensor = self.linear(ids, numeric, codes) + (self.cross_output(crossed) + deep).squeeze(1)
-        return logits
+        result: Tensor = (self.cross_output(crossed) + deep).squeeze(1)
+        return result

@@ -38,9 +38,7 @@ class DeepFM(CTRModel):
         super().__init__(fields, embedding_dim, hidden)
         self.mlp = MLP(self.input_width, hidden, dropout)
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        codes, vectors = self.embedding(ids)
-        deep = self.mlp(self.direct_inputs(codes, vectors, numeric)).squeeze(1)
-        logits: Tensor = self.linear(ids, numeric, codes) + factorization_machine(vectors) + deep
-        return logits
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """FM(e) + MLP([e, numeric])."""
+        deep: Tensor = self.mlp(self.direct_inputs(codes, vectors, numeric)).squeeze(1)
+        return factorization_machine(vectors) + deep

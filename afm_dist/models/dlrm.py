@@ -68,14 +68,14 @@ class DLRM(CTRModel):
         pairs = n_vectors * (n_vectors - 1) // 2
         self.mlp = MLP(pairs + embedding_dim * (self.bottom is not None), hidden, dropout)
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        codes, vectors = self.embedding(ids)
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """MLP([z, dots of all pairs of z and e])."""
+        del codes
         if self.bottom is None:
             inputs = pairwise_dots(vectors)
         else:
             projected = self.bottom(numeric)
             dots = pairwise_dots(torch.cat([projected.unsqueeze(1), vectors], 1))
             inputs = torch.cat([projected, dots], 1)
-        logits: Tensor = self.linear(ids, numeric, codes) + self.mlp(inputs).squeeze(1)
-        return logits
+        result: Tensor = self.mlp(inputs).squeeze(1)
+        return result

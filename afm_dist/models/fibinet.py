@@ -100,10 +100,9 @@ class FiBiNet(CTRModel):
         pairs = self.n_fields * (self.n_fields - 1) // 2
         self.mlp = MLP(2 * pairs * embedding_dim + self.n_numeric, hidden, dropout)
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        codes, vectors = self.embedding(ids)
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """MLP([bilinear(e), bilinear′(SENet(e)), numeric])."""
+        del codes
         products = torch.cat([self.bilinear(vectors), self.weighted_bilinear(self.senet(vectors))], 1)
-        deep = self.mlp(flat_inputs(products, numeric)).squeeze(1)
-        logits: Tensor = self.linear(ids, numeric, codes) + deep
-        return logits
+        result: Tensor = self.mlp(flat_inputs(products, numeric)).squeeze(1)
+        return result

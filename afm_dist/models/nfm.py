@@ -38,9 +38,8 @@ class NFM(CTRModel):
         super().__init__(fields, embedding_dim, hidden)
         self.mlp = MLP(embedding_dim + self.n_numeric, hidden, dropout)
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        codes, vectors = self.embedding(ids)
-        deep = self.mlp(flat_inputs(bi_interaction(vectors), numeric)).squeeze(1)
-        logits: Tensor = self.linear(ids, numeric, codes) + deep
-        return logits
+    def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
+        """MLP([Σ_{i<j} e_i ⊙ e_j, numeric])."""
+        del codes
+        result: Tensor = self.mlp(flat_inputs(bi_interaction(vectors), numeric)).squeeze(1)
+        return result

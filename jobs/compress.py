@@ -227,7 +227,7 @@ def compress(config: Compress) -> None:
     made += [] if small is None else [small.stage]
     quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
     speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
-    shipped = reporting.ship(run, final, "afm-emb")
+    shipped = reporting.ship(run, data, manifest, final, "afm-emb")
     report = reporting.write_report(
         run,
         reporting.Evidence(
@@ -317,7 +317,7 @@ def compress_by_sweep(
     quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
     speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
     best = sweep.worth_shipping(tuned, chosen)
-    shipped = reporting.ship(run, tuned, best)
+    shipped = reporting.ship(run, data, manifest, tuned, best)
     report = sweep_report.write_sweep_report(
         run,
         sweep_report.SweepEvidence(

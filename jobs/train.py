@@ -146,7 +146,7 @@ def main(config: Train) -> None:
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )
-    shipped = ship(run, baseline, "baseline")
+    shipped = ship(run, data, manifest, baseline, "baseline")
     subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
     say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
     console.say(f"checkpoint: {shipped.path}")

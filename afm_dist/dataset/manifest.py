@@ -141,12 +141,19 @@ class Manifest:
         location = storage.join(self.location, file.path)
         content = storage.read_bytes(location)
         if len(content) != file.bytes or storage.sha256(content) != file.sha256:
-            state = f"{len(content)} bytes" if len(content) != file.bytes else "altered content"
-            raise DataError(
-                f"{location}: {state} where the manifest promises {file.bytes} bytes with another checksum; "
-                "the file is truncated or altered, prepare the data again"
-            )
+            raise _altered(location, len(content), file)
         return content
+
+    def check(self, file: Shard) -> None:
+        """As ``read``, in pieces: for files that need not fit in memory.
+
+        Raises:
+            DataError: the file is missing, truncated or altered.
+        """
+        location = storage.join(self.location, file.path)
+        size = storage.size(location)
+        if size != file.bytes or storage.file_sha256(location) != file.sha256:
+            raise _altered(location, size, file)
 
     def schema(self) -> list[dict[str, Any]]:
         """The fields as plain values: what a checkpoint must agree with."""
@@ -210,3 +217,11 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: damaged ({error}); prepare the data again") from error
+
+
+def _altered(location: str, size: int, file: Shard) -> DataError:
+    state = f"{size} bytes" if size != file.bytes else "altered content"
+    return DataError(
+        f"{location}: {state} where the manifest promises {file.bytes} bytes with another checksum; "
+        "the file is truncated or altered, prepare the data again"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afm_dist import console, report, storage
+from afm_dist import console, preprocessing, report, storage
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
@@ -121,13 +121,18 @@ def subjects_of(
     return subjects
 
 
-def ship(run: Run, models: Models, name: str) -> Stage:
-    """Copy the chosen checkpoint to ``checkpoint/``."""
+def ship(run: Run, data: Stage, manifest: Manifest, models: Models, name: str) -> Stage:
+    """Copy the chosen checkpoint to ``checkpoint/``, with what makes raw rows its inputs."""
+
+    def work(folder: str) -> None:
+        storage.copy(models.checkpoints[name], folder)
+        preprocessing.attach(manifest, folder)
+
     return run.stage(
         "checkpoint",
-        lambda folder: storage.copy(models.checkpoints[name], folder),
-        config={"name": name},
-        inputs=[models.stage],
+        work,
+        config={"name": name, "preprocessing": preprocessing.FOLDER},
+        inputs=[data, models.stage],
     )
 
 

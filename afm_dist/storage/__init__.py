@@ -15,6 +15,7 @@ from afm_dist.storage.content import (
 )
 from afm_dist.storage.files import (
     copy,
+    copy_file,
     exists,
     file_system,
     info,
@@ -44,6 +45,7 @@ from afm_dist.storage.location import (
 __all__ = [
     "absolute",
     "copy",
+    "copy_file",
     "exists",
     "file_sha256",
     "file_system",

@@ -272,12 +272,17 @@ def list_sizes(location: str) -> dict[str, int]:
 
 def copy(source: str, target: str) -> None:
     """Copy a folder's files (not its subfolders) to another folder, each atomically."""
-    for name, size in list_sizes(source).items():
-        _copy_file(join(source, name), join(target, name), size)
+    for name in list_sizes(source):
+        copy_file(join(source, name), join(target, name))
 
 
-def _copy_file(source: str, target: str, size: int) -> None:
-    if not is_local(source) and not is_local(target) and size <= MAX_COPIED_BYTES:
+def copy_file(source: str, target: str) -> None:
+    """Copy a file atomically, within an object store by the store itself.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if not is_local(source) and not is_local(target) and size(source) <= MAX_COPIED_BYTES:
         (filesystem, path), (other, other_path) = connect(source), connect(target)
         if filesystem is other:
             with reaching(target):

@@ -6,6 +6,7 @@ Shape legend: B batch, F fields, T embedding dimension, K code dimension, V rows
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,49 @@ from torch.nn import functional
 def first_rows(cardinalities: Sequence[int]) -> Tensor:
     """Row at which each field of a fused table starts, shape (F,), int64."""
     return torch.tensor([0, *cardinalities[:-1]], dtype=torch.int64).cumsum(0)
+
+
+class FieldFactors(NamedTuple):
+    """What a compressed table holds of one field: e = projection·code + bias.
+
+    Attributes:
+        codes: Shape (V, K), V the rows of this field.
+        projection: Shape (T, K).
+        bias: Shape (T,).
+    """
+
+    codes: Tensor
+    projection: Tensor
+    bias: Tensor
+
+
+def check_ids(ids: Tensor, names: Sequence[str]) -> None:
+    """Refuse ids that do not have a column for each field.
+
+    Raises:
+        ValueError: names both shapes.
+    """
+    if ids.ndim != 2 or ids.shape[1] != len(names):
+        raise ValueError(f"ids of shape {tuple(ids.shape)}: expected (B, {len(names)}), a column a field")
+
+
+def refuse_id(ids: Tensor, outside: Tensor, names: Sequence[str], cardinalities: Sequence[int]) -> NoReturn:
+    """Name the first id outside its field.
+
+    Args:
+        ids: Shape (B, F).
+        outside: Which of them are, shape (B, F).
+        names: Of the fields.
+        cardinalities: Rows of each field.
+
+    Raises:
+        ValueError: always.
+    """
+    i, field = outside.nonzero()[0].tolist()
+    raise ValueError(
+        f"id {int(ids[i, field])} in row {i} of field {names[field]!r} lies outside its table "
+        f"of {cardinalities[field]} rows; ids count from 0 within each field"
+    ) from None
 
 
 class FusedEmbedding(nn.Module):
@@ -91,6 +135,21 @@ class FusedEmbedding(nn.Module):
         """K, the width of the stored table."""
         return self.weight.shape[1]
 
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """(F, K), the shape of a row's codes."""
+        return len(self.names), self.code_dim
+
+    def code_columns(self, field: int) -> slice:
+        """Where the codes of one field lie among the codes of a row, side by side."""
+        return slice(field * self.code_dim, (field + 1) * self.code_dim)
+
+    def factors(self, field: int) -> FieldFactors:
+        """Views of what is stored of one field; to write through them change the weights themselves."""
+        assert self.projection is not None
+        assert self.bias is not None
+        return FieldFactors(self.weight[self.rows(field)], self.projection[field], self.bias[field])
+
     def rows(self, field: int) -> slice:
         """Where the rows of one field lie in ``weight``."""
         start = sum(self.cardinalities[:field])
@@ -103,21 +162,14 @@ class FusedEmbedding(nn.Module):
             ValueError: an id outside its field's rows. Where torch cannot say so at once (compiled, or
                 on a GPU) the error is torch's own; a row of another field is never read.
         """
-        if ids.ndim != 2 or ids.shape[1] != len(self.names):
-            raise ValueError(
-                f"ids of shape {tuple(ids.shape)}: expected (B, {len(self.names)}), a column a field"
-            )
+        check_ids(ids, self.names)
         # An id outside its field is sent outside the table, where no lookup succeeds.
         outside = (ids < 0) | (ids >= self.limits)
         rows = (ids + self.offsets).masked_fill_(outside, self.weight.shape[0])
         try:
             return functional.embedding(rows, self.weight, sparse=self.sparse)
         except IndexError:
-            i, field = outside.nonzero()[0].tolist()
-            raise ValueError(
-                f"id {int(ids[i, field])} in row {i} of field {self.names[field]!r} lies outside its table "
-                f"of {self.cardinalities[field]} rows; ids count from 0 within each field"
-            ) from None
+            refuse_id(ids, outside, self.names, self.cardinalities)
 
     def expand(self, codes: Tensor) -> Tensor:
         """Embeddings of some codes, (B, F, K) -> (B, F, T)."""

@@ -57,29 +57,28 @@ class CodedLinearTerm(nn.Module):
 
     Args:
         n_fields: F.
-        code_dim: K.
+        code_shape: Of the codes of a row: (F, K), or (ΣK_i,) of fields of different ranks.
         numeric: Of the ``LinearTerm`` in whose place it comes, shape (C,); taken over as it is,
             with its dtype and device.
 
     Attributes:
-        projection: p, shape (F, K).
+        projection: p, of the shape of the codes of a row.
         bias: q, shape (F,).
         numeric: Of the numbers, shape (C,).
     """
 
-    def __init__(self, n_fields: int, code_dim: int, numeric: nn.Parameter) -> None:
+    def __init__(self, n_fields: int, code_shape: Sequence[int], numeric: nn.Parameter) -> None:
         super().__init__()
         # As the weights of a new table, those of a new model are 0.
-        self.projection = nn.Parameter(numeric.new_zeros(n_fields, code_dim))
+        self.projection = nn.Parameter(numeric.new_zeros(*code_shape))
         self.bias = nn.Parameter(numeric.new_zeros(n_fields))
         self.numeric = numeric
 
     def forward(self, ids: Tensor, numeric: Tensor, codes: Tensor) -> Tensor:
-        """Numbers (B, C) and codes (B, F, K) -> (B,); the ids say no more than the codes."""
+        """Numbers (B, C) and codes (B, F, K) or (B, ΣK_i) -> (B,); the ids say no more than the codes."""
         del ids
         return codes.flatten(1) @ self.projection.flatten() + self.bias.sum() + numeric @ self.numeric
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
-        fields, codes = self.projection.shape
-        return f"fields={fields}, codes={codes}"
+        return f"fields={len(self.bias)}, codes={tuple(self.projection.shape)}"

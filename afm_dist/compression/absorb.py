@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.methods import FACTORIZATIONS
+from afm_dist.compression.methods import table_factors
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.embedding import FusedEmbedding
@@ -135,7 +135,7 @@ def joint_factors(
         term: Of the first-order weights.
         field: Its number.
         key: Of the moments of [e; w].
-        entry: Method and rank.
+        entry: Method and ranks.
         known: Moments of [e; w], and its sensitivity where it was measured.
 
     Raises:
@@ -156,7 +156,9 @@ def joint_factors(
     scale = first_order_scale(known.felt(key, table.dim + 1))
     rows = joint_rows(table, term, field)
     rows[:, -1] *= scale
-    factors = FACTORIZATIONS[entry.method].table(rows, key, entry, in_agreeing_units(known, [key]))
+    factors = table_factors(
+        rows, key, entry, entry.rank_of(table.names[field]), in_agreeing_units(known, [key])
+    )
     return JointFactors(
         codes=factors.codes,
         projection=factors.projection[:-1],

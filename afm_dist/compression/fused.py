@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -10,17 +11,22 @@ from torch import Tensor, nn
 from afm_dist.compression.absorb import first_order_of, joint_factors
 from afm_dist.compression.factorize import fold
 from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler, Observation, check_width
-from afm_dist.compression.methods import FACTORIZATIONS
+from afm_dist.compression.methods import table_factors
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import field_key
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
 from afm_dist.first_order import CodedLinearTerm
+from afm_dist.grouped_embedding import GroupedEmbedding
+
+Narrow = FusedEmbedding | GroupedEmbedding
 
 
 class FusedHandler(Handler[FusedEmbedding]):
-    """Each field has moments, a projection and a bias of its own; the rank is common."""
+    """Each field has moments, a projection and a bias of its own; the rank is common or its own, too."""
+
+    makes = (GroupedEmbedding,)
 
     def refusal(self, module: FusedEmbedding) -> str | None:
         """A table with projections."""
@@ -38,35 +44,34 @@ class FusedHandler(Handler[FusedEmbedding]):
         for i, field in enumerate(module.names):
             yield Observation(field_key(name, field), vectors[:, i].double())
 
-    def build(self, module: FusedEmbedding, entry: PlanEntry) -> FusedEmbedding:
-        """A narrow fused table with projections."""
-        check_width(entry, module.dim + (entry.absorbs is not None))
+    def build(self, module: FusedEmbedding, entry: PlanEntry) -> Narrow:
+        """A narrow fused table with projections, or one for each rank."""
+        width = module.dim + (entry.absorbs is not None)
+        if entry.ranks is not None:
+            _check_fields(module, entry, entry.ranks, width)
+            ranks = [entry.ranks[field] for field in module.names]
+            return GroupedEmbedding(
+                module.names, module.cardinalities, module.dim, ranks, sparse=module.sparse
+            )
+        check_width(entry, width)
         return FusedEmbedding(
             module.names, module.cardinalities, module.dim, code_dim=entry.rank, sparse=module.sparse
         )
 
-    def fill(
-        self,
-        new: FusedEmbedding,
-        module: FusedEmbedding,
-        entry: PlanEntry,
-        known: OutputStatistics,
-    ) -> None:
+    def fill(self, new: Narrow, module: FusedEmbedding, entry: PlanEntry, known: OutputStatistics) -> None:
         """Factors by the entry's method, field by field."""
-        projection, shift = _projection(new)
-        method = FACTORIZATIONS[entry.method]
         for i, field in enumerate(module.names):
-            rows = module.rows(i)
-            table = module.weight.detach()[rows].cpu()
-            factors = method.table(table, field_key(entry.name, field), entry, known)
-            new.weight[rows] = factors.codes.to(new.weight)
-            projection[i] = factors.projection.to(projection)
-            shift[i] = factors.bias.to(shift)
+            table = module.weight.detach()[module.rows(i)].cpu()
+            factors = table_factors(table, field_key(entry.name, field), entry, entry.rank_of(field), known)
+            part = new.factors(i)
+            part.codes.copy_(factors.codes)
+            part.projection.copy_(factors.projection)
+            part.bias.copy_(factors.bias)
 
     def absorb(
         self,
         model: nn.Module,
-        new: FusedEmbedding,
+        new: Narrow,
         module: FusedEmbedding,
         entry: PlanEntry,
         known: OutputStatistics | None,
@@ -74,29 +79,29 @@ class FusedHandler(Handler[FusedEmbedding]):
         """As declared by the model in ``absorbs``."""
         name = cast(str, entry.absorbs)
         term = first_order_of(model, entry.name, name)
-        coded = CodedLinearTerm(len(new.names), new.code_dim, term.numeric).train(term.training)
+        coded = CodedLinearTerm(len(new.names), new.code_shape, term.numeric).train(term.training)
         for parameter in (coded.projection, coded.bias):
             parameter.requires_grad_(term.weight.requires_grad)
         if known is None:
             return coded
-        projection, shift = _projection(new)
+        weights = coded.projection.view(-1)
         for i, field in enumerate(module.names):
             factors = joint_factors(module, term, i, field_key(entry.name, field), entry, known)
-            new.weight[module.rows(i)] = factors.codes.to(new.weight)
-            projection[i] = factors.projection.to(projection)
-            shift[i] = factors.bias.to(shift)
-            coded.projection[i] = factors.first_order_projection.to(coded.projection)
+            part = new.factors(i)
+            part.codes.copy_(factors.codes)
+            part.projection.copy_(factors.projection)
+            part.bias.copy_(factors.bias)
+            weights[new.code_columns(i)] = factors.first_order_projection.to(weights)
             coded.bias[i] = factors.first_order_bias.to(coded.bias)
         return coded
 
-    def fold(self, model: nn.Module, new: FusedEmbedding, entry: PlanEntry, *, values: bool) -> None:
+    def fold(self, model: nn.Module, new: Narrow, entry: PlanEntry, *, values: bool) -> None:
         """As declared by the model in ``folds``."""
         name = cast(str, entry.folded_into)
         wide = _reader(model, entry.name, name)
         read = len(new.names) * new.dim
-        narrow = nn.Linear(len(new.names) * new.code_dim + wide.in_features - read, wide.out_features).to(
-            wide.weight
-        )
+        codes = math.prod(new.code_shape)
+        narrow = nn.Linear(codes + wide.in_features - read, wide.out_features).to(wide.weight)
         if values:
             _fold_values_(narrow, wide, new)
         narrow.requires_grad_(wide.weight.requires_grad)
@@ -104,10 +109,19 @@ class FusedHandler(Handler[FusedEmbedding]):
         model.set_submodule(name, narrow)
 
 
-def _projection(table: FusedEmbedding) -> tuple[Tensor, Tensor]:
-    assert table.projection is not None
-    assert table.bias is not None
-    return table.projection, table.bias
+def _check_fields(module: FusedEmbedding, entry: PlanEntry, ranks: Mapping[str, int], width: int) -> None:
+    """Refuse ranks of other fields, and such as are larger than the table is wide."""
+    unknown = [field for field in ranks if field not in module.names]
+    missing = [field for field in module.names if field not in ranks]
+    if unknown or missing:
+        what = f"has no field {unknown[0]!r}" if unknown else f"needs a rank for its field {missing[0]!r}"
+        raise OptionError(f"ranks of {entry.name}: the table {what}; its fields: {', '.join(module.names)}")
+    for field, rank in ranks.items():
+        if rank > width:
+            raise OptionError(
+                f"rank {rank} for {entry.name}, field {field!r}: larger than the table's {width}; "
+                "lower the rank"
+            )
 
 
 def _reader(model: nn.Module, table: str, name: str) -> nn.Linear:
@@ -124,12 +138,12 @@ def _reader(model: nn.Module, table: str, name: str) -> nn.Linear:
     return linear
 
 
-def _fold_values_(narrow: nn.Linear, wide: nn.Linear, table: FusedEmbedding) -> None:
-    projection, shift = _projection(table)
-    T, K = table.dim, table.code_dim
+def _fold_values_(narrow: nn.Linear, wide: nn.Linear, table: Narrow) -> None:
+    T = table.dim
     bias: Tensor = narrow.bias.new_zeros(wide.out_features) if wide.bias is None else wide.bias
     for i in range(len(table.names)):
-        columns, bias = fold(wide.weight[:, i * T : (i + 1) * T], bias, projection[i], shift[i])
-        narrow.weight[:, i * K : (i + 1) * K] = columns.to(narrow.weight)
-    narrow.weight[:, len(table.names) * K :] = wide.weight[:, len(table.names) * T :]
+        _, projection, shift = table.factors(i)
+        columns, bias = fold(wide.weight[:, i * T : (i + 1) * T], bias, projection, shift)
+        narrow.weight[:, table.code_columns(i)] = columns.to(narrow.weight)
+    narrow.weight[:, math.prod(table.code_shape) :] = wide.weight[:, len(table.names) * T :]
     narrow.bias.copy_(bias)

@@ -136,11 +136,16 @@ class Handler(ABC, Generic[M]):
 
 
 def check_width(entry: PlanEntry, width: int) -> None:
-    """Refuse a rank larger than a module.
+    """Refuse a rank larger than a module, and ranks by field of a module that has none.
 
     Raises:
         OptionError: names module, rank and width.
     """
+    if entry.ranks is not None:
+        raise OptionError(
+            f"{entry.name} has no fields that could have ranks of their own; only the fused tables of this "
+            "library's models have; leave ranks out"
+        )
     if entry.rank > width:
         raise OptionError(
             f"rank {entry.rank} for {entry.name}: larger than the layer's {width}; lower the rank"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from afm_dist.compression.factorize import (
@@ -23,6 +24,7 @@ from afm_dist.compression.factorize import (
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Method, PlanEntry
 from afm_dist.compression.weighted import weighted_projection
+from afm_dist.statistics.moments import TABLE_ROWS
 
 
 class Factorization(ABC):
@@ -59,6 +61,19 @@ class Factorization(ABC):
             OptionError: statistics that are missing or of another width.
         """
 
+    @abstractmethod
+    def mean(self, table: Tensor, key: str, known: OutputStatistics) -> Tensor:
+        """What all rows of a table become at rank 0, shape (T,), float64.
+
+        Args:
+            table: D, one row per id, shape (V, T).
+            key: Of the looked-up rows.
+            known: Of the rows.
+
+        Raises:
+            OptionError: statistics that are missing or of another width.
+        """
+
 
 class ProjectedOutputs(Factorization):
     """Methods that project the outputs, whatever the weights: layers and tables alike."""
@@ -77,6 +92,10 @@ class ProjectedOutputs(Factorization):
     def table(self, table: Tensor, key: str, entry: PlanEntry, known: OutputStatistics) -> TableFactors:
         """The projected rows (paper eq. 10)."""
         return projected_table(table, self.projection(key, table.shape[1], entry.rank, known))
+
+    def mean(self, table: Tensor, key: str, known: OutputStatistics) -> Tensor:
+        """Over the rows of the log: E[e]."""
+        return known.moments(key, table.shape[1]).mean
 
 
 class AtomicFeatureMimicking(ProjectedOutputs):
@@ -110,9 +129,38 @@ class SingularValues(Factorization):
         del key, known
         return svd_table(table, entry.rank)
 
+    def mean(self, table: Tensor, key: str, known: OutputStatistics) -> Tensor:
+        """Over the rows of the table, each counting once."""
+        del key, known
+        return torch.stack([rows.double().sum(0) for rows in table.split(TABLE_ROWS)]).sum(0) / len(table)
+
 
 FACTORIZATIONS: Mapping[Method, Factorization] = {
     "afm": AtomicFeatureMimicking(),
     "svd": SingularValues(),
     "weighted": SensitivityWeighting(),
 }
+
+
+def table_factors(
+    table: Tensor, key: str, entry: PlanEntry, rank: int, known: OutputStatistics
+) -> TableFactors:
+    """A narrow table and a projection by the entry's method; of rank 0 the mean alone.
+
+    Args:
+        table: D, one row per id, shape (V, T).
+        key: Of the looked-up rows.
+        entry: The method.
+        rank: K, of this table.
+        known: Of the rows.
+
+    Raises:
+        OptionError: statistics that are missing or of another width.
+    """
+    method = FACTORIZATIONS[entry.method]
+    if rank:
+        return method.table(table, key, entry.with_rank(rank), known)
+    mean = method.mean(table, key, known)
+    return TableFactors(
+        codes=table.new_empty(len(table), 0), projection=mean.new_empty(len(mean), 0), bias=mean
+    )

@@ -25,6 +25,9 @@ DEFAULT_KAPPA = 2.0
 Method = Literal["afm", "svd", "weighted"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
+# What entries did not have in the first releases.
+_LATER = ("ranks", "absorbs")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanEntry:
@@ -33,7 +36,8 @@ class PlanEntry:
     Attributes:
         name: Module name as in ``model.named_modules()``.
         method: Where the factors come from.
-        rank: K, the inner width (layers) or code width (tables).
+        rank: K, the inner width (layers) or code width (tables); with ``ranks`` the largest of them.
+        ranks: Of each field of a fused table, where they differ; 0: only the field's mean.
         activation: What stands between the factors of a linear layer.
         kappa: Of the shifted ReLU, in standard deviations.
         folded_into: Linear layer that reads the codes directly (tables only); None: not folded.
@@ -43,13 +47,16 @@ class PlanEntry:
     name: str
     method: Method
     rank: int
+    ranks: Mapping[str, int] | None = None
     activation: Activation = "none"
     kappa: float = DEFAULT_KAPPA
     folded_into: str | None = None
     absorbs: str | None = None
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or self.rank < 1:
+        if self.ranks is not None:
+            self._check_ranks(self.ranks)
+        elif type(self.rank) is not int or self.rank < 1:
             raise OptionError(f"rank {self.rank!r} of {self.name}: a rank is a whole number, at least 1")
         if self.method not in METHODS:
             raise OptionError(f"method {self.method!r} of {self.name}: choose from {', '.join(METHODS)}")
@@ -57,6 +64,34 @@ class PlanEntry:
             raise OptionError(
                 f"activation {self.activation!r} of {self.name}: choose from {', '.join(ACTIVATIONS)}"
             )
+
+    def _check_ranks(self, ranks: Mapping[str, int]) -> None:
+        if not isinstance(ranks, Mapping) or not ranks:
+            raise OptionError(f"ranks {ranks!r} of {self.name}: a rank for each field is needed")
+        for field, rank in ranks.items():
+            if type(rank) is not int or rank < 0:
+                raise OptionError(
+                    f"rank {rank!r} of {self.name}, field {field!r}: a rank is a whole number, and 0 leaves "
+                    "only the field's mean"
+                )
+        if self.rank != max(ranks.values()):
+            raise OptionError(
+                f"rank {self.rank!r} of {self.name}: with ranks by field it is the largest of them, "
+                f"{max(ranks.values())}"
+            )
+
+    def rank_of(self, field: str) -> int:
+        """The rank of one field of a fused table."""
+        return self.rank if self.ranks is None else self.ranks[field]
+
+    def with_rank(self, rank: int | Mapping[str, int]) -> PlanEntry:
+        """The same entry with another rank, or one for each field (the same ones are one for all)."""
+        if isinstance(rank, int):
+            return replace(self, rank=rank, ranks=None)
+        largest = max(rank.values(), default=0)
+        if largest and set(rank.values()) == {largest}:
+            return replace(self, rank=largest, ranks=None)
+        return replace(self, rank=largest, ranks=dict(rank))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +142,6 @@ class Plan:
 
 
 def _plain(entry: PlanEntry) -> dict[str, Any]:
-    """Without ``absorbs`` where there is none: a plan that older releases can read."""
+    """Without ``ranks`` and ``absorbs`` where there are none: a plan that older releases can read."""
     values = asdict(entry)
-    if entry.absorbs is None:
-        del values["absorbs"]
-    return values
+    return {key: value for key, value in values.items() if value is not None or key not in _LATER}

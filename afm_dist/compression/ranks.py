@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from afm_dist.compression.factorize import Spectrum, eigendecompose
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
@@ -49,12 +50,12 @@ class KeptEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class GivenRanks:
-    """A rank for each module; None leaves one as it is."""
+    """A rank for each module, or one for each of its fields; None leaves a module as it is."""
 
-    ranks: Mapping[str, int | None]
+    ranks: Mapping[str, int | Mapping[str, int] | None]
 
     def choose(self, name: str, spectrum: Spectrum) -> int | None:
-        """The rank of one module, or of the one that a field belongs to.
+        """The rank of one module, or of a field.
 
         Raises:
             OptionError: there is none for it.
@@ -63,10 +64,19 @@ class GivenRanks:
         module = module_name(name)
         if module not in self.ranks:
             raise OptionError(f"no rank is given for {module}; there are some for {', '.join(self.ranks)}")
-        return self.ranks[module]
+        given = self.ranks[module]
+        if not isinstance(given, Mapping):
+            return given
+        field = field_name(name)
+        if field is None or field not in given:
+            raise OptionError(f"no rank is given for {name}; there are some for {', '.join(given)}")
+        return given[field]
 
 
 Policy = FixedRank | KeptEnergy | GivenRanks
+
+# Whether the fields of a table have one rank in common, or each its own.
+FieldRanks = Literal["uniform", "each"]
 
 
 def plan_ranks(
@@ -78,11 +88,11 @@ def plan_ranks(
     kappa: float = DEFAULT_KAPPA,
     folded_into: str | None = None,
     absorbs: str | None = None,
+    field_ranks: FieldRanks = "uniform",
 ) -> Plan:
     """A plan for the modules whose moments were collected.
 
-    Moments of a field of a fused table are named ``module[field]``; such a table gets one entry,
-    with the largest rank any of its fields asks for.
+    Moments of a field of a fused table are named ``module[field]``; such a table gets one entry.
 
     Args:
         moments: By module name, from ``collect_moments``.
@@ -92,29 +102,39 @@ def plan_ranks(
         kappa: Of the shifted ReLU.
         folded_into: Linear layer that reads a table's codes directly.
         absorbs: First-order term whose weights are the last coordinate of a table's moments.
+        field_ranks: Of a fused table: ``each`` field has the rank that the policy gives it, or all have the
+            largest of them. Given ranks are as they were given.
 
     Raises:
         OptionError: a rank larger than its module, or moments of no rows.
     """
-    ranks: dict[str, int] = {}
+    ranks: dict[str, int | dict[str, int]] = {}
     for name, item in moments.items():
         if item.count == 0:
             raise OptionError(f"the moments of {name} hold no rows: the model was never called through it")
         rank = policy.choose(name, eigendecompose(item))
-        module = module_name(name)
-        if rank is not None:
-            ranks[module] = max(rank, ranks.get(module, 0))
+        module, field = module_name(name), field_name(name)
+        if rank is None:
+            continue
+        if field is None:
+            ranks[module] = rank
+        else:
+            own = ranks.setdefault(module, {})
+            assert isinstance(own, dict)
+            own[field] = rank
+    if field_ranks == "uniform" and not isinstance(policy, GivenRanks):
+        ranks = {name: max(rank.values()) if isinstance(rank, dict) else rank for name, rank in ranks.items()}
     return Plan(
         entries=tuple(
             PlanEntry(
                 name=name,
                 method=method,
-                rank=rank,
+                rank=1,
                 activation=activation,
                 kappa=kappa,
                 folded_into=folded_into,
                 absorbs=absorbs,
-            )
+            ).with_rank(rank)
             for name, rank in ranks.items()
         )
     )
@@ -135,3 +155,9 @@ def module_name(key: str) -> str:
     module = re.match(r"(?:[^\\[]|\\.)*", key, re.DOTALL)
     assert module is not None
     return re.sub(r"\\(.)", r"\1", module[0], flags=re.DOTALL)
+
+
+def field_name(key: str) -> str | None:
+    """The field that some moments belong to: the inverse of ``field_key``; None: a whole module."""
+    module = module_key(module_name(key))
+    return None if key == module else key[len(module) + 1 : -1]

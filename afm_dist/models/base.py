@@ -96,11 +96,11 @@ class CTRModel(nn.Module, ABC):
         """What the layer declared in ``folds`` reads: embeddings and numbers, or codes once folded.
 
         Args:
-            codes: Shape (B, F, K).
+            codes: Shape (B, F, K), or (B, ΣK_i) where the fields have different ranks.
             vectors: Shape (B, F, T).
             numeric: Shape (B, C).
 
         Returns:
-            Shape (B, F·T + C); (B, F·K + C) once the table is folded.
+            Shape (B, F·T + C); (B, F·K + C) or (B, ΣK_i + C) once the table is folded.
         """
         return flat_inputs(codes if self.embedding.folded else vectors, numeric)

@@ -12,6 +12,7 @@ from torch import nn
 from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding, ProjectedEmbeddingBag
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.first_order import CodedLinearTerm
+from afm_dist.grouped_embedding import GroupedEmbedding, MeanEmbedding
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Trained
 
@@ -58,6 +59,10 @@ def factor_weights(model: nn.Module) -> set[str]:
                     found |= {f"{prefix}.projection", f"{prefix}.bias"}
                 if getattr(module, "folded", False):
                     found |= _reader(model, prefix)
+            case GroupedEmbedding() if module.folded:
+                found |= _reader(model, prefix)
+            case MeanEmbedding():
+                found.add(f"{prefix}.bias")
             case CodedLinearTerm():
                 found |= {f"{prefix}.projection", f"{prefix}.bias"}
     return {name.removeprefix(".") for name in found}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,40 @@ def test_first_order_weights_to_absorb_survive_json() -> None:
     plan = PLAN.using(absorbs="linear")
 
     assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_ranks_by_field_survive_json() -> None:
+    ranks = {"site": 3, "ad": 0, "hour": 1}
+    plan = Plan(entries=(PLAN.entries[2].with_rank(ranks),))
+
+    read = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+
+    assert read == plan
+    assert [read.entries[0].rank_of(field) for field in ranks] == [3, 0, 1]
+    assert read.entries[0].rank == 3
+
+
+def test_equal_ranks_of_all_fields_are_one_rank() -> None:
+    (entry,) = PLAN.entries[2:]
+
+    assert entry.with_rank({"site": 5, "ad": 5}) == entry.with_rank(5)
+    assert entry.with_rank({"site": 0, "ad": 0}).ranks == {"site": 0, "ad": 0}
+    assert entry.with_rank({"site": 5, "ad": 1}).with_rank(4).ranks is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "told"),
+    [
+        (1, {"site": 1, "ad": -1}, "rank -1 of table, field 'ad'"),
+        (2, {"site": 2, "ad": 0.5}, "rank 0.5 of table, field 'ad'"),
+        (1, {"site": 2, "ad": 0}, "rank 1 of table: with ranks by field it is the largest of them, 2"),
+        (1, {}, "ranks {} of table: a rank for each field is needed"),
+        (1, [1, 2], r"ranks \[1, 2\] of table"),
+    ],
+)
+def test_ranks_by_field_are_checked(rank: int, ranks: Any, told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        PlanEntry(name="table", method="afm", rank=rank, ranks=ranks)
 
 
 def test_a_plan_that_absorbs_nothing_is_written_and_read_as_before_there_was_such_a_thing() -> None:

@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from afm_dist.compression.ranks import FixedRank, KeptEnergy, field_key, module_key, module_name, plan_ranks
+from afm_dist.compression.ranks import (
+    FixedRank,
+    GivenRanks,
+    KeptEnergy,
+    field_key,
+    field_name,
+    module_key,
+    module_name,
+    plan_ranks,
+)
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
@@ -40,10 +49,23 @@ def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
     }
 
     plan = plan_ranks(moments, KeptEnergy(share=0.99), folded_into="mlp.0")
+    each = plan_ranks(moments, KeptEnergy(share=0.99), field_ranks="each")
 
-    assert [(entry.name, entry.rank, entry.folded_into) for entry in plan.entries] == [
-        ("embedding", 3, "mlp.0")
+    assert [(entry.name, entry.rank, entry.ranks, entry.folded_into) for entry in plan.entries] == [
+        ("embedding", 3, None, "mlp.0")
     ]
+    assert [entry.ranks for entry in each.entries] == [{"site": 1, "ad": 3, "hour": 2}]
+
+
+def test_given_ranks_by_field_are_those_of_the_plan() -> None:
+    moments = {field_key("embedding", field): with_variances(1.0, 1.0) for field in ("site", "ad")}
+    ranks = {"site": 0, "ad": 2}
+
+    plan = plan_ranks(moments, GivenRanks(ranks={"embedding": ranks}))
+
+    assert [entry.ranks for entry in plan.entries] == [ranks]
+    with pytest.raises(OptionError, match=r"no rank is given for embedding\[ad\]; there are some for site"):
+        plan_ranks(moments, GivenRanks(ranks={"embedding": {"site": 1}}))
 
 
 @pytest.mark.parametrize("module", ["tower.embedding", "tables.x[0]", "a]b", "[", "\\", "\\[", "a\\\nb[["])
@@ -51,6 +73,8 @@ def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
 def test_keys_lead_back_to_their_module(module: str, field: str) -> None:
     assert module_name(field_key(module, field)) == module
     assert module_name(module_key(module)) == module
+    assert field_name(field_key(module, field)) == field
+    assert field_name(module_key(module)) is None
     assert module_key(module) != field_key(module.partition("[")[0], field)
 
 

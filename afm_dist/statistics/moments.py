@@ -10,13 +10,17 @@ deviation. Two halves are merged by the pairwise formula of Chan, Golub and LeVe
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Rows of a table per float64 block: bounds memory by the block, not the table.
-TABLE_ROWS = 1 << 16
+# Rows of a table per float64 block: one that stays in a processor's cache, whatever the table.
+TABLE_ROWS = 1 << 13
+# The blocks of so many rows are summed first, and then those sums: so a table gives the same bits as a
+# whole and from tasks that take a range each.
+RANGE_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,22 +118,47 @@ def moments_of_table(table: Tensor, counts: Tensor) -> Moments:
     """
     if counts.shape != table.shape[:1]:
         raise ValueError(f"{tuple(counts.shape)} counts for a table of {table.shape[0]} rows")
-    if bool((counts < 0).any()):
-        raise ValueError("negative counts")
     merged = Moments.empty(table.shape[1])
-    for rows, weights in zip(table.split(TABLE_ROWS), counts.split(TABLE_ROWS), strict=True):
-        occurring = weights > 0
-        count = int(weights.sum())
-        if count == 0:
-            continue
-        values = rows[occurring].double()
-        weight = weights[occurring].double()[:, None]
-        if not torch.isfinite(values).all():
-            raise ValueError("NaN or infinity")
-        mean = (values * weight).sum(0) / count
-        centred = (values - mean) * weight.sqrt()
-        merged = merged.merge(Moments(count=count, mean=mean, scatter=centred.T @ centred))
+    for rows, weights in zip(table.split(RANGE_ROWS), counts.split(RANGE_ROWS), strict=True):
+        blocks = zip(rows.split(TABLE_ROWS), weights.split(TABLE_ROWS), strict=True)
+        merged = merged.merge(moments_of_blocks(blocks, table.shape[1]))
     return merged
+
+
+def moments_of_blocks(blocks: Iterable[tuple[Tensor, Tensor]], width: int) -> Moments:
+    """The same from blocks of rows, one in memory at a time: at most ``RANGE_ROWS`` rows in all.
+
+    Args:
+        blocks: Embedding rows (V, T) and their counts (V,), ``TABLE_ROWS`` at a time.
+        width: T.
+
+    Raises:
+        ValueError: a count is negative, or the table holds NaN or infinity.
+    """
+    merged = Moments.empty(width)
+    for rows, counts in blocks:
+        merged = merged.merge(_moments_of_block(rows, counts))
+    return merged
+
+
+def _moments_of_block(rows: Tensor, counts: Tensor) -> Moments:
+    least = int(counts.min()) if len(counts) else 0
+    if least < 0:
+        raise ValueError("negative counts")
+    if least == 0:
+        # Rows that never occur may hold anything.
+        occurring = counts > 0
+        rows, counts = rows[occurring], counts[occurring]
+    count = int(counts.sum())
+    if count == 0:
+        return Moments.empty(rows.shape[1])
+    values, weights = rows.to(torch.float64, copy=True), counts.double()
+    mean = (weights @ values) / count
+    if not torch.isfinite(mean).all():
+        raise ValueError("NaN or infinity")
+    # In place: the block is read from memory once, and then from the cache.
+    values.sub_(mean).mul_(weights.sqrt_()[:, None])
+    return Moments(count=count, mean=mean, scatter=values.T @ values)
 
 
 def moments_of_sums(sums: Tensor, weights: Tensor) -> Moments:

@@ -29,7 +29,8 @@ from afm_dist.sharing import model_bytes, model_digest, share, source_of
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
 from afm_dist.statistics.partials import Partials
-from afm_dist.statistics.ray_pass import RayPass, Work
+from afm_dist.statistics.ray_pass import RayPass
+from afm_dist.statistics.shard_work import ShardWork
 
 BATCH_SIZE = 8192
 
@@ -102,16 +103,17 @@ def collect_moments(
             "groups": len(groups),
             "device": resources.device,
         }
-        work = Work(
+        work = ShardWork(
             shared=share(model),
             manifest=dataset,
+            groups=groups,
             modules=modules,
             forward_fn=call,
             batch_size=batch_size,
             device=resources.device,
             partials=Partials(parent=parent, facts=facts),
         )
-        moments = RayPass(work, groups, resources, emit).run()
+        moments = RayPass(work, resources, emit).run()
         if not keep:
             work.partials.end()
     return moments

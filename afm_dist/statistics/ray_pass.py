@@ -1,13 +1,15 @@
-"""The statistics pass on Ray: the driver's side, and the task that each group of shards is.
+"""A statistics pass on Ray: the driver's side, and the task that each group is.
 
-The driver submits groups, sees that each partial is where its receipt says, and sums them up in
-the order of the groups. A task runs one thread and commits one partial. Nothing is remembered
+What a group is (shards of a log, or rows of a table) and how its moments come about is the work's
+affair. The driver submits groups, sees that each partial is where its receipt says, and sums them up
+in the order of the groups. A task runs one thread and commits one partial. Nothing is remembered
 anywhere else, so workers and drivers may die at any point.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,14 +18,10 @@ import torch
 
 from afm_dist import console, storage
 from afm_dist.cluster import task_slots
-from afm_dist.dataset.manifest import Manifest, Shard
-from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, StageError
 from afm_dist.events import Emit
-from afm_dist.resources import Device, TaskResources
-from afm_dist.sharing import SharedModel, load_shared
+from afm_dist.resources import TaskResources
 from afm_dist.statistics.moments import Moments
-from afm_dist.statistics.observe import ForwardFn, Observer
 from afm_dist.statistics.partials import Partials
 from afm_dist.tasks import TryAgainError, run_tasks
 
@@ -32,27 +30,27 @@ STAGE = "statistics"
 MAX_REPAIRS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What every task of a pass has in common.
+class Work(ABC):
+    """What every task of a pass has in common; goes to the workers once.
 
     Attributes:
-        shared: The model in the object store.
-        manifest: The dataset.
-        modules: Names of the modules to watch.
-        forward_fn: How the model is called with a batch.
-        batch_size: Rows of a batch.
-        device: Type of the device the model runs on.
         partials: Where results are committed.
     """
 
-    shared: SharedModel
-    manifest: Manifest
-    modules: Sequence[str]
-    forward_fn: ForwardFn
-    batch_size: int
-    device: Device
     partials: Partials
+
+    @property
+    @abstractmethod
+    def rows(self) -> Sequence[int]:
+        """Of each group."""
+
+    @abstractmethod
+    def moments(self, group: int) -> dict[str, Moments]:
+        """Of one group, with one thread.
+
+        Raises:
+            DataError: the input is damaged, or holds NaN or infinity.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +67,15 @@ class RayPass:
     """The driver's side of a pass.
 
     Args:
-        work: What the tasks have in common.
-        groups: The shards of each task.
+        work: What the tasks do.
         resources: What each task gets.
         emit: Gets the events.
     """
 
-    def __init__(
-        self, work: Work, groups: Sequence[Sequence[Shard]], resources: TaskResources, emit: Emit
-    ) -> None:
+    def __init__(self, work: Work, resources: TaskResources, emit: Emit) -> None:
         self._work = ray.put(work)
         self._partials = work.partials
-        self._groups = groups
+        self._rows = work.rows
         self._resources = resources
         self._emit = emit
 
@@ -89,17 +84,17 @@ class RayPass:
         if beside := self._partials.beside():
             console.say(f"  beside them lie partials of other passes, unused: {', '.join(beside)}")
         self._partials.begin()
-        committed = self._partials.committed(len(self._groups))
+        committed = self._partials.committed(len(self._rows))
         if committed:
-            console.say(f"  {len(committed)} of {len(self._groups)} groups were already committed")
+            console.say(f"  {len(committed)} of {len(self._rows)} groups were already committed")
             self._emit("groups found committed", what=STAGE, groups=committed)
-        self._collect([i for i in range(len(self._groups)) if i not in set(committed)])
+        self._collect([i for i in range(len(self._rows)) if i not in set(committed)])
         return self._merge()
 
     def _collect(self, groups: Sequence[int]) -> None:
         """Commit the partials of some groups."""
-        todo = sum(self._rows(i) for i in groups)
-        total = sum(self._rows(i) for i in range(len(self._groups)))
+        todo = sum(self._rows[i] for i in groups)
+        total = sum(self._rows)
         collect_group = _collect_group.options(name=STAGE, **self._resources.ray_options)
         with console.progress(STAGE, total, before=total - todo) as advance:
 
@@ -108,7 +103,7 @@ class RayPass:
                 advance(receipt.rows)
 
             run_tasks(
-                lambda i: collect_group.remote(self._work, i, self._groups[i]),
+                lambda i: collect_group.remote(self._work, i),
                 groups,
                 finished=finished,
                 what=STAGE,
@@ -145,7 +140,7 @@ class RayPass:
     def _merge(self) -> dict[str, Moments]:
         """Sum the partials in the order of the groups, one in memory at a time."""
         merged: dict[str, Moments] = {}
-        for i in range(len(self._groups)):
+        for i in range(len(self._rows)):
             for name, part in self._load(i).items():
                 merged[name] = merged[name].merge(part) if name in merged else part
         return merged
@@ -161,8 +156,8 @@ class RayPass:
             storage.remove(self._partials.location(group))
             if not self._partials.under_way():
                 self._partials.begin()
-            there = self._partials.committed(len(self._groups))
-            self._collect([i for i in range(group, len(self._groups)) if i not in set(there)])
+            there = self._partials.committed(len(self._rows))
+            self._collect([i for i in range(group, len(self._rows)) if i not in set(there)])
         try:
             return self._partials.load(group)
         except DataError as error:
@@ -171,40 +166,18 @@ class RayPass:
                 "changes the files of this run"
             ) from error
 
-    def _rows(self, group: int) -> int:
-        return sum(shard.rows for shard in self._groups[group])
-
 
 @ray.remote(max_retries=0)
-def _collect_group(work: Work, group: int, shards: Sequence[Shard]) -> Receipt:
+def _collect_group(work: Work, group: int) -> Receipt:
     """Commit the partial of one group, unless an earlier attempt has; returns a receipt."""
     started = time.monotonic()
     digest = work.partials.digest(group)
     if digest is None:
-        moments = _moments_of(work, shards)
-        digest = work.partials.commit(group, moments)
+        torch.set_num_threads(1)
+        digest = work.partials.commit(group, work.moments(group))
     return Receipt(
-        rows=sum(shard.rows for shard in shards),
+        rows=work.rows[group],
         seconds=round(time.monotonic() - started, 3),
         node=ray.util.get_node_ip_address(),
         digest=digest,
     )
-
-
-def _moments_of(work: Work, shards: Sequence[Shard]) -> dict[str, Moments]:
-    """Moments of the rows of some shards, with one thread."""
-    torch.set_num_threads(1)
-    model = load_shared(work.shared).to(work.device)
-    observer = Observer(model, work.modules)
-    with torch.inference_mode(), observer.watching():
-        for shard in shards:
-            try:
-                for batch in read_batches(work.manifest, [shard], work.batch_size):
-                    work.forward_fn(model, batch.to(work.device))
-            except ValueError as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(
-                    f"{shard.path}: {error}; look for broken values in this shard or for a diverged model"
-                ) from error
-    return observer.moments

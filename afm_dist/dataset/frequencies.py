@@ -7,22 +7,13 @@ count, and the different counts are few: they add up to no more than the rows of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import ArrowException
 
-from afm_dist import storage
 from afm_dist.dataset.manifest import Field, Manifest
-from afm_dist.errors import DataError, StorageError
-
-COLUMNS = {"id": (pa.int32(),), "token": (pa.string(), pa.large_string()), "count": (pa.int64(),)}
-BATCH_IDS = 1 << 17
-BUFFER_BYTES = 1 << 20
+from afm_dist.dataset.vocabulary_file import BATCH_IDS, Damage, counts_of, open_vocabulary
 
 
 class Frequencies:
@@ -99,78 +90,33 @@ def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
     Raises:
         DataError: the vocabulary is missing, damaged, or disagrees with the manifest.
     """
-    file = manifest.vocabulary.get(field.name)
-    if file is None:
-        raise DataError(
-            f"{manifest.location}: the manifest lists no vocabulary of field {field.name!r}; "
-            "prepare the data again"
-        )
-    location = storage.join(manifest.location, file.path)
-    try:
-        size = storage.size(location)
-    except DataError as error:
-        raise _damaged(location, "no such file") from error
-    if size != file.bytes:
-        raise _damaged(location, f"{size} bytes where the manifest promises {file.bytes}")
-    try:
-        with _open(location) as parquet:
-            _check_columns(parquet, location)
-            frequencies = _read_counts(parquet, location)
-            tokens = _read_top(parquet, top)
-    except StorageError:
-        raise
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _damaged(location, str(error)) from error
-    rows = manifest.rows("train")
-    if (frequencies.ids + 1, frequencies.rows) != (field.cardinality, rows):
-        raise _damaged(
-            location,
-            f"{frequencies.ids + 1} ids with {frequencies.rows} occurrences, but the manifest has "
-            f"{field.cardinality} ids and {rows} training rows",
-        )
+    with open_vocabulary(manifest, field) as parquet:
+        frequencies = _read_counts(parquet)
+        tokens = _read_top(parquet, top)
+        rows = manifest.rows("train")
+        if (frequencies.ids + 1, frequencies.rows) != (field.cardinality, rows):
+            raise Damage(
+                f"{frequencies.ids + 1} ids with {frequencies.rows} occurrences, but the manifest has "
+                f"{field.cardinality} ids and {rows} training rows"
+            )
     return Vocabulary(frequencies, tokens)
 
 
-def _damaged(location: str, how: str) -> DataError:
-    return DataError(f"{location}: damaged vocabulary ({how}); prepare the data again")
-
-
-@contextmanager
-def _open(location: str) -> Iterator[pq.ParquetFile]:
-    # With a buffer, columns are read page by page instead of a row group at once.
-    with (
-        storage.open_read(location, BUFFER_BYTES) as source,
-        pq.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
-    ):
-        yield parquet
-
-
-def _check_columns(parquet: pq.ParquetFile, location: str) -> None:
-    types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
-    for name, expected in COLUMNS.items():
-        if types.get(name) not in expected:
-            raise _damaged(location, f"column {name!r} holds {types.get(name, 'nothing')}")
-
-
-def _read_counts(parquet: pq.ParquetFile, location: str) -> Frequencies:
+def _read_counts(parquet: pq.ParquetFile) -> Frequencies:
     unknown = 0
     tokens_of: Counter[int] = Counter()
     next_id, least = 0, np.iinfo(np.int64).max
     for batch in parquet.iter_batches(BATCH_IDS, columns=["id", "count"]):
-        if any(column.null_count for column in batch.columns):
-            raise _damaged(location, "an id or a count is missing")
-        ids, counts = batch["id"].to_numpy(), batch["count"].to_numpy()
-        if not np.array_equal(ids, np.arange(next_id, next_id + len(ids))):
-            raise _damaged(location, "the ids are not 0, 1, 2, … in order")
+        counts = counts_of(batch, next_id)
         if next_id == 0:
             unknown, counts = int(counts[0]), counts[1:]
         if (np.diff(counts, prepend=least) > 0).any():
-            raise _damaged(location, "the ids are not in order of descending count")
-        next_id, least = next_id + len(ids), counts[-1] if len(counts) else least
+            raise Damage("the ids are not in order of descending count")
+        next_id, least = next_id + len(batch), counts[-1] if len(counts) else least
         values, numbers = np.unique(counts, return_counts=True)
         tokens_of.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     if min(unknown, least) < 0:
-        raise _damaged(location, "a count is negative")
+        raise Damage("a count is negative")
     return Frequencies(unknown, tokens_of)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -96,22 +96,46 @@ def save_pretrained(
     """
     config = config or ModelConfig(hyper_parameters={}, plan=plan or Plan())
     tensors = {name: tensor.cpu().contiguous() for name, tensor in named_tensors(model).items()}
-    files = _split(tensors, max_file_bytes)
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+
+    def write(path: str, names: Sequence[str]) -> None:
+        _save_tensors(path, {name: tensors[name] for name in names})
+
+    write_checkpoint(location, config, sizes, write, max_file_bytes=max_file_bytes)
+
+
+def write_checkpoint(
+    location: str,
+    config: ModelConfig,
+    sizes: Mapping[str, int],
+    write: Callable[[str, Sequence[str]], None],
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """The files of a checkpoint in their order; who writes the tensors is up to the caller.
+
+    Args:
+        location: The directory.
+        config: What the model is.
+        sizes: Bytes of each tensor, by name.
+        write: Called with the location of a safetensors file and the names of its tensors.
+        max_file_bytes: Where the tensors are split over several files.
+    """
+    files = _split(sizes, max_file_bytes)
     index_path = storage.join(location, INDEX)
     if len(files) > 1 or storage.exists(index_path):
         # Several files are not replaced in one act: until they all are, this is no checkpoint.
         storage.remove(storage.join(location, CONFIG))
     if len(files) == 1:
         names = [TENSORS]
-        _save_tensors(storage.join(location, TENSORS), files[0])
+        write(storage.join(location, TENSORS), files[0])
     else:
         names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
         weight_map = {}
         for name, part in zip(names, files, strict=True):
-            _save_tensors(storage.join(location, name), part)
+            write(storage.join(location, name), part)
             weight_map.update(dict.fromkeys(part, name))
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         storage.write_json(index_path, index)
         names.append(INDEX)
     for name in storage.list_names(location):
@@ -126,15 +150,15 @@ def _save_tensors(location: str, tensors: Mapping[str, Tensor]) -> None:
         safetensors.torch.save_file(dict(tensors), path)
 
 
-def _split(tensors: Mapping[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:
-    files: list[dict[str, Tensor]] = [{}]
+def _split(sizes: Mapping[str, int], max_file_bytes: int) -> list[list[str]]:
+    files: list[list[str]] = [[]]
     used = 0
-    for name, tensor in tensors.items():
-        if files[-1] and used + tensor.nbytes > max_file_bytes:
-            files.append({})
+    for name, size in sizes.items():
+        if files[-1] and used + size > max_file_bytes:
+            files.append([])
             used = 0
-        files[-1][name] = tensor
-        used += tensor.nbytes
+        files[-1].append(name)
+        used += size
     return files
 
 
@@ -207,15 +231,8 @@ def _rebuild_buffers_(model: nn.Module) -> None:
 
 
 def _load_tensors(location: str) -> dict[str, Tensor]:
-    names = [TENSORS]
-    index = storage.join(location, INDEX)
-    if storage.exists(index):
-        names = _indexed_files(index)
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = storage.join(location, name)
-        if not storage.exists(path):
-            raise DataError(f"{path}: missing; the checkpoint is incomplete")
+    for path in tensor_files(location):
         with storage.local_copy(path) as file:
             try:
                 # The file stays mapped, also when its name is gone.
@@ -223,6 +240,21 @@ def _load_tensors(location: str) -> dict[str, Tensor]:
             except (SafetensorError, json.JSONDecodeError, ValueError) as error:
                 raise DataError(f"{path}: damaged ({error})") from error
     return tensors
+
+
+def tensor_files(location: str) -> list[str]:
+    """The locations of the files with the tensors of a checkpoint.
+
+    Raises:
+        DataError: one of them is missing, or the index is damaged.
+    """
+    index = storage.join(location, INDEX)
+    names = _indexed_files(index) if storage.exists(index) else [TENSORS]
+    paths = [storage.join(location, name) for name in names]
+    for path in paths:
+        if not storage.exists(path):
+            raise DataError(f"{path}: missing; the checkpoint is incomplete")
+    return paths
 
 
 def _indexed_files(index: str) -> list[str]:

@@ -221,7 +221,7 @@ def _refuse_foreign(path: str, job: str) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor count and source revision: what a reader needs to repeat a figure."""
+    """Versions, processors, memory and source revision: what a reader needs to repeat a figure."""
     packages = {}
     for package in RECORDED_PACKAGES:
         try:
@@ -233,6 +233,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "cores": os.cpu_count(),
+        "memory_bytes": _memory(),
         "machine": platform.machine(),
         "processor": _processor(),
         "git_revision": _git_revision(),
@@ -248,10 +249,28 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
+def _memory() -> int:
+    """Bytes of memory of this machine, or of the container where that has less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    words = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
+    return min(machine, int(words)) if words.isdecimal() else machine
+
+
 def _git_revision() -> str:
+    """The commit of these sources and whether they were changed since; never that of a folder around them."""
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    revision = _git("rev-parse", "HEAD") if tracked else None
+    if revision is None:
+        return "unknown"
+    return f"{revision} with changes" if _git("status", "--porcelain", "--untracked-files=no") else revision
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the folder of these sources; None where it says nothing."""
     try:
         result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -259,5 +278,5 @@ def _git_revision() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return None
     return result.stdout.strip()

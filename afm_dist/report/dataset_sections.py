@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from afm_dist.dataset.description import CategoricalField, Description, InputFile
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
@@ -68,45 +66,65 @@ def _protocol(description: Description) -> list[tuple[str, Html]]:
 
 def categorical(description: Description) -> Html:
     """The fields of ids: figures first, then all of them in numbers."""
+    return join([ids(description), categorical_numbers(description)])
+
+
+def ids(description: Description) -> Html:
+    """Which ids the training rows hold, and how many ids each field has, as figures."""
     fields = description.categorical
     if not fields:
         return EMPTY
     largest = sorted(fields, key=lambda field: -field.cardinality)[:PLOTTED_FIELDS]
     plotted = [field for field in fields if field in largest]
     of_all = "" if len(plotted) == len(fields) else f" The {len(plotted)} fields with most ids."
+    return columns(
+        figure(
+            vocabularies.rows_by_rank(plotted),
+            "Which ids the training rows hold",
+            plain(f"From the most frequent id of each field to the rare ones.{of_all}"),
+        ),
+        figure(
+            vocabularies.ids_by_field(plotted),
+            "How many ids each field has",
+            plain(f"An embedding table has a row for each. Linear axis.{of_all}"),
+        ),
+    )
+
+
+def categorical_numbers(description: Description) -> Html:
+    """All fields of ids in numbers, and what the columns mean."""
+    if not description.categorical:
+        return EMPTY
+    tokens = _with_tokens(description)
+    meanings = [pair for pair in words.DEFINITIONS if tokens or pair[0] != words.MOST_FREQUENT]
     return join(
         [
-            columns(
-                figure(
-                    vocabularies.rows_by_rank(plotted),
-                    "Which ids the training rows hold",
-                    plain(f"From the most frequent id of each field to the rare ones.{of_all}"),
-                ),
-                figure(
-                    vocabularies.ids_by_field(plotted),
-                    "How many ids each field has",
-                    plain(f"An embedding table has a row for each. Linear axis.{of_all}"),
-                ),
-            ),
             grid(_categorical_grid(description)),
-            definitions([(name.capitalize(), plain(meaning)) for name, meaning in words.DEFINITIONS]),
+            definitions([(name.capitalize(), plain(meaning)) for name, meaning in meanings]),
         ]
     )
+
+
+def _with_tokens(description: Description) -> bool:
+    """Whether the most frequent tokens are known; a report that is passed around leaves them out."""
+    return any(field.top for field in description.categorical)
 
 
 def _categorical_grid(description: Description) -> Grid:
     headings = ["Field", "Ids", f"Ids for 90{text.SPACE}%", _in_percent("Coverage"), _in_percent("Missing")]
     headings += [_in_percent(f"Unknown in {name}") for name in description.held_out]
+    tokens = _with_tokens(description)
     return Grid(
         caption="Categorical fields",
-        columns=[*headings, "Most frequent"],
-        words=(0, len(headings)),
-        groups=[("", [_categorical_line(field, description.held_out) for field in description.categorical])],
+        columns=[*headings, *(["Most frequent"] if tokens else [])],
+        words=(0, len(headings)) if tokens else (0,),
+        groups=[("", [_categorical_line(field, description, tokens) for field in description.categorical])],
     )
 
 
-def _categorical_line(field: CategoricalField, held_out: Sequence[str]) -> Line:
-    shares = [field.coverage, field.missing_share, *(field.unknown_share.get(name) for name in held_out)]
+def _categorical_line(field: CategoricalField, description: Description, tokens: bool) -> Line:
+    unknown = (field.unknown_share.get(name) for name in description.held_out)
+    shares = [field.coverage, field.missing_share, *unknown]
     top = (
         (code(words.token(token.token, TOKEN_LENGTH)), plain(words.percent(token.share)))
         for token in field.top
@@ -118,7 +136,11 @@ def _categorical_line(field: CategoricalField, held_out: Sequence[str]) -> Line:
             plain(text.count(field.cardinality)),
             plain(words.optional(field.ids_for_90_percent)),
             *(plain(words.percent(share)) for share in shares),
-            join((Html(f"{token}{text.SPACE}{share}{text.SPACE}%") for token, share in top), ", "),
+            *(
+                [join((Html(f"{token}{text.SPACE}{share}{text.SPACE}%") for token, share in top), ", ")]
+                if tokens
+                else []
+            ),
         ],
         note=plain(f"made by {made_of}") if made_of else EMPTY,
     )

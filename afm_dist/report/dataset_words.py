@@ -6,6 +6,7 @@ from afm_dist.dataset.description import CategoricalField, Description, NumericF
 from afm_dist.report.text import NONE, SPACE, count, listed, significant
 
 MISSING = "(missing)"
+MOST_FREQUENT = "most frequent"
 DEFINITIONS = (
     ("ids", "cardinality: one for each token that is frequent enough, and id 0 for the unknown"),
     ("ids for 90 %", f"how many of the most frequent of them make up 90 % of the training rows, id 0 not "
@@ -13,7 +14,7 @@ DEFINITIONS = (
     ("coverage", "share of the training rows whose token has an id of its own"),
     ("missing", f"share of all rows, of every split, without a value; {MISSING} is a token like any other"),
     ("unknown", "share of the rows of that split whose token has id 0"),
-    ("most frequent", "tokens with their shares of the training rows"),
+    (MOST_FREQUENT, "tokens with their shares of the training rows"),
 )  # fmt: skip
 """What the columns of the table of categorical fields mean."""
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afm_dist.report import text
+from afm_dist.report.dataset_words import label_rate
 from afm_dist.report.schema import Report
-from afm_dist.report.summary import attribution, baseline_of, control_of, headline, ordered, sentence
+from afm_dist.report.summary import (
+    attribution,
+    baseline_of,
+    commands,
+    control_of,
+    headline,
+    ordered,
+    sentence,
+)
 
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|#~"})
 
@@ -21,6 +30,7 @@ def markdown(report: Report) -> str:
         _results(report),
         _ranks(report),
         _finetuning(report),
+        _data(report),
         _notes(report),
         _run(report),
     ]
@@ -132,14 +142,31 @@ def _notes(report: Report) -> str:
     return "## Notes\n\n" + "\n".join(f"- {plain(note)}" for note in notes) if notes else ""
 
 
+def _data(report: Report) -> str:
+    """Which rows: enough to see whether two reports are about the same."""
+    content = report.get("data")
+    if not content:
+        return ""
+    facts = [plain(content["name"])]
+    if content.get("preset"):
+        facts.append(f"preset {plain(content['preset'])}")
+    for kind, number in (content.get("fields") or {}).items():
+        facts.append(f"{number} {plain(kind)} fields")
+    if "ids" in content:
+        facts.append(f"{text.count(content['ids'])} ids")
+    for name, split in (content.get("splits") or {}).items():
+        rate = f" ({label_rate(split['positive_share'])} positive)" if "positive_share" in split else ""
+        facts.append(f"{text.count(split['rows'])} rows in {plain(name)}{rate}")
+    if content.get("fingerprint"):
+        facts.append(f"fingerprint {plain(content['fingerprint'])}")
+    return f"## Data\n\n{', '.join(facts)}."
+
+
 def _run(report: Report) -> str:
-    lines = []
-    if report.get("command"):
-        command = report["command"]
-        fence = "`" * 3
-        while fence in command:  # a fence must be longer than any run of backticks inside
-            fence += "`"
-        lines.append(f"{fence}sh\n{command}\n{fence}")
+    lines = [
+        f"{plain(each['what'])}:\n\n{_fenced(each['command'])}" if number else _fenced(each["command"])
+        for number, each in enumerate(commands(report))
+    ]
     flat = dict(report.get("environment") or {})
     flat.update(flat.pop("packages", None) or {})
     if flat:
@@ -147,3 +174,10 @@ def _run(report: Report) -> str:
     if report.get("created"):
         lines.append(f"Created {plain(report['created'])}")
     return "## Run\n\n" + "\n\n".join(lines) if lines else ""
+
+
+def _fenced(command: str) -> str:
+    fence = "`" * 3
+    while fence in command:  # a fence must be longer than any run of backticks inside
+        fence += "`"
+    return f"{fence}sh\n{command}\n{fence}"

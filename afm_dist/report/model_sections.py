@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from afm_dist.report import text
 from afm_dist.report.elements import (
     EMPTY,
@@ -28,7 +25,6 @@ from afm_dist.report.summary import auc_error, baseline_of, control_of, grouped
 FOLDED_FROM = 12
 LONG_NAME = 20
 PLOTTED_FROM = 3
-OPTIONAL_SCORES = {"calibration": "Calibration", "validation_auc": "Validation AUC"}
 ROUNDS = {
     "mlp": "after compressing the linear layers",
     "embedding": "after compressing the embeddings",
@@ -72,12 +68,12 @@ def name_cell(name: str) -> Html:
 
 def _results_grid(report: Report) -> Grid:
     rows = report["rows"]
-    optional = _optional_scores(rows)
+    validated = any("validation_auc" in row for row in rows)
     headings = ["Model", "Fine-tuning", "AUC", "vs baseline", "vs control", "Log loss"]
-    headings += [OPTIONAL_SCORES[key] for key in optional]
+    headings += ["Validation AUC"] if validated else []
     headings += ["MB", "Smaller", "Parameters", "Rows/s", "Faster", "Range"]
     groups = [
-        (heading, [_result_line(report, row, optional) for row in members])
+        (heading, [_result_line(report, row, validated=validated) for row in members])
         for heading, members in grouped(rows)
     ]
     return Grid(
@@ -88,17 +84,12 @@ def _results_grid(report: Report) -> Grid:
     )
 
 
-def _optional_scores(rows: list[Row]) -> list[str]:
-    return [key for key in OPTIONAL_SCORES if any(key in row for row in rows)]
-
-
-def _result_line(report: Report, row: Row, optional: list[str]) -> Line:
+def _result_line(report: Report, row: Row, *, validated: bool) -> Line:
     rows = report["rows"]
     baseline, control = baseline_of(rows), control_of(rows, row)
     ships = (row["name"], row["stage"]) == (report["shipped"]["name"], report["shipped"]["stage"])
     badge = Html('<span class="badge">ships</span>') if ships else EMPTY
     measured = text.spread(row.get("throughput_ratio_min"), row.get("throughput_ratio_max"))
-    scores: Mapping[str, Any] = row
     cells = [
         Html(name_cell(row["name"]) + badge),
         plain(text.FINE_TUNING[row["stage"]]),
@@ -106,7 +97,7 @@ def _result_line(report: Report, row: Row, optional: list[str]) -> Line:
         plain(text.NONE if row is baseline else text.signed(row["auc"] - baseline["auc"])),
         plain(text.NONE if control is None else text.signed(row["auc"] - control["auc"])),
         plain(text.score(row["log_loss"])),
-        *(plain(text.score(scores.get(key))) for key in optional),
+        *([plain(text.score(row.get("validation_auc")))] if validated else []),
         plain(text.megabytes(row["bytes"])),
         plain(text.ratio(baseline["bytes"] / row["bytes"])),
         plain(text.millions(row["parameters"])),
@@ -124,8 +115,6 @@ def _how_to_read(report: Report) -> str:
         "and with the baseline where there was none. MB are 10⁶ bytes of parameters and tables. “Faster” is "
         "throughput over the baseline's, “Range” its smallest and largest measurement."
     )
-    if "calibration" in _optional_scores(report["rows"]):
-        words += " “Calibration” is predicted over observed clicks of the test split: 1 is right on average."
     test = report.get("data", {}).get("splits", {}).get("test")
     if test and "positive_share" in test:
         error = auc_error(baseline_of(report["rows"])["auc"], test["rows"], test["positive_share"])
@@ -187,6 +176,9 @@ def _kept_grid(candidates: list[FineTuning]) -> Grid:
 
 
 def _setting(value: object) -> Html:
+    """None: as the model was built, so nothing was set."""
+    if value is None:
+        return plain(text.NONE)
     return plain(("no", "yes")[value] if isinstance(value, bool) else value)
 
 
@@ -264,5 +256,5 @@ def _training_curve(points: list[TrainingPoint]) -> Html:
         return EMPTY
     best = max(curve, key=lambda point: point["validation_auc"])
     baseline: FineTuning = {"name": "baseline", "round": "mlp", "kept_step": best["step"], "curve": curve}
-    plot = curves.validation_auc([baseline], None, "curve-training")
+    plot = curves.validation_auc([baseline], None, "curve-training", whole=True)
     return figure(plot, "Validation AUC of the uncompressed model", plain("The ring marks the highest."))

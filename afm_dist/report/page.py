@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from afm_dist.report import summary, text
+from afm_dist.report.calibration_section import calibration
+from afm_dist.report.data_section import data
 from afm_dist.report.document import document
 from afm_dist.report.elements import EMPTY, Html, code, figures, paragraph, plain
 from afm_dist.report.model_sections import finetuning, relu_modes, results, training
-from afm_dist.report.run_sections import data, notes, run
+from afm_dist.report.run_sections import notes, run
 from afm_dist.report.schema import Report
 from afm_dist.report.size_sections import embeddings, linear_layers
 from afm_dist.report.sweep_sections import sweep
@@ -14,6 +16,7 @@ from afm_dist.report.sweep_sections import sweep
 SECTIONS = (
     ("results", "Results", results),
     ("sweep", "Every rank", sweep),
+    ("calibration", "Calibration", calibration),
     ("layers", "Linear layers", linear_layers),
     ("tables", "Embedding tables", embeddings),
     ("finetuning", "Fine-tuning", finetuning),

@@ -1,4 +1,4 @@
-"""Sections about the run: data, notes, command, environment, timings, configuration."""
+"""Sections about the run: notes, commands, environment, timings, configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from afm_dist.report.elements import (
     Grid,
     Html,
     Line,
-    code,
     columns,
     definitions,
     disclosure,
@@ -21,45 +20,9 @@ from afm_dist.report.elements import (
     plain,
 )
 from afm_dist.report.schema import Report
+from afm_dist.report.summary import commands
 
-
-def data(report: Report) -> Html:
-    """What the models were trained and measured on."""
-    content = report.get("data")
-    if not content:
-        return EMPTY
-    facts = [("Name", plain(content["name"]))]
-    if content.get("preset"):
-        facts.append(("Preset", code(content["preset"])))
-    if content.get("fields"):
-        fields = text.listed([f"{number} {kind}" for kind, number in content["fields"].items()])
-        facts.append(("Fields", plain(fields)))
-    if "ids" in content:
-        facts.append(("Ids in the vocabularies", plain(text.count(content["ids"]))))
-    if "bayes_auc" in content:
-        where = f" on {content['bayes_split']}" if content.get("bayes_split") else ""
-        best = f"AUC {text.score(content['bayes_auc'])}"
-        if "bayes_log_loss" in content:
-            best += f", log loss {text.score(content['bayes_log_loss'])}"
-        facts.append((f"Best possible (Bayes){where}", plain(best)))
-    if content.get("fingerprint"):
-        facts.append(("Fingerprint", code(content["fingerprint"])))
-    lines = [
-        Line(
-            cells=[
-                plain(name),
-                plain(text.count(split["rows"])),
-                plain(
-                    f"{100 * split['positive_share']:.2f}{text.SPACE}%"
-                    if "positive_share" in split
-                    else text.NONE
-                ),
-            ]
-        )
-        for name, split in (content.get("splits") or {}).items()
-    ]
-    splits = Grid(caption="Splits", columns=["Split", "Rows", "Positive"], groups=[("", lines)])
-    return columns(definitions(facts), grid(splits) if lines else EMPTY)
+MEMORY = "memory_bytes"
 
 
 def notes(report: Report) -> Html:
@@ -74,12 +37,14 @@ def notes(report: Report) -> Html:
 
 def run(report: Report) -> Html:
     """What a reader needs to repeat the run."""
-    command = report.get("command")
     environment = report.get("environment")
     config = report.get("config")
     return join(
         [
-            Html(f"<h3>Command</h3>\n<pre>{plain(command)}</pre>") if command else EMPTY,
+            *(
+                Html(f"<h3>{plain(each['what'])}</h3>\n<pre>{plain(each['command'])}</pre>")
+                for each in commands(report)
+            ),
             columns(
                 Html(f"<div><h3>Environment</h3>\n{definitions(_facts(environment))}</div>")
                 if environment
@@ -99,8 +64,10 @@ def _facts(environment: Mapping[str, Any]) -> list[tuple[str, Html]]:
     for key, value in environment.items():
         if isinstance(value, Mapping):
             facts += _facts(value)
+        elif key == MEMORY and isinstance(value, int):
+            facts.append(("memory", plain(f"{text.significant(value / 1e9)}{text.SPACE}GB")))
         else:
-            facts.append((key, plain(value)))
+            facts.append((key.replace("_", " "), plain(value)))
     return facts
 
 

@@ -1,6 +1,8 @@
 """The shape of ``report.json``, format version 1.
 
-Optional keys may be absent; the section that would show them is then left out.
+Optional keys may be absent; the section that would show them is then left out. So a new optional key
+keeps the version: an older report is shown without it. Whatever changes the meaning of a key, or makes
+one required, is a new version, and ``validated`` refuses the others.
 """
 
 from __future__ import annotations
@@ -174,6 +176,15 @@ class Data(TypedDict):
     bayes_log_loss: NotRequired[float]
     bayes_split: NotRequired[str]
     fingerprint: NotRequired[str]
+    description: NotRequired[dict[str, Any]]
+    """``afm_dist.dataset.description_json``: every field in figures, without tokens."""
+
+
+class Command(TypedDict):
+    """A command that goes with a run."""
+
+    what: str
+    command: str
 
 
 class Timing(TypedDict):
@@ -192,6 +203,8 @@ class Report(TypedDict):
     rows: list[Row]
     shipped: Shipped
     command: NotRequired[str]
+    commands: NotRequired[list[Command]]
+    """Further ones, such as the one that measures the shipped checkpoint again."""
     created: NotRequired[str]
     layers: NotRequired[list[Layer]]
     finetuning: NotRequired[list[FineTuning]]

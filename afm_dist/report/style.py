@@ -59,7 +59,8 @@ td:last-child, thead th:last-child { padding-right: 8px; }
 .words { text-align: left; }
 td.words { white-space: normal; }
 .long { display: inline-block; max-width: 15em; white-space: normal; overflow-wrap: anywhere; }
-td.words:not(:nth-child(2)) { min-width: 20ch; }
+td.words { min-width: 20ch; }
+td.words:nth-child(2) { min-width: 10ch; }
 thead th { color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom;
   white-space: normal; }
 thead th:not(.words) { max-width: 11em; }

@@ -1,4 +1,4 @@
-"""What the rows amount to: their order, the fair comparison of each, the headline."""
+"""What the rows amount to: their order, the fair comparison of each, the headline, the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from afm_dist.report import text
-from afm_dist.report.schema import STAGES, Report, Row
+from afm_dist.report.schema import STAGES, Command, Report, Row
 
 METHODS = ("baseline", "control", "afm", "budget", "svd", "weighted", "sequential", "scratch")
 GROUPS = {
@@ -194,3 +194,11 @@ def auc_error(auc: float, rows: int, positive_share: float) -> float | None:
     q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
     return math.sqrt(max(variance, 0.0) / (positives * negatives))
+
+
+def commands(report: Report) -> list[Command]:
+    """The command of the run, and those that go with it."""
+    own: list[Command] = []
+    if report.get("command"):
+        own.append({"what": "The command of this run", "command": report["command"]})
+    return own + report.get("commands", [])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, cast
 
+from afm_dist.dataset.description_json import from_json
 from afm_dist.errors import DataError
 from afm_dist.report.schema import FORMAT_VERSION, STAGES, Report
 
@@ -36,6 +37,9 @@ def validated(report: Mapping[str, Any]) -> Report:
         _check_layer(layer)
     for candidate in report.get("finetuning", ()):
         _check_curve(candidate)
+    described = (report.get("data") or {}).get("description")
+    if described is not None:
+        from_json(described, source="report")
     return cast(Report, report)
 
 
@@ -72,6 +76,9 @@ def _check_row(row: Mapping[str, Any]) -> None:
     _require(0 <= row["auc"] <= 1, where, f"auc is {row['auc']}, not between 0 and 1")
     for key in ("parameters", "bytes", "rows_per_second", "throughput_ratio"):
         _require(row[key] > 0, where, f"{key} is {row[key]}, not above 0")
+    for index, each in enumerate(row.get("reliability", ())):
+        inside = all(0 <= each[key] <= each["weight"] for key in ("predicted", "observed"))
+        _require(inside and each["weight"] > 0, where, f"reliability bin {index} has more clicks than rows")
     spread = [row[f"throughput_ratio_{end}"] for end in ("min", "max") if f"throughput_ratio_{end}" in row]
     if spread:
         inside = len(spread) == 2 and spread[0] <= row["throughput_ratio"] <= spread[1]

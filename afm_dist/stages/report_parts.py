@@ -19,6 +19,8 @@ from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.ranks import field_key, module_name
+from afm_dist.dataset import description_json
+from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.schema import Layer
 from afm_dist.runs import SUCCESS, Run, Stage, environment
@@ -60,6 +62,17 @@ def frame(
         "format_version": 1,
         "title": title,
         "command": shlex.join(["python", *sys.argv]),
+        "commands": [
+            {
+                "what": "To measure what ships again",
+                "command": shlex.join(
+                    [
+                        *("python", "jobs/evaluate.py", "--data", storage.absolute(manifest.location)),
+                        *("--checkpoint", storage.join(run.path, "checkpoint")),
+                    ]
+                ),
+            }
+        ],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": data_facts(manifest),
         "environment": environment(),
@@ -232,6 +245,7 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
         positives = facts.get("splits", {}).get(name, {}).get("positives")
         if rows and positives is not None:
             splits[name]["positive_share"] = positives / rows
+    described = all(field.name in manifest.vocabulary for field in manifest.categorical)
     data: dict[str, Any] = {
         "name": ", ".join(str(source.get("name", "?")) for source in manifest.sources) or manifest.location,
         "preset": manifest.preset,
@@ -239,6 +253,8 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
         "ids": sum(field.cardinality for field in manifest.categorical),
         "splits": splits,
         "fingerprint": manifest.fingerprint(),
+        # A dataset made by other tools may have no vocabularies to describe.
+        **({"description": description_json.to_json(Description.of(manifest))} if described else {}),
     }
     return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
 

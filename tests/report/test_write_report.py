@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from afm_dist.report import table, write_report
-from tests.report.example import example_report
+from tests.report.example import example_report, reliability
+from tests.report.example_description import example_description
 from tests.report.parsed_page import Page
 
 HOSTILE = "afm-<script>alert('x')</script>&$\\frac|`*[b]\n\"emb"
@@ -73,7 +74,7 @@ def test_figures_and_tables_can_be_read_aloud(example):
     page, _, _ = example
 
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(figures) == 10
+    assert len(figures) == 13
     assert all(figure["role"] == "img" and len(figure["aria-label"]) > 20 for figure in figures)
     assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
 
@@ -94,6 +95,8 @@ def test_hostile_names_are_text(tmp_path):
     report["timings"][0]["stage"] = HOSTILE
     report["sweep"][1].update(name=HOSTILE, ranks={HOSTILE: 2})
     report["notes"] = [HOSTILE]
+    report["commands"] = [{"what": HOSTILE, "command": HOSTILE}]
+    report["data"]["description"]["categorical"][0].update(name=HOSTILE, column=HOSTILE)
 
     page, html, markdown = _write(tmp_path, report)
 
@@ -126,25 +129,68 @@ def test_any_optional_section_may_be_absent(tmp_path, absent):
 
 
 def test_calibration_is_shown_where_it_was_measured(tmp_path):
-    report = example_report()
-    for row in report["rows"][1:]:
-        del row["calibration"]
+    report = _least()
+    next(row for row in report["rows"] if row["name"] == "baseline")["calibration"] = 1.0123
+
+    _, html, _ = _write(tmp_path, report)
+
+    section = html.partition('<section id="calibration"')[2].partition("</section>")[0]
+    assert "1.0123" in section and "<svg" not in section and "afm-mlp" not in section
+
+
+def test_calibration_is_drawn_of_baseline_control_and_what_ships(example):
+    page, _, _ = example
+
+    (label,) = [a["aria-label"] for _, a in page.tags if a.get("aria-label", "").startswith("Observed")]
+    assert label.endswith("baseline 1.0123, control 1.0123, afm-emb 1.0123.")
+
+
+def test_rates_of_no_click_are_drawn(tmp_path):
+    report = _least()
+    for row in report["rows"]:
+        row["reliability"] = reliability()
+        row["reliability"][0]["observed"] = row["reliability"][1]["predicted"] = 0
+        row["calibration"] = 0.9
 
     page, _, _ = _write(tmp_path, report)
 
-    assert page.words.count("Calibration") == 1
-    assert page.words.count("1.0123") == 1
+    assert any(attributes.get("aria-label", "").startswith("Observed") for _, attributes in page.tags)
+
+
+def test_data_are_described_without_their_tokens(example):
+    page, html, markdown = example
+
+    section = html.partition('<section id="data"')[2].partition("</section>")[0]
+    assert "C3" in section and "I13" in section and "Unknown in validation" in section
+    assert "3 categorical fields in numbers" in section
+    assert example_description().categorical[0].top[0].token not in section
+    assert "Most frequent" not in page.words
+    assert "41,256,000 rows in train (25.62" in markdown
+
+
+def test_the_commands_of_the_run_are_there_to_copy(example):
+    page, _, markdown = example
+
+    for command in (example_report()["command"], example_report()["commands"][0]["command"]):
+        assert command in page.words
+        assert f"```sh\n{command}\n```" in markdown
+    assert "64.0\N{NO-BREAK SPACE}GB" in page.words
+
+
+def _least():
+    """Only what must be there."""
+    keys = ("name", "stage", "auc", "log_loss", "parameters", "bytes", "rows_per_second", "throughput_ratio")
+    rows = [row for row in example_report()["rows"] if row["name"] in ("baseline", "afm-mlp")]
+    return {
+        "format_version": 1,
+        "title": "t",
+        "rows": [{key: row[key] for key in keys} for row in rows],
+        "shipped": {"name": "afm-mlp", "stage": "after-finetune"},
+    }
 
 
 def test_the_least_report_has_only_results(tmp_path):
-    full = example_report()
-    keys = ("name", "stage", "auc", "log_loss", "parameters", "bytes", "rows_per_second", "throughput_ratio")
-    rows = [{key: row[key] for key in keys} for row in full["rows"] if row["name"] in ("baseline", "afm-mlp")]
-    shipped = {"name": "afm-mlp", "stage": "after-finetune"}
-
-    page, _, markdown = _write(
-        tmp_path, {"format_version": 1, "title": "t", "rows": rows, "shipped": shipped}
-    )
+    page, _, markdown = _write(tmp_path, _least())
 
     assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == ["results"]
     assert re.findall(r"^## (.*)", markdown, flags=re.MULTILINE) == ["Results"]

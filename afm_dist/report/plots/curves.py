@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import dropwhile
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,18 +33,21 @@ FAR_BELOW = 1.0
 MANY = 40
 
 
-def validation_auc(candidates: Sequence[FineTuning], baseline: float | None, name: str) -> Html:
+def validation_auc(
+    candidates: Sequence[FineTuning], baseline: float | None, name: str, *, whole: bool = False
+) -> Html:
     """The curves of one round; a ring marks the step that was kept.
 
     Args:
         candidates: Those fine-tuned in this round.
         baseline: Validation AUC of the uncompressed model as trained, drawn as a level.
         name: Unique name of the figure.
+        whole: Show also starts far below what the curves reach.
     """
 
     def paint(figure: Figure) -> None:
         ax = axes(figure, *MARGINS)
-        low, high = _limits(candidates, baseline)
+        low, high = _limits(candidates, baseline, whole=whole)
         ax.set_ylim(low, high)
         last = max(candidate["curve"][-1]["step"] for candidate in candidates)
         ax.set_xlim(-0.03 * last, max(last, 1) * 1.03)
@@ -69,15 +74,16 @@ def _kept(candidate: FineTuning) -> CurvePoint:
     return next(point for point in candidate["curve"] if point["step"] == candidate["kept_step"])
 
 
-def _limits(candidates: Sequence[FineTuning], baseline: float | None) -> tuple[float, float]:
+def _limits(candidates: Sequence[FineTuning], baseline: float | None, *, whole: bool) -> tuple[float, float]:
     """Limits set by what the curves reach; a start far below them leaves the figure."""
     ends = [_kept(candidate)["validation_auc"] for candidate in candidates]
     ends += [candidate["curve"][-1]["validation_auc"] for candidate in candidates]
     ends += [] if baseline is None else [baseline]
-    reach = max(max(ends) - min(ends), 0.001)
-    near = min(ends) - FAR_BELOW * reach
-    everything = [point["validation_auc"] for candidate in candidates for point in candidate["curve"]]
-    inside = [*ends, *(value for value in everything if value >= near)]
+    near = -math.inf if whole else min(ends) - FAR_BELOW * max(max(ends) - min(ends), 0.001)
+    inside = list(ends)
+    for candidate in candidates:
+        values = [point["validation_auc"] for point in candidate["curve"]]
+        inside += dropwhile(lambda value: value < near, values)
     margin = 0.08 * max(max(inside) - min(inside), 0.001)
     return min(inside) - margin, max(inside) + margin
 

@@ -26,7 +26,8 @@ from afm_dist.report.schema import Row
 from afm_dist.report.summary import ordered
 
 HEIGHT = 340
-MARGINS = (58.0, 44.0, 16.0, 12.0)
+MARGINS = (58.0, 44.0, 84.0, 12.0)
+AT_THE_EDGE = 0.85
 LINE = 15.0
 LOG_FROM = 30
 FAR_BELOW = 1.0
@@ -105,9 +106,14 @@ def _point(ax: Axes, row: Row, low: float) -> None:
     )
 
 
+def _place(ax: Axes, row: Row) -> float:
+    """Where a row's point lies on the size axis: 0 on the left, 1 on the right."""
+    return float(ax.transAxes.inverted().transform(ax.transData.transform((row["bytes"] / 1e6, 1)))[0])
+
+
 def _on_the_right(ax: Axes, row: Row) -> bool:
-    """Whether a row's point lies in the right half, so that its label has more room on the left."""
-    return bool(ax.transAxes.inverted().transform(ax.transData.transform((row["bytes"] / 1e6, 1)))[0] > 0.5)
+    """Whether a row's point lies in the right half, so that words inside the axes go to its left."""
+    return _place(ax, row) > 0.5
 
 
 def _far_below(ax: Axes, rows: Sequence[Row], low: float) -> None:
@@ -151,8 +157,10 @@ def labels(ax: Axes, rows: Sequence[Row], low: float, unit: float) -> None:
     ``unit`` is the height of one point of the figure in AUC.
     """
     below = any(row["auc"] < low for row in rows)
-    for right in (True, False):
-        members = [row for row in rows if _on_the_right(ax, row) is right]
+    # Those at the edge are named in the margin, those left of them to their left.
+    parts = ((0.0, 0.5, 26), (0.5, AT_THE_EDGE, -26), (AT_THE_EDGE, 2.0, 14))
+    for start, end, offset in parts:
+        members = [row for row in rows if start <= max(_place(ax, row), 0.0) < end]
         wanted = [max(row["auc"], low) for row in members]
         bottom = low + (1.4 if below else 0.4) * LINE * unit
         places = spread_out(wanted, LINE * unit, bottom, ax.get_ylim()[1])
@@ -160,10 +168,11 @@ def labels(ax: Axes, rows: Sequence[Row], low: float, unit: float) -> None:
             ax.annotate(
                 short(row["name"]),
                 (row["bytes"] / 1e6, wish),
-                (-26 if right else 26, (place - wish) / unit),
+                (offset, (place - wish) / unit),
                 textcoords="offset points",
-                ha="right" if right else "left",
+                ha="left" if offset > 0 else "right",
                 va="center",
+                annotation_clip=False,
                 color=COLOUR[role_of(row["name"])],
                 arrowprops=leader(5),
             )

@@ -39,7 +39,7 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
     low, high = limits(points, rows)
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 58, BELOW, 16, ABOVE)
+        ax = axes(figure, 58, BELOW, 84, ABOVE)
         ax.set_xscale("log")
         sizes = [point["bytes"] / 1e6 for point in points]
         ax.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)

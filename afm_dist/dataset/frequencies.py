@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from afm_dist.dataset.manifest import Field, Manifest
-from afm_dist.dataset.vocabulary_file import BATCH_IDS, Damage, counts_of, open_vocabulary
+from afm_dist.dataset.vocabulary_file import BATCH_IDS, DamageError, counts_of, open_vocabulary
 
 
 class Frequencies:
@@ -95,7 +95,7 @@ def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
         tokens = _read_top(parquet, top)
         rows = manifest.rows("train")
         if (frequencies.ids + 1, frequencies.rows) != (field.cardinality, rows):
-            raise Damage(
+            raise DamageError(
                 f"{frequencies.ids + 1} ids with {frequencies.rows} occurrences, but the manifest has "
                 f"{field.cardinality} ids and {rows} training rows"
             )
@@ -111,12 +111,12 @@ def _read_counts(parquet: pq.ParquetFile) -> Frequencies:
         if next_id == 0:
             unknown, counts = int(counts[0]), counts[1:]
         if (np.diff(counts, prepend=least) > 0).any():
-            raise Damage("the ids are not in order of descending count")
+            raise DamageError("the ids are not in order of descending count")
         next_id, least = next_id + len(batch), counts[-1] if len(counts) else least
         values, numbers = np.unique(counts, return_counts=True)
         tokens_of.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     if min(unknown, least) < 0:
-        raise Damage("a count is negative")
+        raise DamageError("a count is negative")
     return Frequencies(unknown, tokens_of)
 
 

@@ -23,7 +23,7 @@ BATCH_IDS = 1 << 17
 BUFFER_BYTES = 1 << 20
 
 
-class Damage(Exception):
+class DamageError(Exception):
     """What is wrong with a vocabulary, in words; ``open_vocabulary`` says which it is."""
 
 
@@ -58,7 +58,7 @@ def open_vocabulary(manifest: Manifest, field: Field) -> Iterator[pq.ParquetFile
             yield parquet
     except StorageError:
         raise
-    except (Damage, ArrowException, OSError, UnicodeDecodeError) as error:
+    except (DamageError, ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(location, str(error)) from error
 
 
@@ -70,20 +70,20 @@ def _check_columns(parquet: pq.ParquetFile) -> None:
     types = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
     for name, expected in COLUMNS.items():
         if types.get(name) not in expected:
-            raise Damage(f"column {name!r} holds {types.get(name, 'nothing')}")
+            raise DamageError(f"column {name!r} holds {types.get(name, 'nothing')}")
 
 
 def counts_of(batch: pa.RecordBatch, first_id: int) -> NDArray[np.int64]:
     """The counts in a batch of the columns id and count, whose first id must be this one.
 
     Raises:
-        Damage: it is not, or the next ids do not follow, or something is missing.
+        DamageError: it is not, or the next ids do not follow, or something is missing.
     """
     if any(column.null_count for column in batch.columns):
-        raise Damage("an id or a count is missing")
+        raise DamageError("an id or a count is missing")
     ids: NDArray[np.int32] = batch["id"].to_numpy()
     if not np.array_equal(ids, np.arange(first_id, first_id + len(ids))):
-        raise Damage("the ids are not 0, 1, 2, … in order")
+        raise DamageError("the ids are not 0, 1, 2, … in order")
     counts: NDArray[np.int64] = batch["count"].to_numpy()
     return counts
 
@@ -103,7 +103,7 @@ def read_count_range(manifest: Manifest, field: Field, start: int, stop: int) ->
     with open_vocabulary(manifest, field) as parquet:
         rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         if sum(rows) != field.cardinality:
-            raise Damage(f"{sum(rows)} ids, but the manifest has {field.cardinality}")
+            raise DamageError(f"{sum(rows)} ids, but the manifest has {field.cardinality}")
         firsts = np.cumsum([0, *rows])
         groups = [i for i in range(len(rows)) if firsts[i] < stop and firsts[i + 1] > start]
         next_id = int(firsts[groups[0]]) if groups else 0
@@ -114,7 +114,7 @@ def read_count_range(manifest: Manifest, field: Field, start: int, stop: int) ->
                 counts[first - start : last - start] = found[first - next_id : last - next_id]
             next_id += len(found)
         if next_id < stop:
-            raise Damage(f"it ends at id {next_id}")
+            raise DamageError(f"it ends at id {next_id}")
         if len(counts) and counts.min() < 0:
-            raise Damage("a count is negative")
+            raise DamageError("a count is negative")
     return counts

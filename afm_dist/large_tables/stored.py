@@ -96,7 +96,7 @@ class StoredTensor:
 
 def as_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor, in place."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _fill(file: BinaryIO, tensor: Tensor, location: str) -> None:
@@ -157,9 +157,7 @@ def _stored(location: str, name: str, first: int, entry: Mapping[str, Any]) -> S
     if not all(type(number) is int and number >= 0 for number in shape):
         raise ValueError(f"tensor {name} has the shape {shape}")
     begin, end = entry["data_offsets"]
-    tensor = StoredTensor(
-        location=location, offset=first + begin, shape=shape, dtype=DTYPES[entry["dtype"]]
-    )
+    tensor = StoredTensor(location=location, offset=first + begin, shape=shape, dtype=DTYPES[entry["dtype"]])
     if end - begin != tensor.nbytes:
         raise ValueError(f"tensor {name} of shape {shape} has {end - begin} bytes")
     return tensor

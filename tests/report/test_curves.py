@@ -11,7 +11,7 @@ def candidate(*values: float) -> dict:
 
 
 def test_a_start_far_below_leaves_the_figure_but_a_dip_does_not() -> None:
-    low, high = _limits([candidate(0.50, 0.79, 0.70, 0.80)], 0.80, whole=False)
+    low, high = _limits([candidate(0.50, 0.7995, 0.70, 0.80)], 0.80, whole=False)
 
     assert 0.68 < low < 0.70
     assert high > 0.80

@@ -6,6 +6,7 @@ The library surface, loaded when first used (torch and Ray take seconds to impor
     plan = afm_dist.plan_ranks(moments, afm_dist.KeptEnergy(share=0.99))
     afm_dist.compress_(model, plan, moments)
     afm_dist.save_pretrained(model, "DIR", plan=plan)
+    serving = afm_dist.prepare_for_inference(model, compile=True)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from afm_dist.compression.rewrite import compress_ as compress_
     from afm_dist.compression.sensitivity import output_sensitivity as output_sensitivity
     from afm_dist.dataset.manifest import Manifest as Manifest
+    from afm_dist.serving.prepare import prepare_for_inference as prepare_for_inference
     from afm_dist.statistics.collect import collect_moments as collect_moments
     from afm_dist.statistics.moments import Moments as Moments
 
@@ -46,6 +48,7 @@ _PUBLIC = {
     "from_pretrained": "afm_dist.checkpoint",
     "output_sensitivity": "afm_dist.compression.sensitivity",
     "plan_ranks": "afm_dist.compression.ranks",
+    "prepare_for_inference": "afm_dist.serving.prepare",
     "register_handler": "afm_dist.compression.registry",
     "save_pretrained": "afm_dist.checkpoint",
 }

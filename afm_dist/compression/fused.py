@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from afm_dist.compression.absorb import first_order_of, joint_factors
@@ -98,15 +99,27 @@ class FusedHandler(Handler[FusedEmbedding]):
     def fold(self, model: nn.Module, new: Narrow, entry: PlanEntry, *, values: bool) -> None:
         """As declared by the model in ``folds``."""
         name = cast(str, entry.folded_into)
-        wide = _reader(model, entry.name, name)
-        read = len(new.names) * new.dim
-        codes = math.prod(new.code_shape)
-        narrow = nn.Linear(codes + wide.in_features - read, wide.out_features).to(wide.weight)
-        if values:
-            _fold_values_(narrow, wide, new)
-        narrow.requires_grad_(wide.weight.requires_grad)
+        model.set_submodule(name, folded_linear(_reader(model, entry.name, name), new, values=values))
         new.folded = True
-        model.set_submodule(name, narrow)
+
+
+def folded_linear(wide: nn.Linear, table: Narrow, *, values: bool = True) -> nn.Linear:
+    """A linear layer over embeddings and numbers as one over codes and numbers (paper eq. 12).
+
+    Args:
+        wide: Reads [e, numeric], F·T + C inputs.
+        table: With projections.
+        values: Whether there are values to fold, or only the structure.
+
+    Returns:
+        Reads [codes, numeric], F·K + C inputs; always with a bias.
+    """
+    inputs = math.prod(table.code_shape) + wide.in_features - len(table.names) * table.dim
+    narrow = nn.Linear(inputs, wide.out_features).to(wide.weight)
+    if values:
+        with torch.no_grad():
+            _fold_values_(narrow, wide, table)
+    return narrow.requires_grad_(wide.weight.requires_grad)
 
 
 def _check_fields(module: FusedEmbedding, entry: PlanEntry, ranks: Mapping[str, int], width: int) -> None:

@@ -1,0 +1,172 @@
+"""How the numbers of an id are kept: its code, and its first-order weight beside it.
+
+Shape legend: B batch, F fields, K code dimension, V rows of all fields.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from afm_dist.errors import OptionError
+
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+class PackedRows(nn.Module, ABC):
+    """The rows of fields with codes of one width, each with the code and the first-order weight of an id.
+
+    Attributes:
+        code_dim: K.
+        weighted: Whether the rows hold first-order weights; without, the codes give them.
+    """
+
+    def __init__(self, code_dim: int, *, weighted: bool) -> None:
+        super().__init__()
+        self.code_dim = code_dim
+        self.weighted = weighted
+
+    @abstractmethod
+    def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
+        """Fill in a field.
+
+        Args:
+            field: Its place among the fields.
+            rows: Where its rows lie.
+            codes: Shape (V of the field, K).
+            weights: Shape (V of the field, 1); None without first-order weights.
+
+        Raises:
+            OptionError: numbers that the format cannot hold.
+        """
+
+    @abstractmethod
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes (B, F, K) and first-order weights (B, F), float32, of rows (B, F).
+
+        Raises:
+            IndexError: a row outside the table.
+        """
+
+
+class FloatRows(PackedRows):
+    """Rows of floating-point numbers.
+
+    In bfloat16 a number is off by at most 2⁻⁸ of itself.
+
+    Attributes:
+        table: Shape (V, K + 1); (V, K) without first-order weights.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self, n_rows: int, code_dim: int, *, weighted: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(code_dim, weighted=weighted)
+        table = torch.empty(n_rows, code_dim + weighted, dtype=dtype, device=device)
+        self.register_buffer("table", table)
+
+    def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
+        """Rounded to the table's type."""
+        del field
+        self.table[rows, : self.code_dim].copy_(codes)
+        if weights is not None:
+            self.table[rows, self.code_dim :].copy_(weights)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One lookup for both."""
+        numbers = functional.embedding(rows, self.table).float()
+        codes = numbers[..., : self.code_dim]
+        return codes, numbers[..., self.code_dim] if self.weighted else None
+
+
+class Int8Rows(PackedRows):
+    """Rows of bytes: K codes with a step of the row's own, and a first-order weight of two bytes.
+
+    A code is stored as the nearest multiple of its row's step. The step is max|c|/127 over the row, rounded
+    up to one of 255 multiples of the field's ``step``, so that it takes a byte. A code is off by at most half
+    of (the largest of its row + 1/255 of the largest of its field)/127. The first-order weight has sixteen
+    bits of its own and is off by at most max|w|/65534 over the field.
+
+    Attributes:
+        table: Shape (V, K + 3): codes, step − 128, and the weight's high byte and low byte − 128;
+            (V, K + 1) without first-order weights.
+        step: What the steps of a field's rows are multiples of, shape (F, 1).
+        weight_step: What the first-order weights of a field are multiples of, shape (F,).
+    """
+
+    table: Tensor
+    step: Tensor
+    weight_step: Tensor
+
+    def __init__(
+        self, n_rows: int, n_fields: int, code_dim: int, *, weighted: bool, device: torch.device
+    ) -> None:
+        super().__init__(code_dim, weighted=weighted)
+        width = code_dim + (3 if weighted else 1)
+        self.register_buffer("table", torch.empty(n_rows, width, dtype=torch.int8, device=device))
+        self.register_buffer("step", torch.zeros(n_fields, 1, device=device))
+        self.register_buffer("weight_step", torch.zeros(n_fields, device=device))
+
+    def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
+        """Rounded to the nearest multiples, some rows at a time."""
+        self.step[field] = _finite(_largest(codes) / 127 / 255)
+        if weights is not None:
+            self.weight_step[field] = _finite(_largest(weights) / 32767)
+        start = rows.start
+        for block in range(0, len(codes), _BLOCK):
+            part = slice(block, min(block + _BLOCK, len(codes)))
+            table = self.table[start + part.start : start + part.stop]
+            self._write_codes(table, field, codes[part].float())
+            if weights is not None:
+                self._write_weights(table, field, weights[part].float())
+
+    def _write_codes(self, table: Tensor, field: int, codes: Tensor) -> None:
+        K = self.code_dim
+        step = self.step[field].clamp(min=_TINY)
+        largest = codes.abs().amax(1, keepdim=True) if K else codes.new_zeros(len(codes), 1)
+        levels = (largest / 127 / step).ceil().clamp(max=255)
+        table[:, :K] = (codes / (levels * step).clamp(min=_TINY)).round().clamp(-127, 127).to(torch.int8)
+        table[:, K : K + 1] = (levels - 128).to(torch.int8)
+
+    def _write_weights(self, table: Tensor, field: int, weights: Tensor) -> None:
+        whole = (weights / self.weight_step[field].clamp(min=_TINY)).round().clamp(-32767, 32767)
+        high = (whole / 256).floor()
+        table[:, -2:-1] = high.to(torch.int8)
+        table[:, -1:] = (whole - 256 * high - 128).to(torch.int8)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One lookup for both."""
+        numbers = functional.embedding(rows, self.table).float()
+        K = self.code_dim
+        codes = numbers[..., :K] * ((numbers[..., K : K + 1] + 128) * self.step)
+        if not self.weighted:
+            return codes, None
+        return codes, (256 * numbers[..., K + 1] + numbers[..., K + 2] + 128) * self.weight_step
+
+
+# Rows that are rounded at a time: their temporaries stay small beside the table.
+_BLOCK = 1 << 18
+# Keeps 0/0 away from rows of zeros, and is smaller than every number that matters.
+_TINY = 1e-37
+
+
+def _largest(numbers: Tensor) -> float:
+    """The largest magnitude; 0 of none."""
+    if not numbers.numel():
+        return 0.0
+    smallest, largest = numbers.aminmax()
+    return float(torch.maximum(-smallest, largest))
+
+
+def _finite(step: float) -> float:
+    if not math.isfinite(step):
+        raise OptionError("precision int8: the table holds numbers that are not finite; mend the model first")
+    return step

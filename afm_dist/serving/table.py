@@ -1,0 +1,124 @@
+"""The fused table in the form for inference: code and first-order weight of an id side by side.
+
+Shape legend: B batch, F fields, K_i code dimension of field i, V rows of all fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from afm_dist.compression.fused import Narrow
+from afm_dist.embedding import FusedEmbedding, check_ids, first_rows, refuse_id
+from afm_dist.first_order import CodedLinearTerm, LinearTerm
+from afm_dist.serving.rows import FloatRows, Int8Rows, PackedRows, Precision
+
+
+class PackedTable(nn.Module):
+    """The tables of all fields: a lookup reads all numbers of an id from one place.
+
+    Fields with codes of one width are one table. The codes of a row come as the model has them side by side.
+
+    Args:
+        embedding: Its codes.
+        linear: Of the same model; its weights are packed where it has a table of its own.
+        precision: Of the numbers in memory; what comes out is float32.
+
+    Raises:
+        OptionError: numbers that the precision cannot hold.
+
+    Attributes:
+        groups: The rows of the fields of each width, the narrowest first.
+    """
+
+    offsets: Tensor
+    limits: Tensor
+    ends: Tensor
+    order: Tensor
+
+    def __init__(self, embedding: Narrow, linear: LinearTerm | CodedLinearTerm, precision: Precision) -> None:
+        super().__init__()
+        self.names = embedding.names
+        self.cardinalities = embedding.cardinalities
+        weights = linear.weight.detach() if isinstance(linear, LinearTerm) else None
+        starts = first_rows(self.cardinalities).tolist()
+        offsets, ends = torch.zeros(2, len(self.names), dtype=torch.int64)
+        groups, order, self.sizes = [], [], []
+        for code_dim, fields in _members(embedding):
+            sizes = [self.cardinalities[i] for i in fields]
+            rows = _empty_rows(sizes, code_dim, weights is not None, precision, linear.numeric.device)
+            for place, (i, first) in enumerate(zip(fields, first_rows(sizes).tolist(), strict=True)):
+                own = None if weights is None else weights[starts[i] : starts[i] + sizes[place]]
+                rows.write(place, slice(first, first + sizes[place]), _codes(embedding, i), own)
+                offsets[i], ends[i] = first, sum(sizes)
+            groups.append(rows)
+            order += fields
+            self.sizes.append(len(fields))
+        self.groups = nn.ModuleList(groups)
+        for name, value in (
+            ("offsets", offsets),
+            ("ends", ends),
+            ("limits", torch.tensor(self.cardinalities)),
+            ("order", torch.tensor(order)),
+        ):
+            self.register_buffer(name, value.to(linear.numeric.device))
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes (B, ΣK_i) of ids (B, F) and the sums of their first-order weights (B,).
+
+        There are no sums where the codes give the weights.
+
+        Raises:
+            ValueError: an id outside its field's rows. Where torch cannot say so at once (compiled,
+                exported, or on a GPU) the error is that of the runtime; a row of another field is never read.
+        """
+        check_ids(ids, self.names)
+        # An id outside its field is sent outside the table, where no lookup succeeds.
+        outside = (ids < 0) | (ids >= self.limits)
+        rows = torch.where(outside, self.ends, ids + self.offsets)
+        if torch.compiler.is_compiling():
+            return self._lookup(rows)
+        try:
+            return self._lookup(rows)
+        except IndexError:
+            refuse_id(ids, outside, self.names, self.cardinalities)
+
+    def _lookup(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        if len(self.groups) == 1:
+            codes, weights = self.groups[0](rows)
+            return codes.flatten(1), None if weights is None else weights.sum(1)
+        parts = rows.index_select(1, self.order).split(self.sizes, 1)
+        found = [group(part) for group, part in zip(self.groups, parts, strict=True)]
+        codes = torch.cat([codes.flatten(1) for codes, _ in found], 1)
+        weights = [weights for _, weights in found if weights is not None]
+        return codes, torch.cat(weights, 1).sum(1) if weights else None
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"fields={len(self.names)}, rows={sum(self.cardinalities)}"
+
+
+def _members(embedding: Narrow) -> Iterator[tuple[int, list[int]]]:
+    """Each width of codes with the numbers of its fields, in the order of the codes of a row."""
+    if isinstance(embedding, FusedEmbedding):
+        yield embedding.code_dim, list(range(len(embedding.names)))
+        return
+    for rank in sorted(set(embedding.ranks)):
+        yield rank, [i for i, own in enumerate(embedding.ranks) if own == rank]
+
+
+def _codes(embedding: Narrow, field: int) -> Tensor:
+    if isinstance(embedding, FusedEmbedding):
+        return embedding.weight.detach()[embedding.rows(field)]
+    return embedding.factors(field).codes.detach()
+
+
+def _empty_rows(
+    sizes: Sequence[int], code_dim: int, weighted: bool, precision: Precision, device: torch.device
+) -> PackedRows:
+    if precision == "int8":
+        return Int8Rows(sum(sizes), len(sizes), code_dim, weighted=weighted, device=device)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return FloatRows(sum(sizes), code_dim, weighted=weighted, dtype=dtype, device=device)

@@ -87,6 +87,28 @@ class FloatRows(PackedRows):
         return codes, numbers[..., self.code_dim] if self.weighted else None
 
 
+class EmptyRows(PackedRows):
+    """Rows of no numbers: of fields of rank 0 whose first-order weights are constants, too.
+
+    Args:
+        n_rows: V; what lies behind is outside.
+    """
+
+    nothing: Tensor
+
+    def __init__(self, n_rows: int, *, device: torch.device) -> None:
+        super().__init__(0, weighted=False)
+        self.n_rows = n_rows
+        self.register_buffer("nothing", torch.zeros(1, 1, device=device))
+
+    def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
+        """Nothing."""
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A lookup that fails where one in a table of V rows would."""
+        return functional.embedding(rows // self.n_rows, self.nothing)[..., :0], None
+
+
 class Int8Rows(PackedRows):
     """Rows of bytes: K codes with a step of the row's own, and a first-order weight of two bytes.
 

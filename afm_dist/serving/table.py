@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from afm_dist.compression.fused import Narrow
 from afm_dist.embedding import FusedEmbedding, check_ids, first_rows, refuse_id
 from afm_dist.first_order import CodedLinearTerm, LinearTerm
-from afm_dist.serving.rows import FloatRows, Int8Rows, PackedRows, Precision
+from afm_dist.serving.rows import EmptyRows, FloatRows, Int8Rows, PackedRows, Precision
 
 
 class PackedTable(nn.Module):
@@ -118,6 +118,8 @@ def _codes(embedding: Narrow, field: int) -> Tensor:
 def _empty_rows(
     sizes: Sequence[int], code_dim: int, weighted: bool, precision: Precision, device: torch.device
 ) -> PackedRows:
+    if code_dim == 0 and not weighted:
+        return EmptyRows(sum(sizes), device=device)
     if precision == "int8":
         return Int8Rows(sum(sizes), len(sizes), code_dim, weighted=weighted, device=device)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -227,7 +227,6 @@ def compress(config: Compress) -> None:
     made += [] if small is None else [small.stage]
     quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
     speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
-    shipped = reporting.ship(run, data, manifest, final, "afm-emb")
     report = reporting.write_report(
         run,
         reporting.Evidence(
@@ -253,6 +252,7 @@ def compress(config: Compress) -> None:
         title=title,
         config=asdict(config),
     )
+    shipped = reporting.ship(run, data, manifest, final, AFM.tables, written=report)
     reporting.say_result(run, report, shipped)
 
 
@@ -317,7 +317,6 @@ def compress_by_sweep(
     quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
     speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
     best = sweep.worth_shipping(tuned, chosen)
-    shipped = reporting.ship(run, data, manifest, tuned, best)
     report = sweep_report.write_sweep_report(
         run,
         sweep_report.SweepEvidence(
@@ -335,6 +334,7 @@ def compress_by_sweep(
         title=title,
         config=asdict(config),
     )
+    shipped = reporting.ship(run, data, manifest, tuned, best, written=report)
     reporting.say_result(run, report, shipped)
 
 

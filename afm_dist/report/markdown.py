@@ -164,7 +164,7 @@ def _data(report: Report) -> str:
 
 def _run(report: Report) -> str:
     lines = [
-        f"{plain(each['what'])}:\n\n{_fenced(each['command'])}" if number else _fenced(each["command"])
+        f"{plain(each['what'])}:\n\n{fenced(each['command'])}" if number else fenced(each["command"])
         for number, each in enumerate(commands(report))
     ]
     flat = dict(report.get("environment") or {})
@@ -176,7 +176,8 @@ def _run(report: Report) -> str:
     return "## Run\n\n" + "\n\n".join(lines) if lines else ""
 
 
-def _fenced(command: str) -> str:
+def fenced(command: str) -> str:
+    """A command as a block to copy."""
     fence = "`" * 3
     while fence in command:  # a fence must be longer than any run of backticks inside
         fence += "`"

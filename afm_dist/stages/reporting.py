@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from afm_dist import console, preprocessing, report, storage
+from afm_dist.checkpoint import load_config
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.report import validated
 from afm_dist.report.degenerate_words import degenerate_layers
+from afm_dist.report.model_card import FILE_NAME as CARD
+from afm_dist.report.model_card import model_card
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.budget import RANKS, Ranks
 from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
@@ -121,18 +125,33 @@ def subjects_of(
     return subjects
 
 
-def ship(run: Run, data: Stage, manifest: Manifest, models: Models, name: str) -> Stage:
-    """Copy the chosen checkpoint to ``checkpoint/``, with what makes raw rows its inputs."""
+def ship(
+    run: Run, data: Stage, manifest: Manifest, models: Models, name: str, *, written: Stage | None = None
+) -> Stage:
+    """Copy the chosen checkpoint to ``checkpoint/``, with what makes raw rows its inputs, and its model card.
+
+    Args:
+        run: The run directory.
+        data: The dataset, as a stage.
+        manifest: The same.
+        models: Among them the one that ships.
+        name: Its name.
+        written: The ``report`` stage, which the card is made of; None: no card.
+    """
 
     def work(folder: str) -> None:
         storage.copy(models.checkpoints[name], folder)
-        preprocessing.attach(manifest, folder)
+        attached = preprocessing.attach(manifest, folder)
+        if written is not None:
+            content = validated(storage.read_json(written.file("report.json")))
+            card = model_card(content, load_config(folder).to_json(), vocabularies=attached)
+            storage.write_bytes(storage.join(folder, CARD), card.encode())
 
     return run.stage(
         "checkpoint",
         work,
         config={"name": name, "preprocessing": preprocessing.FOLDER},
-        inputs=[data, models.stage],
+        inputs=[data, models.stage, *([] if written is None else [written])],
     )
 
 

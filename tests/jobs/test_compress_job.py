@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.checkpoint import from_pretrained, load_config, size_on_disk
 from afm_dist.compression.layers import LowRankLinear
 from tests.jobs.commands import succeed
 from tests.jobs.conftest import Compressed
@@ -49,7 +49,7 @@ def test_times_are_of_the_stages_of_this_run_only(compressed: Compressed) -> Non
     assert timed == [
         *("statistics-mlp", "rewrite-mlp", "finetune-mlp"),
         *("statistics-embedding", "rewrite-embedding", "finetune-embedding"),
-        *("evaluate", "throughput", "checkpoint"),
+        *("evaluate", "throughput"),
     ]
 
 
@@ -118,6 +118,16 @@ def test_shipped_checkpoint_is_the_compressed_folded_model(compressed: Compresse
     assert model.get_submodule("embedding").code_dim == 2
 
 
+def test_shipped_checkpoint_has_a_card_and_its_bytes_are_the_models(compressed: Compressed) -> None:
+    shipped = next(row for row in report_of(compressed)["rows"][::-1] if row["name"] == "afm-emb")
+
+    card = Path(compressed.output, "checkpoint", "README.md").read_text(encoding="utf-8")
+
+    assert f"- Size: {shipped['bytes']:,} bytes, {shipped['parameters']:,} parameters" in card
+    assert size_on_disk(f"{compressed.output}/checkpoint") == shipped["bytes"]
+    assert "categorical user, ad, site" in card
+
+
 def test_second_run_does_nothing_and_starts_no_ray(compressed: Compressed) -> None:
     printed = succeed(*compressed.command)
     assert "every stage is up to date" in printed
@@ -131,7 +141,7 @@ def test_deleted_marker_redoes_that_stage_and_those_after_it(compressed: Compres
     (output / "throughput" / "_SUCCESS").unlink()
     printed = succeed(*[str(output) if word == compressed.output else word for word in compressed.command])
     redone = {line[1 : line.index("]")] for line in printed.splitlines() if "] done in" in line}
-    assert redone == {"throughput", "report"}
+    assert redone == {"throughput", "report", "checkpoint"}
 
 
 @pytest.mark.slow

@@ -213,12 +213,21 @@ def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Modu
         raise DataError(f"{location}: {error}") from error
     tensors = _load_tensors(location)
     try:
-        load_tensors_(model, tensors)
+        fill_(model, tensors)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise DataError(f"{location}: the tensors do not fit the model ({detail})") from error
-    _rebuild_buffers_(model)
     return model.eval()
+
+
+def fill_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the structure of a model its tensors, and recompute the buffers that are not stored.
+
+    Raises:
+        RuntimeError: names the tensors that are missing, too many, or of another shape.
+    """
+    load_tensors_(model, tensors)
+    _rebuild_buffers_(model)
 
 
 def _rebuild_buffers_(model: nn.Module) -> None:

@@ -277,7 +277,7 @@ def projected_table(table: Tensor, projection: Projection) -> TableFactors:
     """
     encode, decode, mean = projection.encode, projection.decode, projection.mean
     return TableFactors(
-        codes=_codes(table, encode.T),
+        codes=codes_of(table, encode.T),
         projection=decode,
         bias=mean - decode @ (encode @ mean),
     )
@@ -318,13 +318,19 @@ def svd_table(table: Tensor, rank: int) -> TableFactors:
     _, vectors = torch.linalg.eigh(gram)
     components = fix_signs(vectors.flip(1))[:, :rank]
     return TableFactors(
-        codes=_codes(table, components),
+        codes=codes_of(table, components),
         projection=components,
         bias=torch.zeros(width, dtype=torch.float64),
     )
 
 
-def _codes(table: Tensor, components: Tensor) -> Tensor:
+def codes_of(table: Tensor, components: Tensor) -> Tensor:
+    """The codes of some rows, in their dtype, computed in float64 a block at a time.
+
+    Args:
+        table: D, one row per id, shape (V, T).
+        components: Shape (T, K), float64: Bᵀ of a projection.
+    """
     codes = table.new_empty(table.shape[0], components.shape[1])
     for source, target in zip(table.split(TABLE_ROWS), codes.split(TABLE_ROWS), strict=True):
         target.copy_(source.double() @ components)

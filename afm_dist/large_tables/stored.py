@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import torch
@@ -36,6 +36,7 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ORDER = list(NAMES)
 LENGTH_BYTES = 8
+PIECE_BYTES = 4 << 20
 MAX_HEADER_BYTES = 100_000_000
 METADATA = "__metadata__"
 
@@ -84,6 +85,15 @@ class StoredTensor:
                 part = block[: stop - first]
                 _fill(file, part, self.location)
                 yield part
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes of the whole, piece by piece; each is overwritten by the next.
+
+        Raises:
+            DataError: the file is gone or ends early.
+        """
+        flat = replace(self, shape=(self.nbytes,), dtype=torch.uint8)
+        yield from map(as_bytes, flat.blocks(0, self.nbytes, PIECE_BYTES))
 
     def load(self) -> Tensor:
         """The whole tensor, in memory."""

@@ -1,0 +1,162 @@
+"""Compressing the table of a checkpoint (paper eq. 10 and 12) without having it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from afm_dist import __version__, storage
+from afm_dist.checkpoint import MAX_FILE_BYTES, write_checkpoint
+from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
+from afm_dist.compression.outputs import OutputStatistics
+from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.ranks import field_key
+from afm_dist.compression.rewrite import compress_
+from afm_dist.errors import OptionError
+from afm_dist.events import Emit, unheard
+from afm_dist.large_tables.codes import CodeParts, make_codes
+from afm_dist.large_tables.ranges import row_groups
+from afm_dist.large_tables.source import TABLE, WEIGHT, Source, empty_model
+from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
+from afm_dist.resources import CPU_EACH, CpuOptions
+from afm_dist.statistics.moments import RANGE_ROWS, Moments
+from afm_dist.tensors import named_tensors
+
+
+def compress_table(
+    source: Source,
+    target: str,
+    plan: Plan,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+    *,
+    options: CpuOptions = CPU_EACH,
+    emit: Emit = unheard,
+    range_rows: int = RANGE_ROWS,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """What ``compress_`` and ``save_pretrained`` give, byte for byte, of a table larger than memory.
+
+    All that depends on no row (projections, biases, the layer that reads the codes) comes from
+    ``compress_`` itself, on the same model with one row a field. The codes come from tasks, in parts that
+    lie beside the result until they are joined, and what else has a row for each id is copied piece by
+    piece. An interrupted rewrite goes on from its parts.
+
+    Args:
+        source: The checkpoint.
+        target: The new one's directory, a location that all workers share.
+        plan: One entry, for the table.
+        moments: Of its fields, from ``stored_moments``.
+        sensitivity: E[ggᵀ] by the same names, where the method needs it.
+        options: What each task gets of the cluster; the result is the same bytes whatever it is.
+        emit: Gets the events.
+        range_rows: Rows of a task, at most.
+        max_file_bytes: Where the tensors are split over several files.
+
+    Raises:
+        OptionError: a plan for something else, a method whose factors are no function of the moments, or
+            moments that are missing.
+        DataError: a file of the checkpoint is damaged.
+        StageError: workers kept dying, or the storage kept failing.
+
+    Notes:
+        A process holds a block of rows and the codes of ``range_rows`` rows, at most. With several threads
+        ``compress_`` may round the last bit of a code in another way.
+    """
+    entry = _entry(plan)
+    encode = _encode(source, entry, OutputStatistics(moments, sensitivity))
+    model, with_rows = source.without_rows()
+    compress_(model, plan, moments, sensitivity)
+    small = {name: tensor for name, tensor in named_tensors(model).items() if name not in with_rows}
+    fingerprint = storage.fingerprint(
+        {
+            "version": __version__,
+            "checkpoint": source.mark(),
+            "plan": plan.to_json(),
+            "encode": storage.sha256(b"".join(bytes(as_bytes(matrix.contiguous())) for matrix in encode)),
+        }
+    )
+    parts = CodeParts(
+        table=source.table,
+        encode=encode,
+        groups=row_groups(source.cardinalities, range_rows),
+        folder=storage.join(target, f"codes-{fingerprint[:16]}"),
+        fingerprint=fingerprint,
+    )
+    make_codes(parts, options=options, emit=emit)
+
+    shapes = named_tensors(empty_model(source.config, plan))
+    described = {name: _described(name, shapes[name], parts, small, source) for name in shapes}
+
+    def write(location: str, names: Sequence[str]) -> None:
+        ours = {name: described[name] for name in names}
+        with storage.open_write(location) as file:
+            file.write(header(ours))
+            for name in in_file_order(ours):
+                for piece in _pieces(name, parts, small, source):
+                    file.write(piece)
+
+    config = replace(source.config, plan=source.config.plan + plan)
+    sizes = {name: item.nbytes for name, item in described.items()}
+    plan.save(storage.join(target, "plan.json"))
+    write_checkpoint(target, config, sizes, write, max_file_bytes=max_file_bytes)
+    storage.remove(parts.folder)
+
+
+def _entry(plan: Plan) -> PlanEntry:
+    """The entry of the table.
+
+    Raises:
+        OptionError: there are others, or it cannot be done block by block.
+    """
+    if [entry.name for entry in plan.entries] != [TABLE]:
+        named = ", ".join(entry.name for entry in plan.entries) or "nothing"
+        raise OptionError(f"a plan for {named}: only {TABLE} is compressed without being in memory")
+    (entry,) = plan.entries
+    if entry.absorbs is not None:
+        raise OptionError(
+            f"{TABLE} cannot absorb {entry.absorbs} without being in memory; leave absorbs out, or use "
+            "compress_"
+        )
+    return entry
+
+
+def _encode(source: Source, entry: PlanEntry, known: OutputStatistics) -> list[Tensor]:
+    """What makes codes of each field's rows.
+
+    Raises:
+        OptionError: the method needs more than moments, or they are missing.
+    """
+    method = FACTORIZATIONS[entry.method]
+    if not isinstance(method, ProjectedOutputs):
+        raise OptionError(
+            f"method {entry.method!r} of {TABLE}: its factors follow from the table itself, not from "
+            "moments; take afm or weighted, or use compress_"
+        )
+    width = source.table.shape[1]
+    return [
+        method.projection(field_key(TABLE, field), width, entry.rank, known).encode for field in source.fields
+    ]
+
+
+def _described(
+    name: str, shape: Tensor, parts: CodeParts, small: Mapping[str, Tensor], source: Source
+) -> Described:
+    if name == WEIGHT:
+        found = parts.described
+    elif name in small:
+        found = Described(shape=tuple(small[name].shape), dtype=small[name].dtype)
+    else:
+        found = Described(shape=source.tensors[name].shape, dtype=source.tensors[name].dtype)
+    assert found.shape == tuple(shape.shape), name
+    return found
+
+
+def _pieces(name: str, parts: CodeParts, small: Mapping[str, Tensor], source: Source) -> Iterable[memoryview]:
+    if name == WEIGHT:
+        return parts.pieces()
+    if name in small:
+        return [as_bytes(small[name].contiguous())]
+    return source.tensors[name].pieces()

@@ -8,11 +8,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 
 from afm_dist.models import ARCHITECTURES
 from data_prep import presets
+from jobs.compare import Compare
+from jobs.compare import main as compare
 from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
+from tests.report.example_runs import example_run, write_run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -44,9 +48,23 @@ def test_program_for_your_own_model_runs(
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    help_text = "".join(run(f"jobs/{job}.py", "--help").stdout for job in ("prepare", "train", "compress"))
+    jobs = ("prepare", "train", "compress", "compare")
+    help_text = "".join(run(f"jobs/{job}.py", "--help").stdout for job in jobs)
     for option in set(re.findall(r"`(--[a-z-]+)[ `]", README)) - {"--help"}:
         assert option in help_text, option
+
+
+def test_command_that_compares_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in blocks("sh") if "compare.py" in block]
+    _, job, *arguments = shlex.split(block)
+    assert job == "jobs/compare.py"
+    for word in arguments[:2]:
+        write_run(example_run(word), tmp_path / word)
+    monkeypatch.chdir(tmp_path)
+
+    compare(tyro.cli(Compare, args=arguments))
+
+    assert (tmp_path / "compare" / "report" / "report.html").exists()
 
 
 @pytest.mark.ray

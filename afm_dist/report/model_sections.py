@@ -158,7 +158,7 @@ def _kept_grid(candidates: list[FineTuning]) -> Grid:
             Line(
                 cells=[
                     name_cell(one["name"]),
-                    plain(one.get("kept", "")),
+                    plain(one.get("kept", "").replace("-", "\N{NON-BREAKING HYPHEN}")),
                     plain(one.get("reason", "")),
                     plain(text.count(one["kept_step"])),
                     plain(text.score(kept["validation_auc"])),

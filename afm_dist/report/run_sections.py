@@ -46,7 +46,7 @@ def run(report: Report) -> Html:
                 for each in commands(report)
             ),
             columns(
-                Html(f"<div><h3>Environment</h3>\n{definitions(_facts(environment))}</div>")
+                Html(f"<div><h3>Environment</h3>\n{definitions(facts_of(environment))}</div>")
                 if environment
                 else EMPTY,
                 _timings(report),
@@ -58,12 +58,12 @@ def run(report: Report) -> Html:
     )
 
 
-def _facts(environment: Mapping[str, Any]) -> list[tuple[str, Html]]:
+def facts_of(environment: Mapping[str, Any]) -> list[tuple[str, Html]]:
     """One level of nesting is spread out: packages stand beside the rest."""
     facts: list[tuple[str, Html]] = []
     for key, value in environment.items():
         if isinstance(value, Mapping):
-            facts += _facts(value)
+            facts += facts_of(value)
         elif key == MEMORY and isinstance(value, int):
             facts.append(("memory", plain(f"{text.significant(value / 1e9)}{text.SPACE}GB")))
         else:

@@ -52,15 +52,14 @@ nav { margin: 24px 0 0; font-size: 0.875rem; display: flex; flex-wrap: wrap; gap
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; line-height: 1.4;
   font-variant-numeric: tabular-nums; }
 .caption { font-size: 0.875rem; margin: 0 0 6px; }
-th, td { padding: 6px 0 6px 18px; text-align: right; font-weight: 400; vertical-align: top;
+th, td { padding: 6px 0 6px 15px; text-align: right; font-weight: 400; vertical-align: top;
   white-space: nowrap; }
 th:first-child { padding-left: 8px; }
 td:last-child, thead th:last-child { padding-right: 8px; }
 .words { text-align: left; }
 td.words { white-space: normal; }
 .long { display: inline-block; max-width: 15em; white-space: normal; overflow-wrap: anywhere; }
-td.words { min-width: 20ch; }
-td.words:nth-child(2) { min-width: 10ch; }
+td.words:not(:nth-child(2)) { min-width: 20ch; }
 thead th { color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom;
   white-space: normal; }
 thead th:not(.words) { max-width: 11em; }

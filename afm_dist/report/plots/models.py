@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
         ax = axes(figure, *MARGINS)
         low, high = _auc_limits(rows, bayes_auc)
         ax.set_ylim(low, high)
-        _size_axis(ax, rows)
+        size_axis(ax, [row["bytes"] / 1e6 for row in rows])
         ax.set_xlabel("size, MB")
         ax.set_ylabel("test AUC")
         auc_axis(ax)
@@ -53,7 +54,7 @@ def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
             _point(ax, row, low)
         _paths_of_finetuning(ax, rows, low)
         _far_below(ax, rows, low)
-        labels(ax, _labelled(rows), low, (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3]))
+        labels(ax, points_of(_labelled(rows)), low, (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3]))
 
     values = ", ".join(
         f"{row['name']} {text.STAGE_WORDS[row['stage']]} {text.score(row['auc'])} "
@@ -75,8 +76,8 @@ def _auc_limits(rows: Sequence[Row], bayes_auc: float | None) -> tuple[float, fl
     return low - margin, high + margin
 
 
-def _size_axis(ax: Axes, rows: Sequence[Row]) -> None:
-    sizes = [row["bytes"] / 1e6 for row in rows]
+def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
+    """From 0 to the largest, or logarithmic where they differ much; in MB."""
     if max(sizes) / min(sizes) > LOG_FROM:
         ax.set_xscale("log")
         ax.set_xlim(min(sizes) / 1.8, max(sizes) * 1.8)
@@ -106,14 +107,14 @@ def _point(ax: Axes, row: Row, low: float) -> None:
     )
 
 
-def _place(ax: Axes, row: Row) -> float:
-    """Where a row's point lies on the size axis: 0 on the left, 1 on the right."""
-    return float(ax.transAxes.inverted().transform(ax.transData.transform((row["bytes"] / 1e6, 1)))[0])
+def _place(ax: Axes, size: float) -> float:
+    """Where a size lies on its axis: 0 on the left, 1 on the right."""
+    return float(ax.transAxes.inverted().transform(ax.transData.transform((size / 1e6, 1)))[0])
 
 
 def _on_the_right(ax: Axes, row: Row) -> bool:
     """Whether a row's point lies in the right half, so that words inside the axes go to its left."""
-    return _place(ax, row) > 0.5
+    return _place(ax, row["bytes"]) > 0.5
 
 
 def _far_below(ax: Axes, rows: Sequence[Row], low: float) -> None:
@@ -151,31 +152,45 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
     return list({row["name"]: row for row in ordered(list(rows))}.values())
 
 
-def labels(ax: Axes, rows: Sequence[Row], low: float, unit: float) -> None:
+class Point(NamedTuple):
+    """A point to be named in a figure of AUC against bytes."""
+
+    words: str
+    role: str
+    bytes: float
+    auc: float
+
+
+def labels(ax: Axes, points: Sequence[Point], low: float, unit: float) -> None:
     """A name beside each point, on the side with more room, moved apart where they would collide.
 
     ``unit`` is the height of one point of the figure in AUC.
     """
-    below = any(row["auc"] < low for row in rows)
+    below = any(point.auc < low for point in points)
     # Those at the edge are named in the margin, those left of them to their left.
     parts = ((0.0, 0.5, 26), (0.5, AT_THE_EDGE, -26), (AT_THE_EDGE, 2.0, 14))
     for start, end, offset in parts:
-        members = [row for row in rows if start <= max(_place(ax, row), 0.0) < end]
-        wanted = [max(row["auc"], low) for row in members]
+        members = [point for point in points if start <= max(_place(ax, point.bytes), 0.0) < end]
+        wanted = [max(point.auc, low) for point in members]
         bottom = low + (1.4 if below else 0.4) * LINE * unit
         places = spread_out(wanted, LINE * unit, bottom, ax.get_ylim()[1])
-        for row, wish, place in zip(members, wanted, places, strict=True):
+        for point, wish, place in zip(members, wanted, places, strict=True):
             ax.annotate(
-                short(row["name"]),
-                (row["bytes"] / 1e6, wish),
+                short(point.words),
+                (point.bytes / 1e6, wish),
                 (offset, (place - wish) / unit),
                 textcoords="offset points",
                 ha="left" if offset > 0 else "right",
                 va="center",
                 annotation_clip=False,
-                color=COLOUR[role_of(row["name"])],
+                color=COLOUR[point.role],
                 arrowprops=leader(5),
             )
+
+
+def points_of(rows: Sequence[Row]) -> list[Point]:
+    """The rows by their names, in the colours of their methods."""
+    return [Point(row["name"], role_of(row["name"]), row["bytes"], row["auc"]) for row in rows]
 
 
 def throughput(rows: Sequence[Row]) -> Html:

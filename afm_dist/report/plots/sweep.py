@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from afm_dist.report import text
 from afm_dist.report.elements import Html
 from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of
-from afm_dist.report.plots.models import labels
+from afm_dist.report.plots.models import labels, points_of
 from afm_dist.report.schema import Row, SweepPoint
 
 HEIGHT = 360
@@ -62,7 +62,7 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
         finished = [row for row in rows if row["stage"] != "before-finetune"]
         for row in finished:
             _mark(ax, row["name"], row["bytes"], row["auc"], filled=True)
-        labels(ax, finished, low, (high - low) / (HEIGHT - BELOW - ABOVE))
+        labels(ax, points_of(finished), low, (high - low) / (HEIGHT - BELOW - ABOVE))
         present = [method for method in NAMES if any(point["method"] == method for point in points)]
         handles = [_handle(method) for method in present]
         ax.legend(

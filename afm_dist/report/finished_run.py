@@ -1,0 +1,131 @@
+"""Finished runs of ``jobs/compress.py``, read for a comparison: one report, or one for each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afm_dist import storage
+from afm_dist.errors import DataError
+from afm_dist.report.schema import Report
+from afm_dist.report.validate import validated
+from afm_dist.runs import CONFIG, STARTED, SUCCESS
+
+JOB = "compress"
+STAGE = "report"
+SEED = "seed-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run and what it found.
+
+    Attributes:
+        location: The run directory.
+        reports: By seed; of a run without ``--seeds`` the one of its own.
+    """
+
+    location: str
+    reports: dict[int, Report]
+
+    @property
+    def first(self) -> Report:
+        """The report of the first seed."""
+        return next(iter(self.reports.values()))
+
+    @classmethod
+    def read(cls, location: str) -> FinishedRun:
+        """Read a run directory.
+
+        Raises:
+            DataError: it is none, of another job, not finished, or its report is not understood.
+        """
+        config = _config(location)
+        names = storage.list_names(location)
+        seeds = sorted(
+            int(tail) for name in names if (tail := name.removeprefix(SEED)).isdecimal() and tail != name
+        )
+        for seed in seeds:
+            _check_finished(storage.join(location, f"{SEED}{seed}"))
+        _check_finished(location)
+        content = _report(location)
+        if "seeds" not in content:
+            return cls(location=location, reports={int(config.get("seed", 0)): _valid(content, location)})
+        reports = {}
+        for seed in content["seeds"]:
+            folder = storage.join(location, f"{SEED}{seed}")
+            if seed not in seeds:
+                raise DataError(f"{location}: the run of seed {seed} ({folder}) is missing")
+            reports[seed] = _valid(_report(folder), folder)
+        return cls(location=location, reports=reports)
+
+
+def _config(location: str) -> dict[str, Any]:
+    path = storage.join(location, CONFIG)
+    content = storage.read_json(path) if storage.exists(path) else None
+    job = content.get("job") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or job is None:
+        raise DataError(f"{location}: not a run directory; name the --output of a finished jobs/compress.py")
+    if job != JOB:
+        raise DataError(f"{location}: a run of the job {job}; what is compared are runs of jobs/compress.py")
+    return content
+
+
+def _check_finished(location: str) -> None:
+    """See that all stages are done, and that the report is of what they left.
+
+    Raises:
+        DataError: naming the first stage that is missing.
+    """
+    unfinished = f"{location}: not finished: its stage"
+    again = "give the command of the run again, it goes on where it was"
+    for name in storage.list_names(location):
+        folder = storage.join(location, name)
+        begun, completed = (storage.exists(storage.join(folder, marker)) for marker in (STARTED, SUCCESS))
+        if begun and not completed:
+            raise DataError(f"{unfinished} '{name}' was begun and not completed; {again}")
+    marker = storage.join(location, STAGE, SUCCESS)
+    if not storage.exists(marker):
+        raise DataError(f"{unfinished} '{STAGE}' is missing; {again}")
+    for name, commit in storage.read_json(marker)["inputs"].items():
+        folder = storage.join(location, name)
+        done = storage.join(folder, SUCCESS)
+        if not storage.exists(done):
+            if storage.exists(folder) and not name.startswith(SEED):
+                raise DataError(f"{unfinished} '{name}' is missing; {again}")
+        elif storage.read_json(done)["commit"] != commit:
+            raise DataError(f"{location}: its report is older than its stage '{name}'; {again}")
+
+
+def _report(location: str) -> dict[str, Any]:
+    path = storage.join(location, STAGE, "report.json")
+    content = storage.read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: damaged (no object)")
+    return content
+
+
+def _valid(content: dict[str, Any], location: str) -> Report:
+    try:
+        return validated(content)
+    except DataError as error:
+        raise DataError(f"{location}: {error}") from error
+
+
+def names_of(locations: Sequence[str]) -> list[str]:
+    """What to call each run: as much of the end of its location as tells it from the others.
+
+    Raises:
+        DataError: a run is given twice.
+    """
+    paths = [storage.absolute(location).rstrip("/") for location in locations]
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            raise DataError(f"{locations[index]}: given twice")
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths have different names")

@@ -1,0 +1,136 @@
+"""Figures over several runs: AUC against bytes with a colour a run, and what compression cost in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from afm_dist.report import text
+from afm_dist.report.comparison import ComparedRow
+from afm_dist.report.elements import Html
+from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of, short
+from afm_dist.report.plots.models import Point, labels, size_axis
+
+HEIGHT = 380
+BELOW, ABOVE = 44.0, 12.0
+ROW = 40
+PALETTE = ("afm", "control", "other", "svd", "weighted", "sequential", "scratch", "baseline")
+"""Roles whose colours tell runs apart; from the ninth run on they come again."""
+
+
+def colour_of(index: int) -> str:
+    """The role whose colour a run has."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def auc_against_bytes(
+    rows: Sequence[ComparedRow], runs: Sequence[str], bayes: float | None, name: str
+) -> Html:
+    """What each run has in the end, its baseline included; a line joins a run's baseline and what ships.
+
+    Args:
+        rows: Of runs on the same data, without those before fine-tuning.
+        runs: Names, in order.
+        bayes: The best AUC possible, where it is known.
+        name: Unique name of the figure.
+    """
+    values = [row["auc"] for row in rows]
+    low, high = min(values), max(values)
+    reach = max(high - low, 0.001)
+    if bayes is not None and bayes <= high + reach:
+        high = max(high, bayes)
+    low, high = low - 0.1 * reach, high + 0.1 * reach
+    shipped = [row for row in rows if row["ships"]]
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, 58, BELOW, 84, ABOVE)
+        ax.set_ylim(low, high)
+        size_axis(ax, [row["bytes"] / 1e6 for row in rows])
+        ax.set_xlabel("size, MB")
+        ax.set_ylabel("test AUC")
+        auc_axis(ax)
+        if bayes is not None and bayes <= high:
+            ax.axhline(bayes, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
+        for index, run in enumerate(runs):
+            own = [row for row in rows if row["run"] == run]
+            ends = [row for row in own if row["ships"] or row["name"] == "baseline"]
+            ax.plot(
+                [row["bytes"] / 1e6 for row in ends], [row["auc"] for row in ends],
+                color=COLOUR[colour_of(index)], linewidth=1, linestyle=(0, (4, 3)), zorder=1,
+            )  # fmt: skip
+            for row in own:
+                _mark(ax, row, colour_of(index))
+        points = [
+            Point(row["run"], colour_of(runs.index(row["run"])), row["bytes"], row["auc"]) for row in shipped
+        ]
+        labels(ax, points, low, (high - low) / (HEIGHT - BELOW - ABOVE))
+
+    words = ", ".join(
+        f"{row['run']} {text.score(row['auc'])} at {text.significant(row['bytes'] / 1e6)} MB"
+        for row in shipped
+    )
+    return render(paint, name=name, label=f"Test AUC against size of what ships: {words}.", height=HEIGHT)
+
+
+def _mark(ax: Axes, row: ComparedRow, role: str) -> None:
+    """Filled: ships. The shape is that of the method in every figure."""
+    ax.plot(
+        [row["bytes"] / 1e6], [row["auc"]], marker=MARKER[role_of(row["name"])], linestyle="none",
+        markersize=8 if row["ships"] else 6, markeredgecolor=COLOUR[role], markeredgewidth=1.4,
+        markerfacecolor=COLOUR[role if row["ships"] else "surface"], clip_on=False,
+        zorder=4 if row["ships"] else 3,
+    )  # fmt: skip
+
+
+def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> Html:
+    """AUC minus the control's, of every fine-tuned model of each run; whiskers: deviation over the seeds.
+
+    Args:
+        rows: Those with a difference to the control.
+        runs: Names, in order.
+        name: Unique name of the figure.
+    """
+    shown = [run for run in runs if any(row["run"] == run for row in rows)]
+    height = ROW * len(shown) + 92
+    methods = list(dict.fromkeys(role_of(row["name"]) for row in rows))
+
+    def paint(figure: Figure) -> None:
+        ax = axes(figure, 112, 44, 16, 36)
+        ax.set_ylim(len(shown) - 0.5, -0.5)
+        ax.axvline(0, color=COLOUR["control"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+        for row in rows:
+            _difference(ax, row, shown.index(row["run"]) + _offset(role_of(row["name"]), methods))
+        low, high = ax.get_xlim()
+        margin = 0.08 * max(high - low, 0.0005)
+        ax.set_xlim(low - margin, high + margin)
+        ax.set_yticks(range(len(shown)), [short(run, 16) for run in shown])
+        ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.signed(value)))
+        ax.grid(axis="x")
+        ax.set_xlabel("test AUC minus the control's")
+        ax.spines["left"].set_visible(False)
+        for index, role in enumerate(methods):
+            figure.text(0.03 + 0.17 * (index % 6), 1 - (14 + 16 * (index // 6)) / height, f"■ {role}",
+                        color=COLOUR[role], size=SMALL, va="center")  # fmt: skip
+
+    words = ", ".join(f"{row['run']} {row['name']} {text.signed(row['vs_control']['mean'])}" for row in rows)
+    return render(paint, name=name, label=f"Test AUC minus the control's: {words}.", height=height)
+
+
+def _offset(role: str, methods: Sequence[str]) -> float:
+    """Methods of a run lie below each other."""
+    return 0.6 * ((methods.index(role) + 0.5) / len(methods) - 0.5)
+
+
+def _difference(ax: Axes, row: ComparedRow, place: float) -> None:
+    role, difference = role_of(row["name"]), row["vs_control"]
+    mean, deviation = difference["mean"], difference.get("deviation", 0.0)
+    ax.plot([mean - deviation, mean + deviation], [place, place], color=COLOUR[role], linewidth=1.4)
+    ax.plot(
+        [mean], [place], marker=MARKER[role], markersize=7, linestyle="none", markeredgecolor=COLOUR[role],
+        markerfacecolor=COLOUR[role if row["ships"] else "surface"], markeredgewidth=1.4, zorder=3,
+    )  # fmt: skip

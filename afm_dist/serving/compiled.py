@@ -1,56 +1,61 @@
-"""A module compiled for batches of any size."""
+"""A scorer compiled once, for batches of any size."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from afm_dist.errors import OptionError
+from afm_dist.serving.scorer import Scorer
 
 # What the compiler assumes of a batch when it decides how to share work among threads.
 _TYPICAL_BATCH = 1024
 
 
-class Compiled(nn.Module):
-    """A module under ``torch.compile``, which is done at once, with a batch of a dynamic size.
+def compiled(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same function under ``torch.compile``, which is done here and now.
 
     Args:
-        module: From ids (B, F) and numbers (B, C) to logits (B,).
-        n_fields: F.
-        n_numeric: C.
+        scorer: In eval mode.
+
+    Returns:
+        From ids (B, F) and numbers (B, C) to logits (B,), without gradients.
 
     Raises:
         OptionError: it cannot be compiled.
     """
+    program = torch.compile(scorer, fullgraph=True)
 
-    def __init__(self, module: nn.Module, n_fields: int, n_numeric: int) -> None:
-        super().__init__()
-        self.module = module
-        self._compiled = torch.compile(module, fullgraph=True)
-        device = next(module.buffers()).device
-        ids = torch.zeros(_TYPICAL_BATCH, n_fields, dtype=torch.int64, device=device)
-        numeric = torch.zeros(_TYPICAL_BATCH, n_numeric, device=device)
-        for tensor in (ids, numeric):
-            torch._dynamo.mark_dynamic(tensor, 0)
-        try:
-            self(ids, numeric)
-        except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.InductorError) as error:
-            reason = " ".join(str(error).split())
-            raise OptionError(
-                f"compiling the model failed ({reason}); leave it out. It needs a C++ compiler, e.g. the "
-                "package g++, and room for its files"
-            ) from error
-
-    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
-        """Ids (B, F) and numbers (B, C) -> logits (B,)."""
-        # Batches of none and of one would each be compiled anew.
+    def score(ids: Tensor, numeric: Tensor) -> Tensor:
+        # Compiled code is called with tensors of one kind only: for another one, an inference tensor for
+        # example, or a batch of none or of one, it would be compiled anew, for seconds.
+        scorer.table.check(ids)
         if len(ids) == 0:
-            empty: Tensor = self.module(ids, numeric)
+            empty: Tensor = scorer(ids, numeric)
             return empty
-        with torch.inference_mode():
-            if len(ids) == 1:
-                twice = (tensor.expand(2, -1).contiguous() for tensor in (ids, numeric))
-                logits: Tensor = self._compiled(*twice)[:1]
-            else:
-                logits = self._compiled(ids, numeric)
-        return logits
+        few = len(ids) == 1
+        with torch.inference_mode(False), torch.no_grad():
+            same = (_plain(tensor.expand(2, -1) if few else tensor) for tensor in (ids.long(), numeric))
+            logits: Tensor = program(*same)
+        return logits[:1] if few else logits
+
+    ids, numeric = scorer.example(_TYPICAL_BATCH)
+    for tensor in (ids, numeric):
+        torch._dynamo.mark_dynamic(tensor, 0)
+    try:
+        score(ids, numeric)
+    except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.InductorError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(
+            f"compile: compiling the model failed ({reason}); leave it out. It needs a C++ compiler, for "
+            "example the package g++, and room for its files"
+        ) from error
+    return score
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return (
+        tensor.clone(memory_format=torch.contiguous_format) if tensor.is_inference() else tensor.contiguous()
+    )

@@ -85,6 +85,17 @@ class PackedTable(nn.Module):
         except IndexError:
             refuse_id(ids, outside, self.names, self.cardinalities)
 
+    def check(self, ids: Tensor) -> None:
+        """Refuse ids (B, F) of which one lies outside its field's rows, before anything else is done.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        check_ids(ids, self.names)
+        outside = (ids < 0) | (ids >= self.limits)
+        if outside.any():
+            refuse_id(ids, outside, self.names, self.cardinalities)
+
     def _lookup(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         if len(self.groups) == 1:
             codes, weights = self.groups[0](rows)

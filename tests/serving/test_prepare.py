@@ -15,6 +15,7 @@ from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
 from afm_dist.models.base import CTRModel
+from afm_dist.serving import prepare
 from afm_dist.serving.rows import Precision
 from tests.models.small_models import FIELDS, FOLDABLE, MODELS, NO_NUMBERS, STARTS, inputs, small_model
 
@@ -69,6 +70,17 @@ def test_logits_are_the_models(name: str, compression: Compression, fields: tupl
     torch.testing.assert_close(prepare_for_inference(model)(ids, numeric), expected, rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_a_large_batch_is_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare_for_inference(compressed("deepfm", "emb"))
+    ids, numeric = inputs(300)
+    whole = prepared(ids, numeric)
+    monkeypatch.setattr(prepare, "_BLOCK", 7)
+    torch.testing.assert_close(prepared(ids, numeric), whole)
+    with pytest.raises(ValueError, match="ids of 300 rows and numbers of 299"):
+        prepared(ids, numeric[1:])
+
+
 @every_model
 @every_precision
 @torch.inference_mode()
@@ -113,7 +125,7 @@ def test_rows_are_off_by_no_more_than_their_precision_says(compression: Compress
     model = compressed("deepfm", compression)
     ids, _ = inputs(300)
     (exact, weights), (rows, row_weights), (bytes_, byte_weights) = (
-        prepare_for_inference(model, precision=precision).table.groups[0](ids + torch.tensor(STARTS))
+        prepare_for_inference(model, precision=precision).scorer.table.groups[0](ids + torch.tensor(STARTS))
         for precision in ("float32", "bfloat16", "int8")
     )
     assert ((rows - exact).abs() <= exact.abs() / 2**8).all()
@@ -140,10 +152,10 @@ def test_lower_precision_moves_the_logits_little_and_takes_less_memory(name: str
     exact = prepare_for_inference(model)
     for precision, size in (("bfloat16", 10), ("int8", 4 + 3)):
         prepared = prepare_for_inference(model, precision=precision)
-        assert prepared.table.groups[0].table.nbytes == 20 * size
+        assert prepared.scorer.table.groups[0].table.nbytes == 20 * size
         error = (prepared(ids, numeric) - expected).abs().max() / scale
         assert 1e-6 < error < 0.05, precision
-    assert exact.table.groups[0].table.nbytes == 20 * 4 * 5
+    assert exact.scorer.table.groups[0].table.nbytes == 20 * 4 * 5
 
 
 def test_a_table_of_zeros_has_an_exact_int8_form() -> None:

@@ -7,7 +7,9 @@ a damaged model nor the preprocessing of another one goes unnoticed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from afm_dist import storage
 from afm_dist.checkpoint import CONFIG, check_schema, load_config
@@ -36,7 +38,25 @@ def attach(manifest: Manifest, checkpoint: str) -> bool:
     """
     if not is_known(manifest):
         return False
-    target = storage.join(checkpoint, FOLDER)
+    copy(
+        manifest,
+        storage.join(checkpoint, FOLDER),
+        {MODEL: [asdict(file) for file in model_files(checkpoint)]},
+    )
+    return True
+
+
+def copy(manifest: Manifest, target: str, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a dataset's preprocessing to a folder of its own, the manifest last.
+
+    Args:
+        manifest: The dataset.
+        target: The folder; what it held is gone.
+        facts: Further facts.
+
+    Raises:
+        DataError: a vocabulary is missing, truncated or altered.
+    """
     storage.remove(target)
     copied = Manifest(
         location=target,
@@ -48,14 +68,13 @@ def attach(manifest: Manifest, checkpoint: str) -> bool:
         seed=manifest.seed,
         facts={
             **{name: manifest.facts[name] for name in KEPT_FACTS if name in manifest.facts},
-            MODEL: [asdict(file) for file in model_files(checkpoint)],
+            **(facts or {}),
         },
     )
     for file in manifest.vocabulary.values():
         storage.copy_file(storage.join(manifest.location, file.path), storage.join(target, file.path))
         copied.check(file)
     copied.save()
-    return True
 
 
 def is_known(manifest: Manifest) -> bool:
@@ -112,6 +131,21 @@ def load(checkpoint: str, data: str | None = None) -> Manifest:
         )
     check_schema(config, manifest, checkpoint=checkpoint)
     return manifest
+
+
+def find(checkpoint: str, data: Manifest | None) -> Manifest | None:
+    """What makes raw rows inputs of a model, if it is known: the checkpoint's own, or else a dataset's.
+
+    Args:
+        checkpoint: Checkpoint directory.
+        data: A dataset of the model's schema.
+
+    Raises:
+        DataError: as of ``load``, where the checkpoint has any.
+    """
+    if storage.exists(storage.join(checkpoint, FOLDER, FILE_NAME)):
+        return load(checkpoint)
+    return data if data and is_known(data) else None
 
 
 def _check_same(data: Manifest, own: Manifest, checkpoint: str) -> None:

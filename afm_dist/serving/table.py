@@ -63,7 +63,7 @@ class PackedTable(nn.Module):
             ("limits", torch.tensor(self.cardinalities)),
             ("order", torch.tensor(order)),
         ):
-            self.register_buffer(name, value.to(linear.numeric.device))
+            self.register_buffer(name, value.to(linear.numeric.device, copy=True))
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Codes (B, ΣK_i) of ids (B, F) and the sums of their first-order weights (B,).

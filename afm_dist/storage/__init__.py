@@ -14,6 +14,7 @@ from afm_dist.storage.content import (
     write_json,
 )
 from afm_dist.storage.files import (
+    TEMPORARY_SUFFIX,
     copy,
     copy_file,
     exists,
@@ -43,6 +44,7 @@ from afm_dist.storage.location import (
 )
 
 __all__ = [
+    "TEMPORARY_SUFFIX",
     "absolute",
     "copy",
     "copy_file",

@@ -88,6 +88,8 @@ def compress(config: Compress) -> None:
         activation=config.activation,
         kappa=config.kappa,
         absorb=config.absorb,
+        field_ranks=config.field_ranks,
+        refine=config.refine_ranks == "on",
     )
     if config.budgeted:
         budget.check_target(described, config.checkpoint, target)
@@ -129,7 +131,9 @@ def compress(config: Compress) -> None:
         return
     ranks = None
     if config.budgeted:
-        ranks = budget.choose_ranks(run, data, manifest, baseline, linear_moments, target)
+        ranks = budget.choose_ranks(
+            run, data, manifest, baseline, linear_moments, target, options=config.resources
+        )
         mlp, embedding = ranks.linears, ranks.tables
     felt = sensitivity.linear_sensitivity(run, data, manifest, baseline, methods)
     in_turn = sequential.statistics_in_turn(
@@ -407,6 +411,7 @@ def plan(
 ) -> Plan:
     """What the stages take, and what the cluster has."""
     from afm_dist.planning.estimate import Costs
+    from afm_dist.stages.budget import WAYS
     from data_prep.dry_run import estimate_synthetic
 
     costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
@@ -436,6 +441,11 @@ def plan(
     stages = [
         *made,
         *([costs.sensitivity("ranks")] if config.budgeted else []),
+        *(
+            [costs.scoring("ranks", "validation", passes=WAYS)]
+            if config.budgeted and config.refine_ranks == "on"
+            else []
+        ),
         *([costs.sensitivity("sensitivity-mlp")] if methods.weighted else []),
         *([costs.statistics("statistics-sequential", in_turn=True)] if methods.in_turn else []),
         costs.rewriting("rewrite-mlp", variants),

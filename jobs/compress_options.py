@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from afm_dist import console
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume
@@ -57,9 +57,15 @@ class Compress:
     the tables as one more coordinate before the decomposition, so that the codes give them, too."""
     target_bytes: str | None = None
     """Instead of ranks: how large the compressed checkpoint may be, e.g. 100MB. The ranks of the layers and
-    the embedding dimension are those with the least predicted change of the logit."""
+    the embedding dimensions are those with the least predicted change of the logit."""
     target_ratio: float | None = None
     """Instead of ranks: how many times smaller than the uncompressed checkpoint it shall be, e.g. 5."""
+    field_ranks: FieldRanks = "each"
+    """Where a budget or a sweep chooses ranks: each field of the tables has an embedding dimension of its
+    own, 0 included (only the field's mean, without rows), or all have a uniform one."""
+    refine_ranks: Literal["on", "off"] = "on"
+    """With a budget: score a few allocations near the predicted best on the validation split, before
+    fine-tuning, and take that of the least log loss."""
     sweep: bool = False
     """Score many ranks before fine-tuning, from the same statistics, fine-tune the best of a few sizes, and
     draw AUC against bytes in the report."""
@@ -212,6 +218,16 @@ def check(config: Compress) -> None:
             (f"--sweep-{name}", getattr(config, f"sweep_{name}") and not config.sweep, "--sweep is not given")
             for name in ("ranks", "dims", "ratios")
         ),
+        (
+            "--field-ranks",
+            config.field_ranks != Compress.field_ranks and not (config.budgeted or config.sweep),
+            "the ranks are given",
+        ),
+        (
+            "--refine-ranks",
+            config.refine_ranks != Compress.refine_ranks and not config.budgeted,
+            "neither --target-bytes nor --target-ratio is given",
+        ),
         ("--stream-check", config.sweep and config.stream_check, "--sweep is given"),
         (
             "--distill-temperature",
@@ -295,7 +311,13 @@ def sweep_of(config: Compress) -> Sweep:
             raise OptionError(
                 f"--sweep-ratios {config.sweep_ratios}: how many times smaller, more than 1; try 3,5,10"
             )
-    return Sweep(activation=config.activation, kappa=config.kappa, absorb=config.absorb, **given)
+    return Sweep(
+        activation=config.activation,
+        kappa=config.kappa,
+        absorb=config.absorb,
+        field_ranks=config.field_ranks,
+        **given,
+    )
 
 
 def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:

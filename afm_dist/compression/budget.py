@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,12 +17,20 @@ from afm_dist.compression.absorb import in_agreeing_units
 from afm_dist.compression.allocate import Choice, front
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import module_name
+from afm_dist.compression.plan import FieldRanks, Plan, PlanEntry
+from afm_dist.compression.ranks import Ranks, field_key, field_name, module_name, plan_of
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.compression.sensitivity import tail_errors
+from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
+
+# Combinations kept after each merge where every field is one: of dozens of fronts, in a second or two.
+FIELDS_FRONT = 1 << 13
+# What a compressed module adds to a checkpoint besides numbers, at most; where its fields have ranks of
+# their own, also each group of equal ones (three tensors' headers) and each field (a line of the plan).
+ENTRY_BYTES, GROUP_BYTES, RANK_BYTES = 1024, 400, 32
+EVEN: Mapping[str, float] = MappingProxyType({})
 
 _UNITS = {"": 1, "B": 1} | {
     prefix + unit: base**power
@@ -47,13 +57,13 @@ class Allocation:
     """The best ranks within a budget.
 
     Attributes:
-        ranks: By module; None leaves one as it is.
+        ranks: By module, of a table perhaps by field; None leaves one as it is.
         bytes: Of the model's tensors.
         error: Predicted mean square of the change of the logit, before fine-tuning, to first order.
         errors: What each module adds to it.
     """
 
-    ranks: Mapping[str, int | None]
+    ranks: Ranks
     bytes: int
     error: float
     errors: Mapping[str, float]
@@ -65,6 +75,9 @@ def allocate(
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor],
     budget: int,
+    *,
+    field_ranks: FieldRanks = "uniform",
+    emphasis: Mapping[str, float] = EVEN,
 ) -> Allocation:
     """The ranks of some modules with the least error, such that the whole model fits into a budget.
 
@@ -78,36 +91,45 @@ def allocate(
         moments: Of their outputs, by ``collect_moments``'s names.
         sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity``.
         budget: Bytes of all tensors of the model.
+        field_ranks: Whether the fields of a fused table have one rank, at least 1, or ``each`` its own,
+            0 included.
+        emphasis: How many times its error a module counts in the choice; 1 where none is given.
 
     Raises:
         OptionError: the budget is less than the smallest the model can become, or no error is predicted
             for an entry's method.
     """
-    check_budget(config, entries, budget)
-    whole = structure_bytes(config, Plan())
+    check_budget(config, entries, budget, field_ranks=field_ranks)
     known = OutputStatistics(moments, sensitivity)
-    choices: dict[str, list[Choice]] = {}
-    for entry in entries:
-        errors = _errors(entry, known)
-        costs = _costs(config, entry, len(errors) - 1)
-        smaller = [Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0]
-        choices[entry.name] = [*smaller, Choice(None, 0, 0.0)]
-    best = front(choices).best(budget - whole)
-    assert best is not None
-    plan = Plan(
-        entries=tuple(
-            replace(entry, rank=rank) for entry in entries if (rank := best[entry.name].rank) is not None
-        )
-    )
+    tails = {entry.name: _tails(entry, known) for entry in entries}
+    weighed = {
+        name: {key: emphasis.get(name, 1.0) * errors for key, errors in own.items()}
+        for name, own in tails.items()
+    }
+    spare = budget - structure_bytes(config, Plan())
+    choices = {entry.name: _choices(config, entry, weighed[entry.name]) for entry in entries}
+    found = [_common_ranks(choices, spare)]
+    if field_ranks == "each":
+        # Among them are equal ranks, too, but a thinned front may have lost the best of those.
+        found.append(_own_ranks(config, entries, choices, weighed, spare))
+    ranks = min(filter(None, found), key=lambda ranks: sum(_errors(weighed, ranks).values()))
+    errors = _errors(tails, ranks)
     return Allocation(
-        ranks={name: choice.rank for name, choice in best.items()},
-        bytes=structure_bytes(config, plan),
-        error=sum(choice.error for choice in best.values()),
-        errors={name: choice.error for name, choice in best.items()},
+        ranks=ranks,
+        bytes=structure_bytes(config, plan_of(entries, ranks)),
+        error=sum(errors.values()),
+        errors=errors,
     )
 
 
-def check_budget(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, *, besides: int = 0) -> None:
+def check_budget(
+    config: ModelConfig,
+    entries: Sequence[PlanEntry],
+    budget: int,
+    *,
+    besides: int = 0,
+    field_ranks: FieldRanks = "uniform",
+) -> None:
     """Refuse a budget that no ranks can meet; needs no data.
 
     Args:
@@ -115,18 +137,114 @@ def check_budget(config: ModelConfig, entries: Sequence[PlanEntry], budget: int,
         entries: What would be compressed.
         budget: Bytes that are allowed.
         besides: Bytes that are needed besides tensors.
+        field_ranks: As in ``allocate``.
 
     Raises:
         OptionError: says what is possible.
     """
     whole = structure_bytes(config, Plan())
-    names = ", ".join(entry.name for entry in entries)
-    least = whole + besides + sum(min(0, *_costs(config, entry, 1).values()) for entry in entries)
+    least = whole + besides
+    for entry in entries:
+        smallest = [entry.with_rank(1)]
+        if field_ranks == "each" and (fields := fields_of(config, entry.name)):
+            smallest.append(entry.with_rank(dict.fromkeys(fields, 0)))
+        least += min(0, *(structure_bytes(config, Plan(entries=(one,))) - whole for one in smallest))
     if budget < least:
+        names = ", ".join(entry.name for entry in entries)
         raise OptionError(
             f"a budget of {budget:,} bytes: {least:,} is the least this model can "
             f"become by compressing {names}; give more to --target-bytes, or less to --target-ratio"
         )
+
+
+def fields_of(config: ModelConfig, name: str) -> dict[str, int]:
+    """The fields of a module that is a fused table, and their rows; of another one there are none."""
+    with torch.device("meta"):
+        module = config.build().get_submodule(name)
+    if not isinstance(module, FusedEmbedding):
+        return {}
+    return dict(zip(module.names, module.cardinalities, strict=True))
+
+
+# By module, and by the name of its moments: the errors of each rank, shape (M + 1,).
+_Tails = Mapping[str, Mapping[str, Tensor]]
+
+
+def _common_ranks(choices: Mapping[str, Sequence[Choice]], spare: int) -> Ranks | None:
+    """One rank for each module, or none; in all no more bytes than to spare, which may be negative."""
+    best = front(choices).best(spare)
+    return None if best is None else {name: choice.rank for name, choice in best.items()}
+
+
+def _own_ranks(
+    config: ModelConfig,
+    entries: Sequence[PlanEntry],
+    choices: Mapping[str, Sequence[Choice]],
+    tails: _Tails,
+    spare: int,
+) -> Ranks | None:
+    """One rank for each field of the tables, and for each other module, or none."""
+    tables = {entry.name: rows for entry in entries if (rows := fields_of(config, entry.name))}
+    parts: dict[str, Sequence[Choice]] = {}
+    for entry in entries:
+        if entry.name not in tables:
+            parts[entry.name] = choices[entry.name]
+            continue
+        rows = tables[entry.name]
+        least, by_row, besides = _field_costs(config, entry, rows)
+        spare -= least
+        for field in rows:
+            key = field_key(entry.name, field)
+            cost = by_row * rows[field] + besides
+            errors = tails[entry.name][key].tolist()
+            parts[key] = [Choice(rank, rank * cost, error) for rank, error in enumerate(errors)]
+    best = front(parts, limit=FIELDS_FRONT).best(spare)
+    if best is None:
+        return None
+    return {
+        entry.name: {field: best[field_key(entry.name, field)].rank or 0 for field in tables[entry.name]}
+        if entry.name in tables
+        else best[entry.name].rank
+        for entry in entries
+    }
+
+
+def _field_costs(config: ModelConfig, entry: PlanEntry, rows: Mapping[str, int]) -> tuple[int, int, int]:
+    """Bytes more, or less, that the model has with all fields at rank 0; what a rank more of a field costs.
+
+    Returns:
+        The first; the bytes of a rank for each row of the field; and those besides.
+    """
+    means, (field, *_) = dict.fromkeys(rows, 0), rows
+    least = structure_bytes(config, Plan(entries=(entry.with_rank(means),)))
+    one = structure_bytes(config, Plan(entries=(entry.with_rank({**means, field: 1}),)))
+    # A rank more is always as many numbers more: a code a row, and as much of all that reads codes.
+    by_row = torch.get_default_dtype().itemsize
+    return least - structure_bytes(config, Plan()), by_row, one - least - by_row * rows[field]
+
+
+def _choices(config: ModelConfig, entry: PlanEntry, tails: Mapping[str, Tensor]) -> list[Choice]:
+    """One rank for all of a module that makes it smaller, or none."""
+    errors = torch.stack(list(tails.values())).sum(0).tolist()
+    costs = _costs(config, entry, len(errors) - 1)
+    return [
+        *(Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0),
+        Choice(None, 0, 0.0),
+    ]
+
+
+def _errors(tails: _Tails, ranks: Ranks) -> dict[str, float]:
+    """By module."""
+
+    def error(key: str, errors: Tensor, rank: int | Mapping[str, int] | None) -> float:
+        if isinstance(rank, Mapping):
+            rank = rank[str(field_name(key))]
+        return 0.0 if rank is None else float(errors[rank])
+
+    return {
+        name: sum(error(key, errors, ranks[name]) for key, errors in own.items())
+        for name, own in tails.items()
+    }
 
 
 def _costs(config: ModelConfig, entry: PlanEntry, ranks: int) -> dict[int, int]:
@@ -134,12 +252,35 @@ def _costs(config: ModelConfig, entry: PlanEntry, ranks: int) -> dict[int, int]:
     whole = structure_bytes(config, Plan())
 
     def cost(rank: int) -> int:
-        return structure_bytes(config, Plan(entries=(replace(entry, rank=rank),))) - whole
+        return structure_bytes(config, Plan(entries=(entry.with_rank(rank),))) - whole
 
     first = cost(1)
     # A rank more is always as many bytes more.
     slope = cost(2) - first if ranks > 1 else 0
     return {rank: first + (rank - 1) * slope for rank in range(1, ranks + 1)}
+
+
+def entry_bytes(entry: PlanEntry) -> int:
+    """What a compressed module adds to a checkpoint besides numbers, at most: names, a plan's entry."""
+    if entry.ranks is None:
+        return ENTRY_BYTES
+    fields = sum(len(json.dumps(field)) + RANK_BYTES for field in entry.ranks)
+    return ENTRY_BYTES + fields + GROUP_BYTES * len(set(entry.ranks.values()))
+
+
+def most_entry_bytes(config: ModelConfig, entry: PlanEntry, field_ranks: FieldRanks) -> int:
+    """The same whatever the ranks will be.
+
+    Args:
+        config: The uncompressed model.
+        entry: Of any rank.
+        field_ranks: As in ``allocate``.
+    """
+    fields = fields_of(config, entry.name) if field_ranks == "each" else ()
+    if not fields:
+        return entry_bytes(entry)
+    # As many different ranks as there can be.
+    return entry_bytes(entry.with_rank({field: i for i, field in enumerate(fields)}))
 
 
 def structure_bytes(config: ModelConfig, plan: Plan) -> int:
@@ -150,8 +291,8 @@ def structure_bytes(config: ModelConfig, plan: Plan) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def _errors(entry: PlanEntry, known: OutputStatistics) -> list[float]:
-    """By rank of a module, summed over its fields."""
+def _tails(entry: PlanEntry, known: OutputStatistics) -> dict[str, Tensor]:
+    """By the names of a module's moments: the errors of each rank, shape (M + 1,)."""
     keys = [key for key in known if module_name(key) == entry.name]
     if not keys:
         raise OptionError(f"no moments of {entry.name}; collect them before its rank is chosen")
@@ -163,9 +304,9 @@ def _errors(entry: PlanEntry, known: OutputStatistics) -> list[float]:
             f"method {entry.method!r} of {entry.name}: what its ranks do to the logit is not predicted; take "
             "'afm' or 'weighted'"
         )
-    tails = []
+    tails = {}
     for key in keys:
         width = known[key].width
         whole = method.projection(key, width, width, known)
-        tails.append(tail_errors(whole, known.sensitivity(key, width)))
-    return [float(error) for error in torch.stack(tails).sum(0)]
+        tails[key] = tail_errors(whole, known.sensitivity(key, width))
+    return tails

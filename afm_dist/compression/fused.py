@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -115,7 +116,10 @@ def folded_linear(wide: nn.Linear, table: Narrow, *, values: bool = True) -> nn.
         Reads [codes, numeric], F·K + C inputs; always with a bias.
     """
     inputs = math.prod(table.code_shape) + wide.in_features - len(table.names) * table.dim
-    narrow = nn.Linear(inputs, wide.out_features).to(wide.weight)
+    with warnings.catch_warnings():
+        # Without numbers, and with no field but of rank 0, the layer reads nothing.
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        narrow = nn.Linear(inputs, wide.out_features).to(wide.weight)
     if values:
         with torch.no_grad():
             _fold_values_(narrow, wide, table)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from afm_dist.compression.factorize import Spectrum, eigendecompose
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks, Method, Plan, PlanEntry
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
+
+# Of one rank, so that a line stays one.
+NAMED_FIELDS = 4
+# By module, of a table perhaps one for each field; None leaves a module as it is.
+Ranks = Mapping[str, int | Mapping[str, int] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class KeptEnergy:
 class GivenRanks:
     """A rank for each module, or one for each of its fields; None leaves a module as it is."""
 
-    ranks: Mapping[str, int | Mapping[str, int] | None]
+    ranks: Ranks
 
     def choose(self, name: str, spectrum: Spectrum) -> int | None:
         """The rank of one module, or of a field.
@@ -74,9 +78,6 @@ class GivenRanks:
 
 
 Policy = FixedRank | KeptEnergy | GivenRanks
-
-# Whether the fields of a table have one rank in common, or each its own.
-FieldRanks = Literal["uniform", "each"]
 
 
 def plan_ranks(
@@ -138,6 +139,32 @@ def plan_ranks(
             for name, rank in ranks.items()
         )
     )
+
+
+def plan_of(entries: Sequence[PlanEntry], ranks: Ranks) -> Plan:
+    """The entries with these ranks, without those that stay as they are."""
+    given = [(entry, ranks[entry.name]) for entry in entries]
+    return Plan(entries=tuple(entry.with_rank(rank) for entry, rank in given if rank is not None))
+
+
+def in_words(ranks: Ranks) -> str:
+    """``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
+    return ", ".join(f"{name} {_in_words(rank)}" for name, rank in ranks.items())
+
+
+def _in_words(rank: int | Mapping[str, int] | None) -> str:
+    if rank is None:
+        return "as it is"
+    if isinstance(rank, int):
+        return f"to {rank}"
+    fields: dict[int, list[str]] = {}
+    for field, own in rank.items():
+        fields.setdefault(own, []).append(field)
+    listed = (
+        f"{own} for {', '.join(names) if len(names) <= NAMED_FIELDS else f'{len(names)} fields'}"
+        for own, names in sorted(fields.items())
+    )
+    return f"by field ({'; '.join(listed)})"
 
 
 def module_key(module: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from afm_dist.compression.plan import Method, Plan, PlanEntry
+from afm_dist.compression.ranks import plan_of
 
 # Ranks worth trying: a layer of width M at rank M/2 has as many weights as before.
 LARGEST_SHARE, SMALLEST_SHARE = 1 / 2, 1 / 64
@@ -41,12 +42,6 @@ class GridPoint:
             entry.name: self.embedding_dim if entry.name == table else self.linear_rank for entry in entries
         }
         return plan_of(entries, ranks).using(method=self.method)
-
-
-def plan_of(entries: Sequence[PlanEntry], ranks: Mapping[str, int | None]) -> Plan:
-    """The entries with these ranks, without those that stay as they are."""
-    given = [(entry, ranks[entry.name]) for entry in entries]
-    return Plan(entries=tuple(replace(entry, rank=rank) for entry, rank in given if rank is not None))
 
 
 def default_ranks(width: int) -> list[int]:

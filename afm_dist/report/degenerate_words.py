@@ -26,7 +26,7 @@ def degenerate_layers(layers: Sequence[Layer]) -> list[str]:
         layer for layer in known if layer["kind"] == "linear" and layer["rank_needed"] < layer["width"]
     ]
     fields = [layer for layer in known if layer["kind"] == "embedding"]
-    constant = [field for field in fields if field["rank_needed"] == 0]
+    constant = [field for field in fields if field["rank_needed"] == 0 < field["rank"]]
     spacious = [field for field in fields if 0 < field["rank_needed"] < field["rank"]]
     return [
         *_capped(linears, _linear, "linear layers with such outputs"),

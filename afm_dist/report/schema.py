@@ -134,7 +134,7 @@ class SweepPoint(TypedDict):
     name: str
     method: str
     """``baseline``, ``afm``, ``weighted``, ``svd``, or ``budget``: weighted, its ranks chosen."""
-    ranks: dict[str, int]
+    ranks: dict[str, int | dict[str, int]]
     """By module; what is left out is as it was."""
     bytes: int
     parameters: int

@@ -65,9 +65,18 @@ def _tried(points: Sequence[SweepPoint], method: str) -> bool:
 
 
 def _cell(point: SweepPoint) -> tuple[int | None, int | None]:
-    """Rank of the linear layers and embedding dimension; None: as it was."""
-    linear = [rank for name, rank in point["ranks"].items() if name != TABLE]
-    return (linear[0] if linear else None), point["ranks"].get(TABLE)
+    """Rank of the linear layers and embedding dimension; None: as it was. Of fields alike, as of a grid."""
+    common = {name: rank for name, rank in point["ranks"].items() if isinstance(rank, int)}
+    linear = [rank for name, rank in common.items() if name != TABLE]
+    return (linear[0] if linear else None), common.get(TABLE)
+
+
+def _rank(item: tuple[str, int | dict[str, int]]) -> str:
+    """A module with its rank, or those of its fields."""
+    name, rank = item
+    if isinstance(rank, int):
+        return f"{name} {rank}"
+    return f"{name} {min(rank.values())} to {max(rank.values())} by field"
 
 
 def _matrix(points: Sequence[SweepPoint], method: str) -> Grid:
@@ -107,7 +116,7 @@ def _all(points: Sequence[SweepPoint]) -> Grid:
                 plain(text.score(point["validation_auc"])),
                 plain(text.score(point["auc"])),
                 plain(text.score(point["log_loss"])),
-                plain(", ".join(f"{name} {rank}" for name, rank in point["ranks"].items()) or FULL),
+                plain(", ".join(map(_rank, point["ranks"].items())) or FULL),
             ]
         )
         for point in sorted(points, key=lambda point: (point["bytes"], point["name"]))

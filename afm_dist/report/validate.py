@@ -108,7 +108,7 @@ def _check_layer(layer: Mapping[str, Any]) -> None:
     for key in LAYER_KEYS:
         _require(layer.get(key) is not None, where, f"'{key}' is missing")
     _require(
-        0 < layer["rank"] <= layer["width"],
+        (0 if layer["kind"] == "embedding" else 1) <= layer["rank"] <= layer["width"],
         where,
         f"rank {layer['rank']} is not within width {layer['width']}",
     )

@@ -6,22 +6,25 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.budget import allocate, check_budget, structure_bytes
-from afm_dist.compression.plan import Activation, Plan, PlanEntry
-from afm_dist.compression.ranks import GivenRanks
+from afm_dist.compression.budget import Allocation, allocate, check_budget, most_entry_bytes, structure_bytes
+from afm_dist.compression.plan import Activation, FieldRanks, Plan, PlanEntry
+from afm_dist.compression.ranks import GivenRanks, in_words, plan_of
 from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
+from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import MOMENTS, TABLE, absorbing, counted_moments, entries_of
+from afm_dist.stages.scoring import SCORED, Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
@@ -29,8 +32,11 @@ from afm_dist.statistics.observe import forward_batch
 RANKS = "ranks.json"
 # From so many shards, to see what the logit depends on.
 SAMPLE_SHARDS = 16
-# What a compressed module adds to a checkpoint besides numbers, at most.
-ENTRY_BYTES = 1024
+# The allocations that are scored: by how many times the error of the tables may count more, or less, than
+# predicted. All of it is to first order, and a ReLU between factors is no part of it.
+EMPHASES = (10.0, 0.1)
+PREDICTED, ONE_DIMENSION = "as-predicted", "one-dimension"
+WAYS = len(EMPHASES) + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,8 @@ class Target:
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
         absorb: Whether the table takes in the first-order weights.
+        field_ranks: Whether the fields have one rank in common, or each its own.
+        refine: Whether a few allocations are scored on the validation split.
     """
 
     bytes: int | None = None
@@ -50,6 +58,8 @@ class Target:
     activation: Activation
     kappa: float
     absorb: bool = False
+    field_ranks: FieldRanks = "uniform"
+    refine: bool = False
 
     def budget(self, before: int) -> int:
         """Bytes, for a checkpoint that had so many."""
@@ -87,8 +97,14 @@ def choose_ranks(
     baseline: Models,
     statistics: Stage,
     target: Target,
+    *,
+    options: ResourceOptions = AUTOMATIC,
 ) -> Ranks:
     """The ranks with the least predicted error within a budget, of the layers and the tables together.
+
+    To refine them a few allocations, the same errors counted differently, are scored on the validation split
+    as they are before fine-tuning; that of the least log loss is taken. What was scored stays scored when
+    the stage is interrupted.
 
     Args:
         run: The run directory.
@@ -97,6 +113,7 @@ def choose_ranks(
         baseline: The uncompressed model.
         statistics: Moments of its linear layers.
         target: The budget.
+        options: What tasks that score are given.
 
     Raises:
         OptionError: no ranks fit, or nothing needs to be compressed.
@@ -108,18 +125,59 @@ def choose_ranks(
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
         entries = target.entries(model)
-        rest = _checked(config, entries, budget, before)
+        rest = _checked(config, entries, budget, before, target.field_ranks)
         counted = counted_moments(model, manifest, target.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         names = [entry.name for entry in entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=target.absorb)
-        found = allocate(config, entries, moments, sensitivity, budget - rest)
-        ranks = ", ".join(f"{n} {'as it is' if k is None else f'to {k}'}" for n, k in found.ranks.items())
+        found: dict[str, Allocation] = {}
+        for name, (field_ranks, emphasis) in _ways(target).items():
+            one = allocate(
+                config,
+                entries,
+                moments,
+                sensitivity,
+                budget - rest,
+                field_ranks=field_ranks,
+                emphasis={TABLE: emphasis},
+            )
+            if all(one.ranks != other.ranks for other in found.values()):
+                found[name] = one
+        scores: dict[str, dict[str, Any]] = {}
+        if len(found) > 1:
+            rows = manifest.rows("validation")
+            scored = len(storage.list_names(storage.join(folder, SCORED)))
+            with console.progress("ranks", len(found) * rows, before=scored * rows) as advance:
+                score = Scoring(
+                    run,
+                    manifest,
+                    source,
+                    folder,
+                    moments,
+                    sensitivity,
+                    splits=["validation"],
+                    options=options,
+                    advance=advance,
+                )
+                scores = {
+                    name: score(name, "afm", plan_of(entries, one.ranks)) for name, one in found.items()
+                }
+            score.forget()
+        chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
+        best = found[chosen]
         console.say(
-            f"  for {budget:,} bytes: {ranks}; predicted root mean square change of the logit "
-            f"{math.sqrt(found.error):.3g}, without what a ReLU between factors cuts"
+            f"  for {budget:,} bytes: {in_words(best.ranks)}; predicted root mean square change of the logit "
+            f"{math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
         )
-        storage.write_json(storage.join(folder, RANKS), {"budget": budget, **asdict(found)})
+        tried = [
+            {"name": name, "ranks": one.ranks, "bytes": one.bytes, "error": one.error}
+            | {key: scores[name][key] for key in ("validation_auc", "validation_log_loss") if name in scores}
+            for name, one in found.items()
+        ]
+        storage.write_json(
+            storage.join(folder, RANKS),
+            {"budget": budget, **asdict(best), "chosen": chosen, "tried": tried},
+        )
 
     stage = run.stage(
         "ranks",
@@ -128,6 +186,8 @@ def choose_ranks(
             "budget": budget,
             "activation": target.activation,
             "kappa": target.kappa,
+            "field_ranks": target.field_ranks,
+            "refine": target.refine,
             **absorbing(target.absorb),
         },
         inputs=[data, baseline.stage, statistics],
@@ -135,6 +195,16 @@ def choose_ranks(
     ranks = dict(storage.read_json(stage.file(RANKS))["ranks"])
     tables = {TABLE: ranks.pop(TABLE)}
     return Ranks(stage=stage, linears=GivenRanks(ranks=ranks), tables=GivenRanks(ranks=tables), budget=budget)
+
+
+def _ways(target: Target) -> dict[str, tuple[FieldRanks, float]]:
+    """The allocations that are worth a look, by name; the first is the predicted best."""
+    ways: dict[str, tuple[FieldRanks, float]] = {PREDICTED: (target.field_ranks, 1.0)}
+    if target.refine:
+        ways |= {f"tables-times-{times:g}": (target.field_ranks, times) for times in EMPHASES}
+        if target.field_ranks == "each":
+            ways[ONE_DIMENSION] = ("uniform", 1.0)
+    return ways
 
 
 def check_target(config: ModelConfig, checkpoint: str | None, target: Target) -> None:
@@ -151,10 +221,12 @@ def check_target(config: ModelConfig, checkpoint: str | None, target: Target) ->
     with torch.device("meta"):
         entries = target.entries(config.build())
     before = size_on_disk(checkpoint) if checkpoint else structure_bytes(config, Plan())
-    _checked(config, entries, target.budget(before), before)
+    _checked(config, entries, target.budget(before), before, target.field_ranks)
 
 
-def _checked(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, before: int) -> int:
+def _checked(
+    config: ModelConfig, entries: Sequence[PlanEntry], budget: int, before: int, field_ranks: FieldRanks
+) -> int:
     """Refuse a budget that cannot be met, or that the uncompressed checkpoint meets.
 
     Returns:
@@ -165,8 +237,9 @@ def _checked(config: ModelConfig, entries: Sequence[PlanEntry], budget: int, bef
             f"a budget of {budget:,} bytes: the uncompressed checkpoint has {before:,}, nothing needs to be "
             "compressed; give less to --target-bytes, or more to --target-ratio"
         )
-    rest = before - structure_bytes(config, Plan()) + ENTRY_BYTES * len(entries)
-    check_budget(config, entries, budget, besides=rest)
+    names = sum(most_entry_bytes(config, entry, field_ranks) for entry in entries)
+    rest = before - structure_bytes(config, Plan()) + names
+    check_budget(config, entries, budget, besides=rest, field_ranks=field_ranks)
     return rest
 
 

@@ -18,7 +18,7 @@ from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import field_key, module_name
+from afm_dist.compression.ranks import field_key, field_name, in_words, module_name
 from afm_dist.dataset import description_json
 from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
@@ -109,13 +109,19 @@ def kept_energy(key: str, entry: PlanEntry, known: OutputStatistics) -> float:
 
     1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the entry's method.
     """
-    method, own = FACTORIZATIONS[entry.method], known[key]
+    method, own, rank = FACTORIZATIONS[entry.method], known[key], _rank(key, entry)
     total = float(own.covariance.trace())
-    if entry.method == "afm" or not isinstance(method, ProjectedOutputs) or total <= 0:
-        return eigendecompose(own).kept_energy(entry.rank)
-    projection = method.projection(key, own.width, entry.rank, known)
+    if not rank or entry.method == "afm" or not isinstance(method, ProjectedOutputs) or total <= 0:
+        return eigendecompose(own).kept_energy(rank)
+    projection = method.projection(key, own.width, rank, known)
     rest = torch.eye(own.width, dtype=torch.float64) - projection.decode @ projection.encode
     return 1 - float((rest @ own.covariance * rest).sum()) / total
+
+
+def _rank(key: str, entry: PlanEntry) -> int:
+    """Of the module, or the field, that some outputs belong to."""
+    field = field_name(key)
+    return entry.rank if field is None else entry.rank_of(field)
 
 
 def layers(known: OutputStatistics, plan: Plan) -> list[Layer]:
@@ -139,7 +145,7 @@ def layers(known: OutputStatistics, plan: Plan) -> list[Layer]:
                 "kind": kind,
                 "method": entry.method,
                 "width": spectrum.width,
-                "rank": entry.rank,
+                "rank": _rank(name, entry),
                 "kept_energy": kept_energy(name, entry, known),
                 "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
                 "components_singular": {
@@ -191,6 +197,16 @@ def decomposed(known: OutputStatistics, plan: Plan) -> OutputStatistics:
     return in_agreeing_units(known, [key for key in known if module_name(key) in absorbing])
 
 
+def field_rank_notes(plan: Plan) -> list[str]:
+    """What the report says of fields with ranks of their own."""
+    return [
+        f"The fields have ranks of their own: {in_words({entry.name: entry.ranks})}. Fields of one rank are "
+        "looked up together; of a field of rank 0 there are no rows, every id has the field's mean."
+        for entry in plan.entries
+        if entry.ranks is not None
+    ]
+
+
 def absorption_notes(plan: Plan) -> list[str]:
     """What the report says of first-order weights that a table has taken in."""
     return [
@@ -214,12 +230,12 @@ def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: P
     """
     dim = int(load_config(checkpoint).hyper_parameters["embedding_dim"])
     entry = next((entry for entry in plan.entries if entry.name == TABLE), None)
-    rank = None if entry is None else entry.rank
     if entry is not None and entry.absorbs is not None:
         dim += 1
     found = []
     for field in manifest.categorical:
         numbers = field.cardinality * dim
+        rank = None if entry is None else entry.rank_of(field.name)
         found.append(
             {
                 "field": field.name,

@@ -25,6 +25,7 @@ from afm_dist.stages.report_parts import (
     absorption_notes,
     curves,
     decomposed,
+    field_rank_notes,
     frame,
     layers,
     row_notes,
@@ -218,6 +219,7 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             *evidence.methods.notes,
             _finetuning_note(evidence),
             *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
+            *field_rank_notes(table_plan),
             *absorption_notes(table_plan),
             *degenerate_layers(compressed),
         ],
@@ -236,10 +238,21 @@ def _finetuning_note(evidence: Evidence) -> str:
 def _budget_note(ranks: Ranks) -> str:
     chosen = storage.read_json(ranks.stage.file(RANKS))
     errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in chosen["errors"].items())
+    predicted = (
+        f"the least predicted change of the logit (root mean square, by module: {errors}), to first order, "
+        "before fine-tuning and without what a ReLU between factors cuts"
+    )
+    scored = [one for one in chosen["tried"] if "validation_log_loss" in one]
+    if not scored:
+        return f"Ranks for a budget of {chosen['budget']:,} bytes: those with {predicted}."
+    losses = ", ".join(
+        f"{one['name']} {one['validation_log_loss']:.5f} (AUC {one['validation_auc']:.4f})" for one in scored
+    )
     return (
-        f"Ranks for a budget of {chosen['budget']:,} bytes: those with the least predicted change of the "
-        f"logit (root mean square, by module: {errors}), to first order, before fine-tuning and without what "
-        "a ReLU between factors cuts."
+        f"Ranks for a budget of {chosen['budget']:,} bytes: {chosen['chosen']}, which of {len(scored)} "
+        f"allocations has the least log loss on the validation split before fine-tuning: {losses}. "
+        f"as-predicted has {predicted}; tables-times-10 counts the errors of the tables ten times, "
+        "one-dimension has one rank for all fields."
     )
 
 

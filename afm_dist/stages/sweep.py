@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import (
     ModelConfig,
-    count_parameters,
     from_pretrained,
     load_config,
     size_on_disk,
 )
-from afm_dist.compression.budget import allocate, structure_bytes
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan
+from afm_dist.compression.budget import ENTRY_BYTES, allocate, entry_bytes, most_entry_bytes, structure_bytes
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks, Method, Plan
+from afm_dist.compression.ranks import in_words, plan_of
 from afm_dist.compression.registry import handler_of
-from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto, plan_of
+from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.score import score_split
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.budget import ENTRY_BYTES, logit_sensitivity
+from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     MOMENTS,
     SENSITIVITY,
@@ -38,13 +36,12 @@ from afm_dist.stages.compression import (
     target_linears,
     write_compressed,
 )
+from afm_dist.stages.scoring import SCORED, Scoring
 from afm_dist.stages.training import Models
-from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
 
 POINTS = "points.json"
-SCORED = "scored"
 SPLITS = ("validation", "test")
 METHODS: tuple[Method, ...] = ("afm", "weighted", "svd")
 BASELINE, BUDGET = "baseline", "budget"
@@ -67,6 +64,7 @@ class Sweep:
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
         absorb: Whether the tables take in the first-order weights.
+        field_ranks: Whether the fields have one rank in common, or each its own, where ranks are chosen.
     """
 
     linear_ranks: Sequence[int] = ()
@@ -75,6 +73,7 @@ class Sweep:
     activation: Activation = "shifted"
     kappa: float = DEFAULT_KAPPA
     absorb: bool = False
+    field_ranks: FieldRanks = "uniform"
 
     def of(self, config: ModelConfig) -> Sweep:
         """The same with ranks and ratios in place of the defaults, ascending.
@@ -174,7 +173,17 @@ def try_ranks(
         rows = sum(manifest.rows(split) for split in SPLITS)
         scored = len(storage.list_names(storage.join(folder, SCORED)))
         with console.progress("sweep", sweep.points * rows, before=scored * rows) as advance:
-            score = _Scoring(run, manifest, source, folder, moments, sensitivity, options, advance)
+            score = Scoring(
+                run,
+                manifest,
+                source,
+                folder,
+                moments,
+                sensitivity,
+                splits=SPLITS,
+                options=options,
+                advance=advance,
+            )
             score(BASELINE, BASELINE, Plan())
             uniform = [
                 (score(point.name, point.method, point.plan(entries, table=TABLE)), point)
@@ -187,16 +196,16 @@ def try_ranks(
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
                 plan = Plan.from_json(found["plan"])
-                spare = ENTRY_BYTES * (len(entries) - len(plan.entries))
-                budget = structure_bytes(config, plan) - spare
+                spare = sum(most_entry_bytes(config, entry, sweep.field_ranks) for entry in entries)
+                budget = structure_bytes(config, plan) + sum(map(entry_bytes, plan.entries)) - spare
                 # What is larger than the baseline is no budget, and a tiny model has no room for names.
                 if not least <= budget < whole:
                     continue
-                best = allocate(config, weighted, moments, sensitivity, budget)
+                best = allocate(config, weighted, moments, sensitivity, budget, field_ranks=sweep.field_ranks)
                 name = point.name.replace(point.method, BUDGET, 1)
                 score(name, BUDGET, plan_of(weighted, best.ranks))
         storage.write_json(storage.join(folder, POINTS), score.found)
-        storage.remove(storage.join(folder, SCORED))
+        score.forget()
 
     return run.stage(
         "sweep",
@@ -207,64 +216,6 @@ def try_ranks(
         ),
         inputs=[data, baseline.stage, statistics],
     )
-
-
-class _Scoring:
-    """Scores models and remembers what it found, also beyond an interruption."""
-
-    def __init__(
-        self,
-        run: Run,
-        manifest: Manifest,
-        source: str,
-        folder: str,
-        moments: Mapping[str, Moments],
-        sensitivity: Mapping[str, Tensor],
-        options: ResourceOptions,
-        advance: Callable[[int], None],
-    ) -> None:
-        self._run, self._manifest, self._source, self._folder = run, manifest, source, folder
-        self._moments, self._sensitivity = moments, sensitivity
-        self._options, self._advance = options, advance
-        config = load_config(source)
-        # Names and headers; a compressed model's are longer by at most so much an entry.
-        self._besides = size_on_disk(source) - structure_bytes(config, Plan())
-        self._config = config
-        self.found: list[dict[str, Any]] = []
-
-    def __call__(self, name: str, method: str, plan: Plan) -> dict[str, Any]:
-        location = storage.join(self._folder, SCORED, f"{name}.json")
-        if storage.exists(location):
-            self.found.append(storage.read_json(location))
-            return self.found[-1]
-        model = compress_(from_pretrained(self._source), plan, self._moments, self._sensitivity)
-        measured = {
-            split: score_split(
-                model,
-                self._manifest,
-                split,
-                name=name,
-                options=self._options,
-                emit=self._run.event,
-                advance=self._advance,
-            )
-            for split in SPLITS
-        }
-        result: dict[str, Any] = {
-            "name": name,
-            "method": method,
-            "plan": plan.to_json(),
-            "ranks": {entry.name: entry.rank for entry in plan.entries},
-            "bytes": structure_bytes(self._config, plan) + self._besides + ENTRY_BYTES * len(plan.entries),
-            "parameters": count_parameters(model),
-            "validation_auc": measured["validation"].auc,
-            "validation_log_loss": measured["validation"].log_loss,
-            "auc": measured["test"].auc,
-            "log_loss": measured["test"].log_loss,
-        }
-        storage.write_json(location, result)
-        self.found.append(result)
-        return result
 
 
 def front_of(points: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -314,7 +265,7 @@ def rewrite_chosen(run: Run, baseline: Models, tried: Stage, sweep: Sweep) -> Mo
         for name, point in chosen.items():
             plan = Plan.from_json(point["plan"])
             write_compressed(source, storage.join(folder, name), plan, moments, sensitivity)
-            ranks = ", ".join(f"{module} to {rank}" for module, rank in point["ranks"].items())
+            ranks = in_words(point["ranks"])
             console.say(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {ranks}")
 
     stage = run.stage("rewrite-sweep", work, config={"chosen": list(chosen)}, inputs=[baseline.stage, tried])

@@ -18,6 +18,7 @@ from afm_dist.stages.report_parts import (
     absorption_notes,
     curves,
     decomposed,
+    field_rank_notes,
     frame,
     layers,
     row_notes,
@@ -126,6 +127,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
             f"the second one of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
             "the state with the best validation AUC, the one before fine-tuning included.",
+            *field_rank_notes(plan),
             *absorption_notes(plan),
             *degenerate_layers(compressed),
         ],

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.compression.budget import allocate, parse_bytes, structure_bytes
 from afm_dist.compression.factorize import eigendecompose, principal
-from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.plan import FieldRanks, Plan, PlanEntry
 from afm_dist.compression.ranks import GivenRanks, plan_ranks
 from afm_dist.compression.rewrite import compress_
 from afm_dist.compression.sensitivity import output_sensitivity, tail_errors
@@ -193,6 +197,73 @@ def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict
     )
 
 
+def bytes_of(linear: int | None, fields: Sequence[int]) -> int:
+    """More or less than the uncompressed model has, by hand: ``mlp.6`` is 16 × 20, ``mlp.0`` 24 wide."""
+    layer = 0 if linear is None else 4 * (linear * (16 + 20 + 1) - 16 * 20)
+    codes = sum(4 * rank * (rows + 8 + 24) for rank, rows in zip(fields, (30, 7), strict=True))
+    return layer + codes + 4 * (2 * 8 - 8 * (30 + 7) - 24 * 2 * 8)
+
+
+def test_each_field_s_rank_is_what_an_exhaustive_search_chooses(moments, sensitivity) -> None:
+    names = [field.name for field in FIELDS if field.kind == "categorical"]
+    keys = ["mlp.6", *(f"embedding[{name}]" for name in names)]
+    tails = [
+        tail_errors(principal(eigendecompose(moments[key]), moments[key].width), sensitivity[key]).tolist()
+        for key in keys
+    ]
+    whole = structure_bytes(CONFIG, Plan())
+    combinations = [
+        (bytes_of(linear, fields), (0.0 if linear is None else tails[0][linear]) + tails[1][a] + tails[2][b])
+        for linear in (None, *range(1, 9))
+        for fields in itertools.product(range(9), range(9))
+        for a, b in [fields]
+    ]
+
+    for share in (0.5, 0.6, 0.7, 0.8):
+        budget = int(whole * share)
+        found = allocate(CONFIG, ENTRIES[1:], moments, sensitivity, budget, field_ranks="each")
+
+        best = min(error for cost, error in combinations if whole + cost <= budget)
+        assert found.error == pytest.approx(best, rel=1e-9)
+        ranks = found.ranks["embedding"]
+        assert found.bytes == whole + bytes_of(found.ranks["mlp.6"], [ranks[name] for name in names])
+
+
+@given(
+    budgets=st.lists(st.floats(0.3, 1.0), min_size=2, max_size=2).map(sorted),
+    times=st.sampled_from([1.0, 7.0]),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ranks_by_field_never_exceed_a_budget_and_are_never_worse_than_one_for_all(
+    moments, sensitivity, budgets: list[float], times: float
+) -> None:
+    whole, errors = structure_bytes(CONFIG, Plan()), []
+    for share in budgets:
+        budget = int(whole * share)
+        found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks="each")
+        other = allocate(
+            CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks="each", emphasis={"embedding": times}
+        )
+        assert max(found.bytes, other.bytes) <= budget
+        assert found.error <= other.error * (1 + 1e-9)
+        errors.append(found.error)
+        with contextlib.suppress(OptionError):
+            assert found.error <= allocate(CONFIG, ENTRIES, moments, sensitivity, budget).error
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_what_counts_more_gets_more_bytes(moments, sensitivity) -> None:
+    budget = structure_bytes(CONFIG, Plan()) // 2
+
+    def codes(times: float) -> int:
+        emphasis = {"embedding": times}
+        found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks="each", emphasis=emphasis)
+        table = found.ranks["embedding"]
+        return sum(table.values()) if table else 2 * (8 + 1)
+
+    assert codes(1e6) > codes(1e-6)
+
+
 def test_a_table_of_width_1_is_left_as_it_is() -> None:
     config = replace(CONFIG, hyper_parameters={**CONFIG.hyper_parameters, "embedding_dim": 1})
     torch.manual_seed(0)
@@ -222,9 +293,12 @@ def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
     assert errors[-1] == 0
 
 
-def test_the_bytes_are_those_of_the_compressed_model(moments, sensitivity: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("field_ranks", ["uniform", "each"])
+def test_the_bytes_are_those_of_the_compressed_model(
+    moments, sensitivity: dict[str, Tensor], field_ranks: FieldRanks
+) -> None:
     budget = structure_bytes(CONFIG, Plan()) * 2 // 3
-    found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget)
+    found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks=field_ranks)
     plan = plan_ranks(moments, GivenRanks(ranks=found.ranks), activation="shifted")
     linears = Plan(entries=tuple(entry for entry in plan.entries if entry.name != "embedding"))
     table = Plan(

@@ -94,7 +94,6 @@ def test_the_largest_ranks_with_absorbed_weights_reproduce_the_logits(name: str)
 @pytest.mark.parametrize("name", FOLDABLE)
 @pytest.mark.parametrize("ranks", [MIXED, NONE, {"site": 2, "ad": 1, "hour": 2}])
 @pytest.mark.parametrize("absorbs", [None, TERM])
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_folded_and_unfolded_tables_agree(name: str, ranks: Mapping[str, int], absorbs: str | None) -> None:
     unfolded, folded = small_model(name), small_model(name)
 

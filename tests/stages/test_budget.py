@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from afm_dist.checkpoint import ModelConfig, load_config, size_on_disk
-from afm_dist.compression.ranks import FixedRank
+from afm_dist import storage
+from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
+from afm_dist.compression.plan import FieldRanks
+from afm_dist.compression.ranks import FixedRank, plan_of
+from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
+from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import ARCHITECTURES
-from afm_dist.stages.budget import Ranks, Target, check_target, choose_ranks
+from afm_dist.stages.budget import RANKS, Ranks, Target, check_target, choose_ranks
+from afm_dist.stages.compression import MOMENTS, counted_moments
+from afm_dist.statistics.moments_file import load_moments
 from tests.stages.bench import HYPER, Bench
 
 LARGER = {"embedding_dim": 8, "hidden": [80, 72, 64], "dropout": 0.1}
 
 
-def target(*, bytes: int | None = None, ratio: float | None = None, absorb: bool = False) -> Target:
-    return Target(bytes=bytes, ratio=ratio, activation="shifted", kappa=2.0, absorb=absorb)
+def target(**given: Any) -> Target:
+    return Target(**{"activation": "shifted", "kappa": 2.0, **given})
 
 
 def ranks_for(bench: Bench, target: Target) -> Ranks:
     return choose_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, target)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_checkpoint_within_a_budget_is_no_larger(name: str, dataset: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "field_ranks"), [*((name, "each") for name in ARCHITECTURES), ("deepfm", "uniform")]
+)
+def test_a_checkpoint_within_a_budget_is_no_larger(
+    name: str, field_ranks: FieldRanks, dataset: Manifest, tmp_path: Path
+) -> None:
     bench = Bench(name, dataset, tmp_path, LARGER)
     before = size_on_disk(bench.baseline.checkpoints["baseline"])
     # Most of DLRM is its bottom MLP, which is not compressed.
     ratio = 1.04 if name == "dlrm" else 1.5
 
-    ranks = ranks_for(bench, target(ratio=ratio))
+    ranks = ranks_for(bench, target(ratio=ratio, field_ranks=field_ranks))
     _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget)
 
     for row in ("afm-emb", "svd-emb"):
@@ -41,6 +53,34 @@ def test_a_checkpoint_within_a_budget_is_no_larger(name: str, dataset: Manifest,
         assert after <= before / ratio
         # What is kept back for names and the plan is little; a rank more would cost about as much.
         assert after > before / ratio - 8000
+
+
+@pytest.mark.ray
+def test_of_a_few_allocations_the_one_with_the_least_validation_loss_is_taken(
+    dataset: Manifest, tmp_path: Path
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    budget = size_on_disk(bench.baseline.checkpoints["baseline"]) * 2 // 5
+
+    chosen = ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
+
+    found = storage.read_json(chosen.stage.file(RANKS))
+    tried = {one["name"]: one for one in found["tried"]}
+    losses = {name: one["validation_log_loss"] for name, one in tried.items()}
+    assert len(tried) > 1
+    assert found["chosen"] == min(losses, key=losses.__getitem__)
+    assert found["ranks"] == tried[found["chosen"]]["ranks"]
+    assert chosen.tables.ranks | chosen.linears.ranks == found["ranks"]
+    assert tried["as-predicted"]["error"] == min(one["error"] for one in tried.values())
+    assert len({json.dumps(one["ranks"]) for one in tried.values()}) == len(tried)
+    # The losses are those of the models themselves.
+    model = from_pretrained(bench.baseline.checkpoints["baseline"])
+    entries = target(bytes=budget).entries(model)
+    moments = load_moments(bench.statistics.file(MOMENTS)) | counted_moments(model, dataset, False)
+    name, ranks = next((name, one["ranks"]) for name, one in tried.items() if name != "as-predicted")
+    compress_(model, plan_of(entries, ranks), moments)
+    scored = score_shards(model, dataset, dataset.shards("validation"))
+    assert Quality.of(scored, "validation").log_loss == pytest.approx(losses[name], abs=1e-9)
 
 
 def refusal(bench: Bench, bytes: int) -> str:

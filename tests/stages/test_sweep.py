@@ -17,7 +17,7 @@ from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import ARCHITECTURES
-from afm_dist.stages import sweep as stage
+from afm_dist.stages import scoring
 from afm_dist.stages.evaluation import evaluate, throughput
 from afm_dist.stages.report_parts import kept_energy
 from afm_dist.stages.sweep import (
@@ -37,7 +37,7 @@ from tests.compression.test_weighted import moments_of
 from tests.small_dataset import write_dataset
 from tests.stages.bench import HYPER, Bench
 
-SMALL = Sweep(linear_ranks=(2, 6), embedding_dims=(1, 2), ratios=(1.2,))
+SMALL = Sweep(linear_ranks=(2, 6), embedding_dims=(1, 2), ratios=(1.2,), field_ranks="each")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_an_interrupted_sweep_scores_nothing_twice(
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
     scored: list[str] = []
-    real = stage.score_split
+    real = scoring.score_split
 
     def interrupted(*args: Any, name: str, **options: Any) -> Quality:
         if len(scored) == 9:
@@ -111,13 +111,13 @@ def test_an_interrupted_sweep_scores_nothing_twice(
         scored.append(name)
         return real(*args, name=name, **options)
 
-    monkeypatch.setattr(stage, "score_split", interrupted)
+    monkeypatch.setattr(scoring, "score_split", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tried(bench)
     committed = scored[:8]
     scored.clear()
     monkeypatch.setattr(
-        stage, "score_split", lambda *a, name, **o: (scored.append(name), real(*a, name=name, **o))[1]
+        scoring, "score_split", lambda *a, name, **o: (scored.append(name), real(*a, name=name, **o))[1]
     )
 
     names = [point["name"] for point in storage.read_json(tried(bench).file(POINTS))]

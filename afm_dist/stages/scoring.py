@@ -1,0 +1,103 @@
+"""Models that are scored as they are rewritten, without being written, in a stage that may be interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from afm_dist import storage
+from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
+from afm_dist.compression.budget import entry_bytes, structure_bytes
+from afm_dist.compression.plan import Plan
+from afm_dist.compression.rewrite import compress_
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.evaluation.score import score_split
+from afm_dist.resources import ResourceOptions
+from afm_dist.runs import Run
+from afm_dist.statistics.moments import Moments
+
+SCORED = "scored"
+
+
+class Scoring:
+    """Scores what plans make of a model, and remembers what it found, also beyond an interruption.
+
+    Args:
+        run: The run directory.
+        manifest: The dataset.
+        source: Checkpoint of the uncompressed model.
+        folder: Of the stage.
+        moments: Of the outputs that are compressed.
+        sensitivity: Of the logit to them.
+        splits: On whose rows; results of the test split have no prefix.
+        options: What tasks are given.
+        advance: Gets numbers of rows.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        manifest: Manifest,
+        source: str,
+        folder: str,
+        moments: Mapping[str, Moments],
+        sensitivity: Mapping[str, Tensor],
+        *,
+        splits: Sequence[str],
+        options: ResourceOptions,
+        advance: Callable[[int], None],
+    ) -> None:
+        self._run, self._manifest, self._source, self._folder = run, manifest, source, folder
+        self._moments, self._sensitivity = moments, sensitivity
+        self._splits, self._options, self._advance = splits, options, advance
+        self._config = load_config(source)
+        # Names and headers; a compressed model's are longer by at most so much an entry.
+        self._besides = size_on_disk(source) - structure_bytes(self._config, Plan())
+        self.found: list[dict[str, Any]] = []
+
+    def __call__(self, name: str, method: str, plan: Plan) -> dict[str, Any]:
+        """What is found of the model that a plan leads to.
+
+        Args:
+            name: Of the model.
+            method: As the result says it.
+            plan: What becomes of the uncompressed model.
+        """
+        location = storage.join(self._folder, SCORED, f"{name}.json")
+        if storage.exists(location):
+            self.found.append(storage.read_json(location))
+            return self.found[-1]
+        model = compress_(from_pretrained(self._source), plan, self._moments, self._sensitivity)
+        measured = {
+            split: score_split(
+                model,
+                self._manifest,
+                split,
+                name=name,
+                options=self._options,
+                emit=self._run.event,
+                advance=self._advance,
+            )
+            for split in self._splits
+        }
+        structure = structure_bytes(self._config, plan) + self._besides
+        result: dict[str, Any] = {
+            "name": name,
+            "method": method,
+            "plan": plan.to_json(),
+            "ranks": {entry.name: entry.ranks or entry.rank for entry in plan.entries},
+            "bytes": structure + sum(entry_bytes(entry) for entry in plan.entries),
+            "parameters": count_parameters(model),
+        }
+        for split, quality in measured.items():
+            prefix = "" if split == "test" else f"{split}_"
+            result |= {f"{prefix}auc": quality.auc, f"{prefix}log_loss": quality.log_loss}
+        storage.write_json(location, result)
+        self.found.append(result)
+        return result
+
+    def forget(self) -> None:
+        """Remove what was kept in case of an interruption."""
+        storage.remove(storage.join(self._folder, SCORED))

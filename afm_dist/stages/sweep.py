@@ -196,12 +196,16 @@ def try_ranks(
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
                 plan = Plan.from_json(found["plan"])
-                spare = sum(most_entry_bytes(config, entry, sweep.field_ranks) for entry in entries)
-                budget = structure_bytes(config, plan) + sum(map(entry_bytes, plan.entries)) - spare
-                # What is larger than the baseline is no budget, and a tiny model has no room for names.
-                if not least <= budget < whole:
+                room = structure_bytes(config, plan) + sum(map(entry_bytes, plan.entries))
+                # A tiny model has no room for the names of ranks by field, or of any.
+                for field_ranks in dict.fromkeys((sweep.field_ranks, "uniform")):
+                    budget = room - sum(most_entry_bytes(config, one, field_ranks) for one in entries)
+                    # What is larger than the baseline is no budget.
+                    if least <= budget < whole:
+                        break
+                else:
                     continue
-                best = allocate(config, weighted, moments, sensitivity, budget, field_ranks=sweep.field_ranks)
+                best = allocate(config, weighted, moments, sensitivity, budget, field_ranks=field_ranks)
                 name = point.name.replace(point.method, BUDGET, 1)
                 score(name, BUDGET, plan_of(weighted, best.ranks))
         storage.write_json(storage.join(folder, POINTS), score.found)

@@ -77,7 +77,7 @@ def encode_shard(
             unknown[rule.name] = int((ids == UNKNOWN).sum())
             columns.append(pa.array(ids))
         else:
-            columns.append(_numbers(made, codes))
+            columns.append(gather_numbers(made, codes))
             if _has_few_values(columns[-1]):
                 small.append(rule.name)
     table = pa.Table.from_arrays(columns, schema=encoding.schema())
@@ -104,8 +104,16 @@ def _has_few_values(column: pa.Array) -> bool:
     return 4 * len(first.unique()) <= len(first)
 
 
-def _numbers(made: Sequence[pa.Array], codes: Sequence[np.ndarray]) -> pa.Array:
-    """(B) float32, null where missing."""
+def gather_numbers(made: Sequence[pa.Array], codes: Sequence[np.ndarray]) -> pa.Array:
+    """A numeric column.
+
+    Args:
+        made: Of each piece, the float32 that its distinct values became.
+        codes: Of each piece, which of them each row holds.
+
+    Returns:
+        (B) float32, null where missing.
+    """
     pieces = list(zip(made, codes, strict=True))
     values = np.concatenate([numbers_of(pl.Series(each))[0][code] for each, code in pieces])
     if not any(each.null_count for each in made):

@@ -79,12 +79,26 @@ class NumberBuilder(FieldBuilder):
             self.mean, self.deviation = self._sums.mean(), self._sums.deviation()
 
     def mapped(self, values: PartValues) -> pa.Array:
-        """(V) finite float32, null where missing; what is beyond the largest float32 becomes it."""
-        numbers, missing = numbers_of(self.rule.apply(values[self.rule.column]["value"]))
-        # Of -0.0 and 0.0, which are equal, a part keeps either: adding 0.0 makes them one.
-        with np.errstate(over="ignore"):
-            scaled = (numbers - self.mean) / self.deviation + 0.0
-        return pa.array(np.clip(scaled, -LARGEST, LARGEST).astype(np.float32), mask=missing)
+        """(V) float32."""
+        return scaled(self.rule, values[self.rule.column]["value"], self.mean, self.deviation)
+
+
+def scaled(rule: FieldRule, values: pl.Series, mean: float, deviation: float) -> pa.Array:
+    """What (V) distinct raw values of a numeric field become.
+
+    Returns:
+        (V) finite float32, null where missing; what is beyond the largest float32 becomes it.
+    """
+    numbers, missing = numbers_of(rule.apply(values))
+    # Of -0.0 and 0.0, which are equal, a part keeps either: adding 0.0 makes them one.
+    with np.errstate(over="ignore"):
+        made = (numbers - mean) / deviation + 0.0
+    return pa.array(np.clip(made, -LARGEST, LARGEST).astype(np.float32), mask=missing)
+
+
+def tokens_of(rule: FieldRule, values: pl.Series, source: Source) -> pl.Series:
+    """The tokens of a categorical field that (V) distinct raw values become."""
+    return rule.apply(source.token_text(values) if rule.timed else values)
 
 
 class TokenBuilder(FieldBuilder):
@@ -111,8 +125,7 @@ class TokenBuilder(FieldBuilder):
     def _tokens(self, values: pl.Series) -> tuple[slice, pl.Series]:
         """Where the range lies among a part's values, and the tokens these become."""
         place = self.range.of(values)
-        raw = values[place]
-        return place, self.rule.apply(self.source.token_text(raw) if self.rule.timed else raw)
+        return place, tokens_of(self.rule, values[place], self.source)
 
     def add(self, values: PartValues) -> None:
         """Add up the counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,13 +13,13 @@ import polars as pl
 from afm_dist import storage
 from afm_dist.errors import DataError
 from data_prep.columns import Column
+from data_prep.rejected import RejectedRows
 from data_prep.sources.source import Block, RawRows, Rejected, Source
 from data_prep.split import SplitRule
 from data_prep.spool import Part, write_part
 from data_prep.transforms import FieldRule
 
 REJECTED_SHOWN = 10
-REJECTED_PER_FILE = 10_000
 HOPELESS_ROWS = 100_000
 
 
@@ -90,9 +91,9 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
     path = source.paths[block.file]
     kinds = {f.name: f.kind for f in source.fields}
     receipt = BlockReceipt()
-    rejects = _RejectedRows(parsing.rejected, index)
+    rejects = RejectedRows(parsing.rejected, index)
     for raw in source.read(block, first_row):
-        rows = _checked(raw, parsing)
+        rows = checked(raw, source, parsing.rules, parsing.split)
         for bad in rows.rejected:
             receipt.rejected += 1
             if len(receipt.offenders) < REJECTED_SHOWN:
@@ -123,15 +124,26 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
     return receipt
 
 
-def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
+def most_rejected(blocks: Sequence[Block], max_bad_rows: float) -> int:
+    """More malformed rows than a whole log may have, however rough the estimate of its rows."""
+    if max_bad_rows == 1:
+        return sys.maxsize
+    rows = sum(block.expected_rows for block in blocks)
+    return max(HOPELESS_ROWS, round(2 * rows * max_bad_rows))
+
+
+def checked(
+    rows: RawRows, source: Source, rules: Sequence[FieldRule], split: SplitRule | None = None
+) -> RawRows:
     """Without the rows whose time cannot be read, or which no split can take."""
     faults = [
-        (rule.column, _unread(rows, rule, parsing.source), f"is not a time as {rule.time_format} describes")
-        for rule in parsing.rules
+        (rule.column, _unread(rows, rule, source), f"is not a time as {rule.time_format} describes")
+        for rule in rules
         if rule.timed
     ]
-    for name in parsing.split.reads:
-        faults.append((name, *parsing.split.faults(_readable_values(rows.columns[name], parsing.source))))
+    if split is not None:
+        for name in split.reads:
+            faults.append((name, *split.faults(_readable_values(rows.columns[name], source))))
     for name, wrong, what in faults:
         if not wrong.any():
             continue
@@ -139,8 +151,8 @@ def _checked(rows: RawRows, parsing: Parsing) -> RawRows:
         good = ~wrong.to_numpy()[column.codes]
         rejected = [
             Rejected(
-                line=parsing.source.line_of(int(rows.numbers[row])),
-                reason=f"{name}{_show(column.values[int(column.codes[row])], parsing.source)} {what}",
+                line=int(rows.lines[row]),
+                reason=f"{name}{_show(column.values[int(column.codes[row])], source)} {what}",
                 text="",
             )
             for row in np.flatnonzero(~good)
@@ -184,25 +196,3 @@ def all_rejected(label: str, rejected: int, offenders: Sequence[str]) -> str:
             f"write 1 for a click and 0 for none, or name another column with --label ({first})"
         )
     return f"every one of {rows} is malformed; the first: {first}"
-
-
-class _RejectedRows:
-    """Malformed rows as lines of JSON, in files of bounded size."""
-
-    def __init__(self, folder: str, block: int) -> None:
-        self.folder = folder
-        self.block = block
-        self.files = 0
-        self._lines: list[str] = []
-
-    def add(self, path: str, bad: Rejected) -> None:
-        self._lines.append(storage.json_line({"file": path, **asdict(bad)}) + "\n")
-        if len(self._lines) >= REJECTED_PER_FILE:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._lines:
-            name = f"part-{self.block:05d}-{self.files:03d}.jsonl"
-            storage.write_bytes(storage.join(self.folder, name), "".join(self._lines).encode())
-            self.files += 1
-            self._lines = []

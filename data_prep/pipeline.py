@@ -11,11 +11,9 @@ of workers and any size of blocks, and after any interruption.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any, Literal
 
 import ray
@@ -39,12 +37,13 @@ from data_prep.plan import (
     why_prepare,
 )
 from data_prep.protocol import Protocol
+from data_prep.scan import scan
 from data_prep.shards import cut_into_shards
 from data_prep.sources import files
 from data_prep.sources.source import Block, Source, check_field_names
 from data_prep.split import SPLITS, SplitRule
 from data_prep.transforms import FieldRule
-from data_prep.work import Task, Usage, WorkDirectory
+from data_prep.work import FOLDER, Task, Usage, WorkDirectory
 
 __all__ = ["Protocol", "prepare"]
 
@@ -84,7 +83,7 @@ def prepare(
     blocks = storage.fingerprint([asdict(block) for block in source.blocks()])
     begun = {**unfinished(plan), "blocks": blocks}
     work = WorkDirectory(
-        output,
+        storage.join(output, FOLDER),
         begun,
         keep=resume == "auto",
         usage=usage or Usage(),
@@ -124,45 +123,13 @@ class _Preparation:
         self.work = work
 
     def run(self) -> Manifest:
-        checksums, found = self.parse(self.scan())
+        checksums, found = self.parse(scan(self.source, self.work))
         check_rejected(self.source, found, self.protocol, storage.join(self.output, REJECTED))
         self.work.once("clear", self.clear)
         fields, vocabularies, maps = self.fields(found)
         check_vocabulary(fields, self.protocol)
         shards, unknown = self.encode(found, fields, maps)
         return self.finish(checksums, found, fields, vocabularies, shards, unknown)
-
-    @cached_property
-    def shared_source(self) -> Any:
-        return ray.put(self.source)
-
-    def scan(self) -> list[tuple[Block, int]]:
-        """The blocks, with the number of the first row of each within its file."""
-        blocks = self.source.blocks()
-        per_file = Counter(block.file for block in blocks)
-        # The only block of a file begins at row 0, however many rows it has.
-        several = [index for index, block in enumerate(blocks) if per_file[block.file] > 1]
-        tasks = [
-            Task(
-                key=f"block-{index:05d}",
-                function=_count_rows,
-                arguments=(self.shared_source, blocks[index]),
-                weight=blocks[index].expected_rows,
-            )
-            for index in several
-        ]
-        rows = dict(zip(several, self.work.run("scan", "scanning", tasks), strict=True))
-        whole = {blocks[index].file for index, counted in rows.items() if counted is None}
-        numbered: list[tuple[Block, int]] = []
-        next_row: Counter[int] = Counter()
-        for index, block in enumerate(blocks):
-            if block.file not in whole:
-                numbered.append((block, next_row[block.file]))
-                next_row[block.file] += rows.get(index, 0)
-            elif block.file not in next_row:
-                next_row[block.file] = 0
-                numbered.append((_joined([other for other in blocks if other.file == block.file]), 0))
-        return numbered
 
     def parse(self, blocks: Sequence[tuple[Block, int]]) -> tuple[list[str], Findings]:
         """Read the text; returns the SHA-256 of each input, and what was found."""
@@ -175,7 +142,7 @@ class _Preparation:
                 rules=self.rules,
                 spool=self.work.folder("spool"),
                 rejected=rejected,
-                max_rejected=self._max_rejected([block for block, _ in blocks]),
+                max_rejected=parse.most_rejected([block for block, _ in blocks], self.protocol.max_bad_rows),
             )
         )
         # A checksum cannot be shared out among workers: it is begun first.
@@ -195,13 +162,6 @@ class _Preparation:
         results = self.work.run("parse", "parsing", [*checksums, *tasks])
         n_files = len(self.source.paths)
         return results[:n_files], Findings.of(map(BlockReceipt.from_json, results[n_files:]))
-
-    def _max_rejected(self, blocks: Sequence[Block]) -> int:
-        """More malformed rows than the whole log may have, however rough the estimate of its rows."""
-        if self.protocol.max_bad_rows == 1:
-            return sys.maxsize
-        rows = sum(block.expected_rows for block in blocks)
-        return max(parse.HOPELESS_ROWS, round(2 * rows * self.protocol.max_bad_rows))
 
     def clear(self) -> None:
         """Remove the dataset that is being replaced, manifest first."""
@@ -293,20 +253,6 @@ class _Preparation:
         for name in ("vocabulary", REJECTED, *SPLITS):
             storage.remove_temporaries(storage.join(self.output, name))
         return manifest
-
-
-def _joined(blocks: Sequence[Block]) -> Block:
-    """All blocks of a file as one."""
-    return Block(
-        file=blocks[0].file,
-        start=blocks[0].start,
-        end=blocks[-1].end,
-        expected_rows=sum(block.expected_rows for block in blocks),
-    )
-
-
-def _count_rows(source: Source, block: Block) -> int | None:
-    return source.count_rows(block)
 
 
 def _parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The work directory of a preparation: what was done already, for which input and options.
+"""A work directory: what of a job over raw rows was done already, for which input and options.
 
-It lies in ``<output>/.work`` while the preparation runs. Each finished task leaves a receipt; a
+Of a preparation it lies in ``<output>/.work`` while that runs. Each finished task leaves a receipt; a
 run with the same plan reads the receipts instead of doing the tasks again.
 """
 
@@ -85,10 +85,10 @@ def _peak_memory() -> int:
 
 
 class WorkDirectory:
-    """Receipts of finished tasks below ``<output>/.work``.
+    """Receipts of finished tasks.
 
     Args:
-        output: The dataset directory.
+        path: Where they lie.
         plan: Everything the result depends on; another plan's receipts are thrown away.
         keep: Whether receipts of an interrupted run may be used.
         usage: Kept up to date while tasks finish.
@@ -98,7 +98,7 @@ class WorkDirectory:
 
     def __init__(
         self,
-        output: str,
+        path: str,
         plan: dict[str, Any],
         *,
         keep: bool,
@@ -109,7 +109,7 @@ class WorkDirectory:
         self.usage = usage
         self._resources = resources
         self._emit = emit
-        self.path = storage.join(output, FOLDER)
+        self.path = path
         self._plan = plan
         self.resumed = keep and self._recorded() == plan
         if not self.resumed:
@@ -142,8 +142,23 @@ class WorkDirectory:
             action()
             storage.write_json(receipt, {})
 
-    def run(self, stage: str, what: str, tasks: Sequence[Task], *, unit: str = "rows") -> list[Any]:
+    def run(
+        self,
+        stage: str,
+        what: str,
+        tasks: Sequence[Task],
+        *,
+        unit: str = "rows",
+        resources: TaskResources | None = None,
+    ) -> list[Any]:
         """Do the tasks of a stage that have no receipt yet, on Ray.
+
+        Args:
+            stage: Folder of the receipts.
+            what: Name of the stage, for people.
+            tasks: In order.
+            unit: Of their weights.
+            resources: What each gets, if not what the others do.
 
         Returns:
             Every task's result, in the order of the tasks.
@@ -159,15 +174,17 @@ class WorkDirectory:
                 with suppress(DataError):
                     results[task.key] = storage.read_json(self.receipt(stage, task.key))
         todo = [task for task in tasks if task.key not in results]
+        each = resources or self._resources
         if results:
             console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
 
         def submit(task: Task) -> Any:
             receipt = self.receipt(stage, task.key)
-            options = {"name": what, **self._resources.ray_options}
+            options = {"name": what, **each.ray_options}
             return _run_task.options(**options).remote(receipt, task.function, *task.arguments)
 
-        with console.progress(what, sum(task.weight for task in todo), unit) as advance:
+        done_before = sum(task.weight for task in tasks) - sum(task.weight for task in todo)
+        with console.progress(what, sum(task.weight for task in tasks), unit, before=done_before) as advance:
 
             def finished(task: Task, done: tuple[Any, int]) -> None:
                 results[task.key], peak_bytes = done
@@ -180,7 +197,7 @@ class WorkDirectory:
                 finished=finished,
                 what=what,
                 name_of=lambda task: task.key,
-                slots=lambda: task_slots(self._resources),
+                slots=lambda: task_slots(each),
                 emit=self._emit,
             )
         return [results[task.key] for task in tasks]

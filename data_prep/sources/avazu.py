@@ -29,7 +29,7 @@ class AvazuSource(TextLog):
     label = LABEL
     token_type: pl.DataType = pl.UInt64()
     delimiter = ","
-    n_fields = len(NAMES)
+    names = NAMES
     header = HEADER.encode()
     first_line = 2
     label_position = NAMES.index(LABEL)

@@ -25,7 +25,7 @@ class CriteoSource(TextLog):
     label = LABEL
     token_type: pl.DataType = pl.UInt32()
     delimiter = "\t"
-    n_fields = 1 + INTEGERS + TOKENS
+    names = (LABEL, *(f"I{n}" for n in range(1, 1 + INTEGERS)), *(f"C{n}" for n in range(1, 1 + TOKENS)))
     label_position = 0
     layout = (
         *(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -114,6 +114,10 @@ class CsvTable:
             name: content_of(text_of(sample_rows[name])) if first else "empty" for name in self.names
         }
 
+    def type_of(self, name: str) -> pa.DataType:
+        """What the values of a column that is carried along are: text."""
+        return pa.string()
+
     def ranges(self, block_bytes: int) -> list[tuple[int, int, int]]:
         """Byte ranges of a plain file; a whole compressed one."""
         if self.compression is not None:
@@ -138,13 +142,20 @@ class CsvTable:
         return rows - (start == 0)
 
     def read(
-        self, start: int, end: int, first_row: int, label: str, fields: tuple[RawField, ...]
+        self,
+        start: int,
+        end: int,
+        first_row: int,
+        label: str | None,
+        fields: tuple[RawField, ...],
+        kept: Mapping[str, pa.DataType],
     ) -> Iterator[RawRows]:
         """The rows of a block; an empty line is none."""
         whole = (start, end) == (0, self.bytes)
         pieces = self._batches() if whole else self._parsed_lines(start, end, first_row)
         for piece in pieces:
-            rows = rows_of(piece.frame, label, fields, piece.numbers, piece.lines)
+            carried = {name: _text_array(piece.frame[name]) for name in kept}
+            rows = rows_of(piece.frame, label, fields, piece.numbers, piece.lines, carried)
             yield rows.with_rejected(piece.rejected)
 
     def _batches(self) -> Iterator[_Piece]:
@@ -299,6 +310,10 @@ def _joined(pieces: Iterable[Lines]) -> Iterator[Lines]:
             waiting = []
     if waiting:
         yield Lines.concatenate(waiting)
+
+
+def _text_array(values: pl.Series) -> pa.Array:
+    return text_of(values).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
 
 
 def content_of(text: pl.Series) -> Content:

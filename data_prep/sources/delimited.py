@@ -39,6 +39,22 @@ class Texts:
     words: np.ndarray
     longer: Sequence[bytes] = ()
 
+    @classmethod
+    def of(cls, texts: pa.LargeBinaryArray) -> Texts:
+        """The inverse of ``to_arrow``.
+
+        Args:
+            texts: (V) of up to eight characters each, none null.
+        """
+        offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset :][: len(texts) + 1]
+        data = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
+        lengths = np.diff(offsets)
+        rows = np.repeat(np.arange(len(texts)), lengths)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        characters = np.zeros((len(texts), WORD), dtype=np.uint8)
+        characters[rows, places] = data[offsets[rows] + places]
+        return cls(characters.reshape(-1).view("<u8"))
+
     def __len__(self) -> int:
         return len(self.words) + len(self.longer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -46,10 +46,16 @@ class ParquetTable:
             self.names = list(file.schema_arrow.names)
             check_field_names(self.names, path)
             self.contents: dict[str, Content] = {f.name: content_of(f.type) for f in file.schema_arrow}
-            self.types = {f.name: str(f.type) for f in file.schema_arrow}
+            self._arrow_types = {f.name: f.type for f in file.schema_arrow}
+            self.types = {name: str(kind) for name, kind in self._arrow_types.items()}
             self.spellings = {f.name: spelling_of(f.type) for f in file.schema_arrow}
             metadata = file.metadata
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def type_of(self, name: str) -> pa.DataType:
+        """What the values of a column that is carried along are; a dictionary's are what it holds."""
+        kind = self._arrow_types[name]
+        return kind.value_type if pa.types.is_dictionary(kind) else kind
 
     def ranges(self, block_bytes: int) -> list[tuple[int, int, int]]:
         """Runs of row groups, small ones together: first, last (exclusive), rows."""
@@ -67,14 +73,23 @@ class ParquetTable:
         return sum(self.row_groups[start:end])
 
     def read(
-        self, start: int, end: int, first_row: int, label: str, fields: tuple[RawField, ...]
+        self,
+        start: int,
+        end: int,
+        first_row: int,
+        label: str | None,
+        fields: tuple[RawField, ...],
+        kept: Mapping[str, pa.DataType],
     ) -> Iterator[RawRows]:
         """The rows of some row groups; a row's line is its number counted from 1."""
-        wanted = [label, *(field.name for field in fields)]
+        read = [*filter(None, [label]), *(field.name for field in fields)]
+        wanted = list(dict.fromkeys([*read, *kept]))
         with self._file() as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=list(range(start, end)), columns=wanted):
                 numbers = np.arange(first_row, first_row + batch.num_rows)
-                yield rows_of(pl.DataFrame(batch), label, fields, numbers, numbers + self.first_line)
+                carried = {name: batch.column(name).cast(kind) for name, kind in kept.items()}
+                frame = pl.DataFrame(batch.select(read))
+                yield rows_of(frame, label, fields, numbers, numbers + self.first_line, carried)
                 first_row += batch.num_rows
 
     @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from afm_dist import console
 from afm_dist.dataset.manifest import FieldKind
@@ -63,13 +65,17 @@ class RawRows:
         columns: For every field of the source, in order: tokens (``token_type`` of the source) or
             Float64 numbers, null where missing.
         numbers: (B) row number of each row within its file, from 0; rejected rows count too.
+        lines: (B) line in the file where each row begins, from 1.
         rejected: The malformed rows among them.
+        kept: (B) values of the columns that are carried along as they are.
     """
 
     labels: np.ndarray
     columns: Mapping[str, Column]
     numbers: np.ndarray
+    lines: np.ndarray
     rejected: Sequence[Rejected] = ()
+    kept: Mapping[str, pa.Array] = field(default_factory=dict)
 
     def filter(self, wanted: np.ndarray) -> RawRows:
         """The rows where ``wanted`` (B) is true."""
@@ -78,6 +84,8 @@ class RawRows:
             labels=self.labels[wanted],
             columns={name: column.filter(wanted) for name, column in self.columns.items()},
             numbers=self.numbers[wanted],
+            lines=self.lines[wanted],
+            kept={name: values.filter(pa.array(wanted)) for name, values in self.kept.items()},
         )
 
     def with_rejected(self, more: Sequence[Rejected]) -> RawRows:
@@ -95,6 +103,7 @@ class Source(ABC):
         paths: The input files, in order.
         token_type: Polars type of the categorical columns that ``read`` yields.
         first_line: Line in the file of row 0.
+        kept: Types of the columns that are carried along as they are, by name.
     """
 
     kind: str
@@ -103,6 +112,7 @@ class Source(ABC):
     paths: tuple[str, ...]
     token_type: pl.DataType
     first_line: int = 1
+    kept: Mapping[str, pa.DataType] = MappingProxyType({})
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -137,6 +147,14 @@ class Source(ABC):
         """Tokens as the text that stands in the raw log; missing becomes the empty text."""
         return tokens.cast(pl.String).fill_null("")
 
+    def tokens_of(self, text: pl.Series) -> pl.Series:
+        """The inverse of ``token_text``.
+
+        Raises:
+            DataError: a text that is no token of this format.
+        """
+        return pl.select(pl.when(text != "").then(text)).to_series()
+
     def describe(self) -> list[str]:
         """One line per column, saying what it is taken for."""
         return []
@@ -154,26 +172,35 @@ class Source(ABC):
         }
 
 
-def open_inputs(paths: Sequence[str], data_start: Callable[[str], int | None]) -> tuple[str, ...]:
+def open_inputs(
+    paths: Sequence[str], data_start: Callable[[str], int | None], *, may_have_no_rows: bool = False
+) -> tuple[str, ...]:
     """The inputs that hold rows; among several, those without any are passed over.
 
     Args:
         paths: The files, in order.
         data_start: Bytes before the first row of a file; None: it has no rows.
+        may_have_no_rows: Whether a header without rows will do, where no other file has any.
 
     Raises:
         DataError: a file is absent, or none holds a row.
     """
-    kept = []
+    kept: list[str] = []
+    rowless: list[str] = []
     for path in paths:
         size = files.describe(path).bytes
         if size and data_start(path) is not None:
             kept.append(path)
             continue
         what = "the file has a header and no rows" if size else "the file is empty"
+        if size and may_have_no_rows:
+            rowless.append(path)
         if len(paths) == 1:
+            if rowless:
+                break
             raise DataError(f"{path}: {what}; check how it was downloaded or exported")
         console.warn(f"{path}: {what}; passed over")
+    kept = kept or rowless[:1]
     if not kept:
         raise DataError(f"none of the {len(paths)} input files holds a row; the first is {paths[0]}")
     return tuple(kept)

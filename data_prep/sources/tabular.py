@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +14,7 @@ from data_prep.sources.csv_table import CsvTable
 from data_prep.sources.parquet_table import ParquetTable
 from data_prep.sources.source import Block, RawField, RawRows, Source, open_inputs
 from data_prep.sources.tabular_columns import Column, ColumnOptions, choose_columns
+from data_prep.split import SplitRule
 
 PARQUET_MAGIC = b"PAR1"
 BLOCK_BYTES = 32 << 20
@@ -40,8 +42,8 @@ class TabularSource(Source):
     def __init__(
         self, paths: Sequence[str], columns: ColumnOptions, *, block_bytes: int = BLOCK_BYTES
     ) -> None:
-        self.label = columns.label
-        self.paths = open_inputs(paths, _data_start)
+        self.label = columns.label or ""
+        self.paths = open_inputs(paths, _data_start, may_have_no_rows=columns.only_named)
         self.block_bytes = block_bytes
         self._tables: list[Table] = [_open(path) for path in self.paths]
         self.first_line = self._tables[0].first_line
@@ -66,9 +68,14 @@ class TabularSource(Source):
         types = {name: table.types[name] for name, table in typed.items()}
         self.columns = choose_columns(contents, types, columns, first.path)
         for column in self.columns:
-            if column.name not in columns.drop:
+            if column.kind is not None or column.name == columns.label:
                 _check_types(column, typed[column.name], self._tables)
         self.fields = tuple(RawField(name=c.name, kind=c.kind) for c in self.columns if c.kind is not None)
+        self.spellings = {
+            name: "empty" if contents[name] == "empty" else typed[name].spellings[name]
+            for name in self.categorical
+        }
+        self.kept = {name: typed[name].type_of(name) for name in columns.kept}
 
     def blocks(self) -> list[Block]:
         """Row groups of Parquet files, byte ranges of plain CSV files, whole compressed ones."""
@@ -84,7 +91,12 @@ class TabularSource(Source):
 
     def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
         """Convert a block batch by batch."""
-        return self._tables[block.file].read(block.start, block.end, first_row, self.label, self.fields)
+        table, label = self._tables[block.file], self.label or None
+        return table.read(block.start, block.end, first_row, label, self.fields, self.kept)
+
+    def facts(self, split_of: SplitRule) -> Mapping[str, Any]:
+        """How the tokens of each column are spelled: equal values of other types may be other tokens."""
+        return {"spellings": self.spellings}
 
     def describe(self) -> list[str]:
         """What each column is taken for."""
@@ -112,18 +124,19 @@ def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:
             )
 
 
-def _is_parquet(path: str) -> bool:
+def is_parquet(path: str) -> bool:
+    """Whether a file begins as a Parquet file does, whatever its name says."""
     with storage.open_read(path) as file:
         return bool(file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC)
 
 
 def _open(path: str) -> Table:
-    return ParquetTable(path) if _is_parquet(path) else CsvTable(path)
+    return ParquetTable(path) if is_parquet(path) else CsvTable(path)
 
 
 def _data_start(path: str) -> int | None:
     """Bytes before the first row; None: there is none."""
-    if _is_parquet(path):
+    if is_parquet(path):
         return 0 if sum(ParquetTable(path).row_groups) else None
     header, newline, rest = files.head(path, CHECKED_BYTES).partition(b"\n")
     return len(header) + len(newline) if rest else None

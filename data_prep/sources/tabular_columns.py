@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from afm_dist.dataset.manifest import FieldKind
-from afm_dist.errors import OptionError
+from afm_dist.errors import DataError, OptionError
 
 Content = Literal["text", "integers", "long integers", "decimals", "empty", "not read"]
 
@@ -17,16 +17,20 @@ class ColumnOptions:
     """What the user says about the columns; what is left unsaid is inferred.
 
     Attributes:
-        label: The column with 0 or 1.
+        label: The column with 0 or 1; None: there is none, or nobody asks.
         categorical: Columns to take as categories.
         numeric: Columns to take as numbers.
         drop: Columns to leave out.
+        only_named: Whether columns that are not named are left out instead.
+        kept: Columns to carry along as they are.
     """
 
-    label: str
+    label: str | None
     categorical: tuple[str, ...] = ()
     numeric: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    only_named: bool = False
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +62,15 @@ def choose_columns(
     Raises:
         OptionError: an option names a column that is not there, two options name the same, or a
             column that is not left out has a type that is not read.
+        DataError: of the only columns to be read some are not there.
     """
     _check_options(tuple(contents), options, where)
     columns = []
     for name, content in contents.items():
         column: Column
+        if options.only_named and name not in options.categorical + options.numeric:
+            columns.append(Column(name=name, kind=None, why="not read"))
+            continue
         if content == "not read" and name not in options.drop:
             advice = (
                 "name another with --label" if name == options.label else f"leave it out with --drop {name}"
@@ -90,9 +98,15 @@ def choose_columns(
 
 def _check_options(names: Sequence[str], options: ColumnOptions, where: str) -> None:
     listing = ", ".join(names)
+    if options.only_named:
+        if missing := [name for name in options.categorical + options.numeric if name not in names]:
+            raise DataError(f"{where}: has no column {', '.join(missing)}; it has: {listing}")
+        if missing := [name for name in options.kept if name not in names]:
+            raise OptionError(f"--keep {', '.join(missing)}: {where} has no such column; it has: {listing}")
+        return
     if options.label not in names:
         raise OptionError(f"--label {options.label}: {where} has no such column; it has: {listing}")
-    role = {options.label: "--label"}
+    role: dict[str | None, str] = {options.label: "--label"}
     for option, given in (
         ("--categorical", options.categorical),
         ("--numeric", options.numeric),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from data_prep.columns import Column
 from data_prep.sources.files import MAX_REJECTED_BYTES
@@ -36,21 +39,31 @@ def _decode(value: bytes | None) -> str | None:
 
 
 def rows_of(
-    frame: pl.DataFrame, label: str, fields: tuple[RawField, ...], numbers: np.ndarray, lines: np.ndarray
+    frame: pl.DataFrame,
+    label: str | None,
+    fields: tuple[RawField, ...],
+    numbers: np.ndarray,
+    lines: np.ndarray,
+    kept: Mapping[str, pa.Array],
 ) -> RawRows:
     """Convert columns and set aside the rows that do not convert.
 
     Args:
         frame: At least the label and the fields; B rows.
-        label: Name of the label column.
+        label: Name of the label column; None: the label of every row is 0.
         fields: The fields to keep.
         numbers: (B) row numbers within the file.
-        lines: (B) the line of each in the file, for messages.
+        lines: (B) the line of each in the file.
+        kept: (B) values to carry along.
     """
-    raw = {name: Column.of(frame[name]) for name in (label, *(field.name for field in fields))}
-    labels = _numbers(raw[label].values)
-    is_label = labels.is_in([0.0, 1.0]).fill_null(False)
-    faults = [(label, ~is_label, "is not 0 or 1")]
+    raw = {
+        name: Column.of(frame[name]) for name in (*filter(None, [label]), *(field.name for field in fields))
+    }
+    labels = np.zeros(len(numbers), dtype=np.uint8)
+    faults = []
+    if label is not None:
+        labels, is_label = _labels(raw[label])
+        faults.append((label, ~is_label, "is not 0 or 1"))
     columns = {}
     for field in fields:
         values, wrong, what = _READERS[field.kind](raw[field.name].values)
@@ -66,9 +79,11 @@ def rows_of(
                 subject = "label" if name == label else name
                 reasons.setdefault(int(row), f"{subject} {shown} {what}")
     rows = RawRows(
-        labels=labels.fill_null(0.0).cast(pl.UInt8, strict=False).fill_null(0).to_numpy()[raw[label].codes],
+        labels=labels,
         columns=columns,
         numbers=numbers,
+        lines=lines,
+        kept=kept,
     )
     if not reasons:
         return rows
@@ -83,6 +98,13 @@ def rows_of(
         for row, reason in sorted(reasons.items())
     ]
     return rows.filter(good).with_rejected(rejected)
+
+
+def _labels(column: Column) -> tuple[np.ndarray, pl.Series]:
+    """(B) labels, 0 where there is none, and (V) which of the distinct values are labels."""
+    numbers = _numbers(column.values)
+    labels = numbers.fill_null(0.0).cast(pl.UInt8, strict=False).fill_null(0).to_numpy()[column.codes]
+    return labels, numbers.is_in([0.0, 1.0]).fill_null(False)
 
 
 def _tokens(raw: pl.Series) -> tuple[pl.Series, pl.Series, str]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 
+from afm_dist.errors import DataError, OptionError
 from data_prep.columns import Column
 from data_prep.sources import files
-from data_prep.sources.delimited import Cut, Texts, column
+from data_prep.sources.delimited import WORD, Cut, Texts, column
 from data_prep.sources.files import Lines
 from data_prep.sources.short_texts import Values
 from data_prep.sources.source import Block, RawField, RawRows, Rejected, Source, open_inputs
+from data_prep.sources.tabular_rows import text_of
 
 MIN_BLOCK_BYTES = 4 << 20
 MAX_BLOCK_BYTES = 32 << 20
@@ -50,31 +54,66 @@ class TextLog(Source):
         paths: The files, in order.
         block_bytes: Bytes per block of a plain file; by default 1/16 of the input, at least 4 MB,
             at most 32 MB. A compressed file is one block.
+        labelled: Otherwise nobody asks for the label: it may be anything, or its field not be there.
+        kept: Names of columns to carry along.
 
     Attributes:
         delimiter: Between fields.
-        n_fields: Of a line.
+        names: Of the fields of a line, in order.
         header: The first line of every file; None: there is none.
-        label_position: Which field is the label.
+        label_position: Which field is the label; None: nobody asks.
         layout: The other fields, in model order; what is not listed is not read.
 
     Raises:
         DataError: a file is absent, empty, or of another format.
+        OptionError: there is no column to carry along of that name.
     """
 
     delimiter: str
-    n_fields: int
+    names: tuple[str, ...]
     header: bytes | None = None
-    label_position: int
+    label_position: int | None
     layout: Sequence[TextField]
 
-    def __init__(self, paths: Sequence[str], *, block_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        block_bytes: int | None = None,
+        labelled: bool = True,
+        kept: Sequence[str] = (),
+    ) -> None:
         self.fields = tuple(text_field.field for text_field in self.layout)
-        self.paths = open_inputs(paths, self.data_start)
+        if not labelled:
+            self._forget_label(paths[0])
+        if missing := [name for name in kept if name not in self.names]:
+            raise OptionError(
+                f"--keep {', '.join(missing)}: {paths[0]} has no such column; it has: {', '.join(self.names)}"
+            )
+        self.kept = dict.fromkeys(kept, pa.string())
+        self.paths = open_inputs(paths, self.data_start, may_have_no_rows=not labelled)
         self._compression = tuple(files.compression_of(path) for path in self.paths)
         self._sizes = [files.describe(path).bytes for path in self.paths]
         size = sum(self._sizes)
         self.block_bytes = block_bytes or min(max(size // BLOCKS, MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
+
+    @property
+    def n_fields(self) -> int:
+        """Fields of a line."""
+        return len(self.names)
+
+    def _forget_label(self, path: str) -> None:
+        """Read no label, and expect none where the first line of a file has a field less."""
+        line = files.head(path, SAMPLE_BYTES).partition(b"\n")[0]
+        label, self.label_position = self.label_position, None
+        if label is None or line.count(self.delimiter.encode()) != self.n_fields - 2:
+            return
+        self.names = (*self.names[:label], *self.names[label + 1 :])
+        self.layout = [
+            replace(each, position=each.position - (each.position > label)) for each in self.layout
+        ]
+        if self.header is not None:
+            self.header = self.delimiter.join(self.names).encode()
 
     @abstractmethod
     def check_first_line(self, path: str, line: bytes) -> None:
@@ -135,13 +174,19 @@ class TextLog(Source):
             size += len(lines.text)
             for cut in self._cut(lines):
                 cuts.append(cut)
-                bad += cut.lines - int(np.isin(cut.words[self.label_position], LABEL_WORDS).sum())
+                bad += cut.lines - self._labelled(cut)
                 if size >= PART_BYTES or bad >= PART_BAD_LINES:
                     yield self._rows(cuts, first_row)
                     first_row += sum(cut.lines for cut in cuts)
                     cuts, size, bad = [], 0, 0
         if cuts:
             yield self._rows(cuts, first_row)
+
+    def _labelled(self, cut: Cut) -> int:
+        """Lines that have a label, or could have one where nobody asks."""
+        if self.label_position is None:
+            return len(cut.good)
+        return int(np.isin(cut.words[self.label_position], LABEL_WORDS).sum())
 
     def _cut(self, lines: Lines) -> Iterator[Cut]:
         """A piece, or what it is cut into where lines are shorter than those of any log."""
@@ -156,16 +201,23 @@ class TextLog(Source):
         """The good rows of some pieces, and the bad ones."""
         first_lines = np.cumsum([0, *(cut.lines for cut in cuts)])
         numbers = np.concatenate([first + cut.good for first, cut in zip(first_lines, cuts, strict=False)])
-        labels, is_label = _labels(column(cuts, self.label_position))
+        labels, good = np.zeros(len(numbers), dtype=np.uint8), np.ones(len(numbers), dtype=bool)
+        if self.label_position is not None:
+            labels, good = _labels(column(cuts, self.label_position))
         columns: dict[str, Column] = {}
-        good = is_label
         for text_field in self.layout:
             texts, codes = column(cuts, text_field.position)
             values, valid = text_field.parse(texts)
             if not valid.all():
                 good = good & valid[codes]
             columns[text_field.field.name] = Column(values, codes)
-        rows = RawRows(labels=labels, columns=columns, numbers=first_row + numbers)
+        rows = RawRows(
+            labels=labels,
+            columns=columns,
+            numbers=first_row + numbers,
+            lines=self.line_of(first_row) + numbers,
+            kept={name: self._texts(cuts, self.names.index(name)) for name in self.kept},
+        )
         if not good.all():
             rows = rows.filter(good)
         is_bad = np.ones(first_lines[-1], dtype=bool)
@@ -173,6 +225,25 @@ class TextLog(Source):
         return rows.with_rejected(
             [self._rejected(cuts, first_lines, int(number), first_row) for number in np.flatnonzero(is_bad)]
         )
+
+    def _texts(self, cuts: Sequence[Cut], position: int) -> pa.Array:
+        """(B) the texts of a field, null where empty or not UTF-8."""
+        texts, codes = column(cuts, position)
+        values = text_of(pl.Series(texts.to_arrow()))
+        return values.gather(codes).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+
+    def tokens_of(self, text: pl.Series) -> pl.Series:
+        """As the parser of the raw log reads them."""
+        parse, fault = next((f.parse, f.fault) for f in self.layout if f.field.kind == "categorical")
+        present = text.fill_null("")
+        wrong = present.str.len_bytes() > WORD
+        if not wrong.any():
+            raw = present.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_binary())
+            values, valid = parse(Texts.of(raw))
+            wrong = ~pl.Series(valid)
+        if wrong.any():
+            raise DataError(f"token {present.filter(wrong)[0][:40]!r} is {fault}")
+        return values
 
     def _rejected(
         self, cuts: Sequence[Cut], first_lines: np.ndarray, number: int, first_row: int
@@ -194,7 +265,7 @@ class TextLog(Source):
         fields = line.split(self.delimiter.encode())
         if len(fields) != self.n_fields:
             return f"{len(fields)} fields instead of {self.n_fields}"
-        if fields[self.label_position] not in (b"0", b"1"):
+        if self.label_position is not None and fields[self.label_position] not in (b"0", b"1"):
             return f"label {_show(fields[self.label_position])} is not 0 or 1"
         for text_field in self.layout:
             text = fields[text_field.position]

@@ -19,7 +19,7 @@ import pytest
 from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
-from data_prep import parse
+from data_prep import parse, rejected
 from data_prep.pipeline import prepare
 from data_prep.protocol import ColumnRule, Protocol
 from data_prep.sources import csv_table, files, text_log
@@ -248,7 +248,7 @@ def test_more_malformed_rows_than_allowed_stop_the_job_and_name_the_first_ten(
 
 def test_many_malformed_rows_are_kept_in_several_files(tmp_path: Path, here: pytest.MonkeyPatch) -> None:
     form = FORMATS["criteo"]
-    here.setattr(parse, "REJECTED_PER_FILE", 4)
+    here.setattr(rejected, "REJECTED_PER_FILE", 4)
     lines = [line for good in form.lines[:10] for line in (good, f"broken {good}")]
     source = _source(form, tmp_path / "log", form.text(lines))
 

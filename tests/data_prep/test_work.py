@@ -93,4 +93,4 @@ def test_on_ray_tasks_run_elsewhere_and_what_a_task_raises_reaches_the_driver_in
     assert str(caught.value) == "log.gz: the file is damaged; fetch it again"
     assert caught.value.__cause__ is None
     assert work.usage.peak_bytes > 1 << 20
-    assert not (tmp_path / ".work" / "stage" / "bad.json").exists()
+    assert not (tmp_path / "stage" / "bad.json").exists()

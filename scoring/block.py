@@ -1,0 +1,165 @@
+"""One block of raw rows to one part of the scores: what a task does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from afm_dist import storage
+from afm_dist.dataset.batch import Batch
+from afm_dist.dataset.shard import Columns
+from afm_dist.errors import DataError
+from afm_dist.resources import Device
+from afm_dist.sharing import SharedModel, load_shared
+from data_prep.parse import REJECTED_SHOWN, checked
+from data_prep.rejected import RejectedRows
+from data_prep.sources.source import Block, RawRows
+from scoring.inputs import InputMaker
+
+SCORE, LOGIT, ROW = "score", "logit", "row"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What the scoring of every block has in common.
+
+    Attributes:
+        inputs: Makes raw rows inputs of the model.
+        shared: The model in the object store.
+        device: Type of the device it runs on.
+        batch_size: Rows of a batch.
+        parts: Folder of the parts.
+        rejected: Folder of the malformed rows.
+        max_rejected: A block with more of them ends the job at once.
+    """
+
+    inputs: InputMaker
+    shared: SharedModel
+    device: Device
+    batch_size: int
+    parts: str
+    rejected: str
+    max_rejected: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of a part."""
+        return part_schema(self.inputs.source.kept)
+
+    def part(self, index: int) -> str:
+        """Where the part of a block lies."""
+        return storage.join(self.parts, f"part-{index:05d}.arrow")
+
+
+@dataclass(kw_only=True)
+class Receipt:
+    """What a block held.
+
+    Attributes:
+        rows: Rows, good or bad: so many has its part.
+        rejected: The malformed ones.
+        offenders: The first of these, as ``file:line reason``.
+        clicks: Sum of the scores.
+        unknown: By categorical field, rows whose token has no id.
+    """
+
+    rows: int = 0
+    rejected: int = 0
+    offenders: list[str] = field(default_factory=list)
+    clicks: float = 0.0
+    unknown: dict[str, int] = field(default_factory=dict)
+
+
+def part_schema(kept: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Columns of a part: score and logit, null for a malformed row, then what is carried along."""
+    return pa.schema([(SCORE, pa.float32()), (LOGIT, pa.float32()), *kept.items()])
+
+
+def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> dict[str, Any]:
+    """Score one block in bounded memory.
+
+    Args:
+        scoring: What to do.
+        index: Of the block, for the names of its files.
+        block: The piece of the input.
+        first_row: Number of its first row within its file.
+
+    Returns:
+        A ``Receipt`` as plain values.
+
+    Raises:
+        DataError: more rows are malformed than the whole input may hold, or a logit is not finite.
+    """
+    torch.set_num_threads(1)
+    source = scoring.inputs.source
+    path = source.paths[block.file]
+    model = load_shared(scoring.shared).to(scoring.device)
+    receipt, unknown = Receipt(), Counter[str]()
+    rejects = RejectedRows(scoring.rejected, index)
+    with (
+        storage.open_write(scoring.part(index)) as sink,
+        pa.ipc.new_file(sink, scoring.schema) as writer,
+    ):
+        for raw in source.read(block, first_row):
+            rows = checked(raw, source, scoring.inputs.rules)
+            for bad in rows.rejected:
+                receipt.rejected += 1
+                if len(receipt.offenders) < REJECTED_SHOWN:
+                    receipt.offenders.append(f"{path}:{bad.line} {bad.reason}")
+                rejects.add(path, bad)
+            if receipt.rejected > scoring.max_rejected:
+                rejects.flush()
+                raise DataError(
+                    f"{path}: {receipt.rejected:,} rows are malformed, more than --max-bad-rows allows in "
+                    f"the whole input; the first: {'; '.join(receipt.offenders)}; see {scoring.rejected}"
+                )
+            columns, missed = scoring.inputs.make(rows)
+            logits = _logits(model, columns, scoring)
+            _check_finite(logits, rows, path)
+            scores = torch.sigmoid(torch.from_numpy(logits).double())
+            batch = _in_order(rows, scores.float().numpy(), logits, scoring.schema)
+            writer.write_batch(batch)
+            receipt.rows += batch.num_rows
+            receipt.clicks += float(scores.sum())
+            unknown.update(missed)
+    rejects.flush()
+    receipt.unknown = dict(unknown)
+    return vars(receipt)
+
+
+def _logits(model: nn.Module, columns: Columns, scoring: Scoring) -> np.ndarray:
+    """(B) float32."""
+    logits = np.empty(len(columns), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(columns), scoring.batch_size):
+            rows = slice(start, start + scoring.batch_size)
+            batch: Batch = columns[rows].to(scoring.device)
+            logits[rows] = model(batch.ids, batch.numeric).float().cpu().numpy()
+    return logits
+
+
+def _check_finite(logits: np.ndarray, rows: RawRows, path: str) -> None:
+    finite = np.isfinite(logits)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DataError(
+            f"{path}:{rows.lines[row]} has the logit {logits[row]}; the model diverged, or is damaged"
+        )
+
+
+def _in_order(rows: RawRows, scores: np.ndarray, logits: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:
+    """Good and malformed rows in the order of their lines; what a malformed one should hold is null."""
+    columns = [pa.array(scores), pa.array(logits), *rows.kept.values()]
+    if rows.rejected:
+        lines = np.concatenate([rows.lines, [bad.line for bad in rows.rejected]])
+        order = pa.array(np.argsort(lines, kind="stable"))
+        nulls = len(rows.rejected)
+        columns = [pa.concat_arrays([column, pa.nulls(nulls, column.type)]).take(order) for column in columns]
+    return pa.record_batch(columns, schema=schema)

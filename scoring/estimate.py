@@ -1,0 +1,55 @@
+"""What scoring raw rows takes: rough, and starts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from afm_dist.checkpoint import ModelConfig
+from afm_dist.dataset.manifest import Manifest, Shard
+from afm_dist.planning.capacity import Plan
+from afm_dist.planning.estimate import PROCESS_BYTES, Costs
+from afm_dist.resources import ResourceOptions
+from data_prep.dry_run import MEMORY_PER_WORKER, ROWS_PER_SECOND_AND_CORE
+from data_prep.sources.source import Source
+
+SPLIT = "rows"
+# Row number, score and logit: once in the parts, once in the result.
+BYTES_PER_ROW = 2 * 16
+# A token or a view of one, and its id.
+BYTES_PER_TOKEN = 20
+
+
+def plan_of(
+    config: ModelConfig, manifest: Manifest, source: Source, output: str, options: ResourceOptions
+) -> Plan:
+    """Memory, disk and time of scoring some rows, and what the cluster has.
+
+    Args:
+        config: The model.
+        manifest: What makes raw rows inputs of it.
+        source: The rows.
+        output: The file to write.
+        options: What tasks get.
+    """
+    blocks = source.blocks()
+    rows = sum(block.expected_rows for block in blocks)
+    # As if the blocks were the shards of a split.
+    shards = tuple(Shard(path="", rows=block.expected_rows, bytes=0, sha256="") for block in blocks)
+    as_split = replace(manifest, splits={SPLIT: shards or (Shard(path="", rows=0, bytes=0, sha256=""),)})
+    costs = Costs.of(config, as_split, options=options)
+    scoring = costs.scoring("score", SPLIT)
+    tokens = sum(file.rows for file in manifest.vocabulary.values())
+    seconds = scoring.seconds
+    if seconds is not None:
+        at_once = max(1, min(costs.cluster.cpus, costs.tasks.slots(costs.cluster.nodes), len(shards)))
+        seconds += rows / ROWS_PER_SECOND_AND_CORE / at_once
+    estimate = replace(
+        scoring,
+        tasks=max(1, len(blocks)),
+        memory=scoring.memory + MEMORY_PER_WORKER,
+        driver=PROCESS_BYTES + costs.bytes,
+        disk=rows * BYTES_PER_ROW + tokens * BYTES_PER_TOKEN,
+        seconds=seconds,
+        note=f"{len(blocks):,} blocks; vocabularies of {tokens:,} tokens, mapped from disk",
+    )
+    return costs.plan([estimate], output=output)

@@ -1,0 +1,91 @@
+"""The parts of the scores to one Parquet file, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from afm_dist import storage
+from afm_dist.errors import OptionError
+from data_prep.spool import open_arrow
+from scoring.block import ROW
+
+ROW_GROUP_ROWS = 1 << 17
+# In the file's metadata: which model these scores are of.
+KEY = b"afm-dist"
+
+
+def check_result(output: str, inputs: Sequence[str]) -> None:
+    """Refuse to write over anything but scores of this job.
+
+    Raises:
+        OptionError: the output is an input, a folder, or a file of somebody else's.
+    """
+    if output in inputs:
+        raise OptionError(f"--output {output}: this is an input; name another file")
+    if storage.is_folder(output):
+        raise OptionError(f"--output {output}: a folder; name a file, such as scores.parquet")
+    if not storage.exists(output):
+        return
+    try:
+        with storage.open_read(output) as raw, pq.ParquetFile(raw) as file:
+            ours = KEY in (file.schema_arrow.metadata or {})
+    except pa.ArrowException:
+        ours = False
+    if not ours:
+        raise OptionError(f"--output {output}: holds something else than scores; name another file")
+
+
+def write_result(parts: Sequence[str], schema: pa.Schema, output: str, model: Mapping[str, Any]) -> int:
+    """Write the scores, with the number of each row over the whole input.
+
+    Args:
+        parts: Arrow files, in order.
+        schema: Of the parts.
+        output: The file, which appears whole or not at all.
+        model: Which model they are of, for the metadata; plain values.
+
+    Returns:
+        Rows written.
+    """
+    whole = pa.schema(
+        [pa.field(ROW, pa.int64(), nullable=False), *schema], metadata={KEY: json.dumps(dict(model))}
+    )
+    carried = schema.names[2:]
+    rows = 0
+    with (
+        storage.open_write(output) as sink,
+        pq.ParquetWriter(sink, whole, compression="zstd", use_dictionary=carried or False) as writer,
+    ):
+        for table in _row_groups(_batches(parts), schema):
+            numbers = pa.array(range(rows, rows + table.num_rows), pa.int64())
+            writer.write_table(
+                pa.Table.from_arrays([numbers, *table.columns], schema=whole), row_group_size=ROW_GROUP_ROWS
+            )
+            rows += table.num_rows
+    return rows
+
+
+def _batches(parts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for part in parts:
+        with open_arrow(part) as reader:
+            for index in range(reader.num_record_batches):
+                yield reader.get_batch(index)
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows in tables of equal size but the last."""
+    waiting = schema.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        full = waiting.num_rows // ROW_GROUP_ROWS * ROW_GROUP_ROWS
+        if full:
+            yield waiting.slice(0, full)
+            # A copy: a slice would keep the part's file open.
+            waiting = pa.concat_tables([waiting.slice(full)]).combine_chunks()
+    if waiting.num_rows:
+        yield waiting

@@ -1,0 +1,106 @@
+"""The rows to be scored, read as the log was that the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+from afm_dist.dataset.manifest import FieldKind, Manifest
+from afm_dist.errors import DataError, OptionError
+from data_prep.sources.avazu import AvazuSource
+from data_prep.sources.criteo import CriteoSource
+from data_prep.sources.source import Source
+from data_prep.sources.tabular import TabularSource, is_parquet
+from data_prep.sources.tabular_columns import ColumnOptions
+from data_prep.sources.text_log import TextLog
+from data_prep.transforms import TRANSFORMS, FieldRule, spelled_rule
+
+SourceName = Literal["criteo", "avazu", "tabular"]
+
+TEXT_LOGS: Mapping[str, type[TextLog]] = {"criteo": CriteoSource, "avazu": AvazuSource}
+# A text 5 and an integer 5 are the same token; 5.0 is another.
+ALIKE = {"text", "integer"}
+
+
+def rules_of(manifest: Manifest) -> tuple[FieldRule, ...]:
+    """How each field of a model is made of raw columns, in model order.
+
+    Raises:
+        DataError: by a transform that this release does not know.
+    """
+    try:
+        return tuple(spelled_rule(f.name, f.column, f.transform) for f in manifest.fields)
+    except ValueError as error:
+        raise DataError(f"{manifest.location}: {error}; it was made by another release") from error
+
+
+def open_source(
+    paths: Sequence[str], manifest: Manifest, *, name: SourceName | None = None, keep: Sequence[str] = ()
+) -> Source:
+    """The rows of some files, without labels.
+
+    Args:
+        paths: The files, in order.
+        manifest: What makes raw rows inputs of the model.
+        name: What the files are; by default what the model was trained on, or a table where the first
+            is a Parquet file.
+        keep: Columns to carry along.
+
+    Raises:
+        DataError: a file is absent, of another format, or lacks a column that the model reads.
+        OptionError: a column to carry along is not there, or the source has not the model's columns.
+    """
+    columns: dict[str, FieldKind] = {
+        rule.column: TRANSFORMS[rule.transform].reads for rule in rules_of(manifest)
+    }
+    name = name or (_trained_on(manifest) if not is_parquet(paths[0]) else "tabular")
+    if name == "tabular":
+        return _table(paths, manifest, columns, keep)
+    source = TEXT_LOGS[name](paths, labelled=False, kept=keep)
+    there = {column.name for column in source.fields}
+    if missing := [column for column in columns if column not in there]:
+        raise OptionError(
+            f"--source {name}: such a log has no column {', '.join(missing)}, which the model reads; name "
+            "what the model was trained on"
+        )
+    return source
+
+
+def _trained_on(manifest: Manifest) -> SourceName:
+    """What the log was that the model was trained on.
+
+    Raises:
+        DataError: a format that this release does not know.
+    """
+    kind = manifest.facts["source"]
+    if kind == "synthetic":
+        kind = manifest.facts["synthetic"]["shape"]
+    for known in get_args(SourceName):
+        if kind == known:
+            return known  # type: ignore[no-any-return]
+    raise DataError(f"{manifest.location}: its source {kind!r} is unknown; name one with --source")
+
+
+def _table(
+    paths: Sequence[str], manifest: Manifest, columns: Mapping[str, FieldKind], keep: Sequence[str]
+) -> TabularSource:
+    source = TabularSource(
+        paths,
+        ColumnOptions(
+            label=None,
+            categorical=tuple(name for name, kind in columns.items() if kind == "categorical"),
+            numeric=tuple(name for name, kind in columns.items() if kind == "numeric"),
+            only_named=True,
+            kept=tuple(keep),
+        ),
+    )
+    before = manifest.facts.get("spellings", {})
+    for name, spelling in source.spellings.items():
+        trained = before.get(name, "text" if _trained_on(manifest) in TEXT_LOGS else spelling)
+        if "empty" in (spelling, trained) or spelling == trained or {spelling, trained} <= ALIKE:
+            continue
+        raise DataError(
+            f"{source.paths[0]}: column {name!r} holds {spelling} values where the model was trained on "
+            f"{trained}: equal values would be other tokens; write the column as {trained}"
+        )
+    return source

@@ -66,9 +66,9 @@ def write_lookup(manifest: Manifest, rule: FieldRule, source: Source, target: st
                 for batch in _arrow(piece.rechunk()).to_batches():
                     writer.write_batch(batch)
             total += frame.height
-    total += missing.height
-    if total != file.rows - 1:
-        raise DataError(f"{location}: {total} different tokens where its ids promise {file.rows - 1}")
+        total += missing.height
+        if total != file.rows - 1:
+            raise DataError(f"{location}: {total} different tokens where its ids promise {file.rows - 1}")
     return total
 
 

@@ -1,0 +1,128 @@
+"""Interrupted at any point and started again: the same bytes. Nothing else is overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from afm_dist import storage
+from afm_dist.errors import OptionError
+from data_prep import work
+from data_prep.sources import tabular
+from scoring import result
+from tests.scoring.conftest import HEADER, clicks, write_csv
+from tests.scoring.models import Trained
+
+
+class Stopped(BaseException):
+    """As if the driver had been killed."""
+
+
+@pytest.fixture
+def rows(tmp_path: Path, here: pytest.MonkeyPatch) -> Path:
+    """A log of several blocks."""
+    here.setattr(tabular.TabularSource.__init__, "__kwdefaults__", {"block_bytes": 1_000})
+    return write_csv(tmp_path / "rows.csv", HEADER[:3], [row[:3] for row in clicks(400, seed=1)])
+
+
+def stop_after(here: pytest.MonkeyPatch, tasks: int) -> None:
+    """The driver ends after so many tasks."""
+    left = [tasks]
+
+    def some(
+        submit: Callable[[Any], Any], items: list[Any], *, finished: Callable[[Any, Any], None], **_: Any
+    ) -> None:
+        for item in items:
+            if not left[0]:
+                raise Stopped
+            left[0] -= 1
+            finished(item, submit(item))
+
+    here.setattr(work, "run_tasks", some)
+
+
+def test_interrupted_after_any_task_the_result_is_the_same_bytes(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "scores.parquet"
+    trained.predict(tmp_path / "undisturbed.parquet", rows, keep=("user",))
+    n_tasks = 0  # 5 blocks to scan, 2 vocabularies, 5 blocks to score
+    while True:
+        stop_after(here, 3)
+        try:
+            trained.predict(output, rows, keep=("user",))
+            break
+        except Stopped:
+            assert not output.exists()
+            n_tasks += 3
+    assert n_tasks >= 9
+    assert output.read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.csv", "scores.parquet", "undisturbed.parquet"}
+
+
+def test_interrupted_while_the_result_is_written_no_part_of_it_is_seen(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    def failing(parts: Any) -> Any:
+        yield from list(result_batches(parts))[:2]
+        raise Stopped
+
+    result_batches = result._batches
+    with here.context() as patch:
+        patch.setattr(result, "_batches", failing)
+        with pytest.raises(Stopped):
+            trained.predict(tmp_path / "scores.parquet", rows)
+    assert not (tmp_path / "scores.parquet").exists()
+
+    stop_after(here, 0)
+    trained.predict(tmp_path / "scores.parquet", rows)
+
+    assert pq.read_metadata(tmp_path / "scores.parquet").num_rows == 400
+
+
+def test_input_that_changed_is_scored_anew(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    with here.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Stopped):
+            trained.predict(tmp_path / "scores.parquet", rows)
+    write_csv(rows, HEADER[:3], [row[:3] for row in clicks(400, seed=2)])
+
+    trained.predict(tmp_path / "scores.parquet", rows)
+    trained.predict(tmp_path / "again.parquet", rows)
+
+    assert (tmp_path / "scores.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
+
+
+def test_row_groups_are_of_equal_size_whatever_the_blocks(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    here.setattr(result, "ROW_GROUP_ROWS", 150)
+
+    trained.predict(tmp_path / "scores.parquet", rows)
+
+    metadata = pq.read_metadata(tmp_path / "scores.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [150, 150, 100]
+    assert pq.read_table(tmp_path / "scores.parquet")["row"].to_pylist() == list(range(400))
+
+
+def test_only_scores_are_overwritten(trained: Trained, rows: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "others.parquet")
+    for name, message in (
+        ("others.parquet", "something else than scores"),
+        ("rows.csv", "this is an input"),
+        ("", "a folder"),
+    ):
+        before = storage.list_sizes(str(tmp_path))
+        with pytest.raises(OptionError, match=message):
+            trained.predict(tmp_path / name, rows)
+        assert storage.list_sizes(str(tmp_path)) == before
+
+    trained.predict(tmp_path / "scores.parquet", rows)
+    trained.predict(tmp_path / "scores.parquet", rows)

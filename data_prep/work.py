@@ -66,7 +66,7 @@ def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> tu
     _forget_peak_memory()
     result = function(*arguments)
     storage.write_json(receipt, result)
-    return result, _peak_memory()
+    return result, peak_memory()
 
 
 def _forget_peak_memory() -> None:
@@ -75,7 +75,7 @@ def _forget_peak_memory() -> None:
         CLEAR_PEAK.write_text("5")
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Largest resident memory of this process, in bytes."""
     with suppress(OSError):
         for line in STATUS.read_text().splitlines():

@@ -63,7 +63,7 @@ def main(config: Predict) -> None:
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
     from data_prep.sources import files
-    from data_prep.work import Usage
+    from data_prep.work import Usage, peak_memory
     from scoring import estimate, pipeline
     from scoring.source import open_source
 
@@ -94,8 +94,8 @@ def main(config: Predict) -> None:
         options=config.resources,
     )
     say_summary(summary, manifest, config.output)
-    memory = f", peak memory of a worker {usage.peak_bytes / 1e6:,.0f} MB" if usage.peak_bytes else ""
-    console.say(f"done in {time.monotonic() - started:.1f} s{memory}")
+    peaks = f"{usage.peak_bytes / 1e6:,.0f} MB, of the driver {peak_memory() / 1e6:,.0f} MB"
+    console.say(f"done in {time.monotonic() - started:.1f} s, peak memory of a worker {peaks}")
 
 
 def say_summary(summary: Summary, manifest: Manifest, output: str) -> None:

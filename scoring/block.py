@@ -120,15 +120,17 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
                     f"{path}: {receipt.rejected:,} rows are malformed, more than --max-bad-rows allows in "
                     f"the whole input; the first: {'; '.join(receipt.offenders)}; see {scoring.rejected}"
                 )
-            columns, missed = scoring.inputs.make(rows)
-            logits = _logits(model, columns, scoring)
-            _check_finite(logits, rows, path)
+            logits = np.empty(0, dtype=np.float32)
+            if len(rows.numbers):
+                columns, missed = scoring.inputs.make(rows)
+                unknown.update(missed)
+                logits = _logits(model, columns, scoring)
+                _check_finite(logits, rows, path)
             scores = torch.sigmoid(torch.from_numpy(logits).double())
             batch = _in_order(rows, scores.float().numpy(), logits, scoring.schema)
             writer.write_batch(batch)
             receipt.rows += batch.num_rows
             receipt.clicks += float(scores.sum())
-            unknown.update(missed)
     rejects.flush()
     receipt.unknown = dict(unknown)
     return vars(receipt)

@@ -48,7 +48,7 @@ def test_program_for_your_own_model_runs(
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    jobs = ("prepare", "train", "compress", "compare")
+    jobs = ("prepare", "train", "compress", "compare", "predict")
     help_text = "".join(run(f"jobs/{job}.py", "--help").stdout for job in jobs)
     for option in set(re.findall(r"`(--[a-z-]+)[ `]", README)) - {"--help"}:
         assert option in help_text, option

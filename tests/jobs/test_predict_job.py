@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,10 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.protocol import Protocol
-from tests.jobs.commands import fail, run_warm
+from tests.jobs.commands import ROOT, fail, run_warm
 from tests.jobs.conftest import Compressed
 
 pytestmark = pytest.mark.ray
+
+
+def readme_command() -> list[str]:
+    """The README's command, without ``python``."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python (jobs/predict.py .*)$", readme, re.MULTILINE)
+    return shlex.split(command)
 
 
 def test_raw_rows_of_the_test_split_have_the_log_loss_of_the_evaluation(
@@ -23,16 +32,14 @@ def test_raw_rows_of_the_test_split_have_the_log_loss_of_the_evaluation(
     log = Path(compressed.data).parents[1] / "clicks.csv"
     output = tmp_path / "scores.parquet"
 
-    result = run_warm(
-        "jobs/predict.py",
-        *("--checkpoint", f"{compressed.output}/checkpoint", "--input", str(log)),
-        *("--output", str(output), "--keep", "click", "user"),
-    )
+    places = {"runs/compressed/checkpoint": f"{compressed.output}/checkpoint"}
+    places |= {"rows.csv": str(log), "scores.parquet": str(output), "user": "click"}
+    result = run_warm(*(places.get(word, word) for word in readme_command()))
 
     assert result.returncode == 0, result.stderr
     assert "6,000 rows in" in result.stdout
     scores = pq.read_table(output)
-    assert scores.column_names == ["row", "score", "logit", "click", "user"]
+    assert scores.column_names == ["row", "score", "logit", "click"]
     assert list(tmp_path.iterdir()) == [output]
     test = Protocol().split(1)(0, np.arange(6_000), {}) == 2
     labels, logits = scores["click"].cast("int8").to_numpy()[test], scores["logit"].to_numpy()[test]

@@ -44,10 +44,12 @@ class Trained:
     def manifest(self) -> Manifest:
         return preprocessing.load(self.checkpoint)
 
-    def source(self, *paths: Path, keep: tuple[str, ...] = ()) -> Source:
+    def source(self, *paths: Path | str, keep: tuple[str, ...] = ()) -> Source:
         return open_source([str(path) for path in paths or (self.log,)], self.manifest, keep=keep)
 
-    def predict(self, output: Path, *paths: Path, keep: tuple[str, ...] = (), **options: object) -> Summary:
+    def predict(
+        self, output: Path | str, *paths: Path | str, keep: tuple[str, ...] = (), **options: object
+    ) -> Summary:
         source = self.source(*paths, keep=keep)
         return predict(self.model, self.manifest, source, str(output), **options)  # type: ignore[arg-type]
 

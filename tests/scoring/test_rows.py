@@ -142,6 +142,13 @@ def test_malformed_rows_keep_their_place_without_a_score(trained: Trained, tmp_p
     ]
 
 
+def test_rows_that_are_malformed_without_exception_have_no_score(trained: Trained, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,ad,price\nu1,a,dear\nu1\nu1,a,cheap\n")
+
+    assert trained.scores(tmp_path, rows) == [None] * 3
+
+
 def test_too_many_malformed_rows_end_the_job_which_goes_on_when_they_are_allowed(
     trained: Trained, tmp_path: Path
 ) -> None:

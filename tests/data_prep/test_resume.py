@@ -110,7 +110,7 @@ def test_a_stage_that_was_finished_is_not_repeated(
         raise KeyboardInterrupt
 
     with here.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline._Preparation, stage, interrupt)
+        patch.setattr(pipeline if stage == "scan" else pipeline._Preparation, stage, interrupt)
         prepare(_source(table), output, PROTOCOL)
     with pytest.raises(DataError, match="not a dataset directory"):
         Manifest.load(output)

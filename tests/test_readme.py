@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import tyro
 
+from afm_dist.export.export import check_format
 from afm_dist.models import ARCHITECTURES
 from data_prep import presets
 from jobs.compare import Compare
 from jobs.compare import main as compare
+from jobs.export import Export
 from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
 from tests.report.example_runs import example_run, write_run
@@ -83,6 +85,18 @@ def test_command_for_a_large_log_runs(tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "39 categorical fields" in result.stdout
+
+
+def test_commands_that_export_are_understood() -> None:
+    (block,) = [block for block in blocks("sh") if "jobs/export.py" in block]
+    exports = []
+    for command in block.splitlines():
+        program, job, *arguments = shlex.split(command)
+        assert (program, job) == ("python", "jobs/export.py")
+        exports.append(tyro.cli(Export, args=arguments))
+    assert {each.format for each in exports} == {"onnx", "torch-export", "aoti"}
+    for each in exports:
+        check_format(each.format, each.output)
 
 
 def test_architectures_of_the_readme_are_the_known_ones() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +25,28 @@ from tests.models.test_compressed_architectures import everything
 slow = pytest.mark.slow
 NUMBERS = pytest.mark.parametrize("fields", [FIELDS, NO_NUMBERS], ids=["numbers", "no numbers"])
 
-# What a user's program does; prints the logits of the rows of an .npz file, batch by batch.
+README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+FORMAT_OF = {"onnxruntime": "onnx", "torch.export.load": "torch-export", "aoti_load_package": "aoti"}
+# What the README tells its readers to run.
 PROGRAMS = {
-    "torch-export": """
-import torch
-program = torch.export.load(sys.argv[1])
-model = program.module()
-def score(ids, numeric):
-    with torch.inference_mode():
-        return model(torch.from_numpy(ids), torch.from_numpy(numeric)).numpy()
-""",
-    "aoti": """
-import torch
-model = torch._inductor.aoti_load_package(sys.argv[1])
-def score(ids, numeric):
-    return model(torch.from_numpy(ids), torch.from_numpy(numeric)).numpy()
-""",
-    "onnx": """
-import onnxruntime
-session = onnxruntime.InferenceSession(sys.argv[1])
-def score(ids, numeric):
-    return session.run(["logit"], {"ids": ids, "numeric": numeric})[0]
-""",
+    format: program
+    for program in re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    for word, format in FORMAT_OF.items()
+    if word in program
 }
-BEGIN = "import json, sys, numpy\n"
-END = """
-rows = numpy.load(sys.argv[2])
+# Around it: the rows of an .npz file go in, in batches of several sizes, and the logits are printed.
+BEGIN = """
+import json, sys, numpy
+rows = numpy.load("rows.npz")
 for size in (301, 1, 0):
-    print(json.dumps(score(rows["ids"][:size], rows["numeric"][:size]).tolist()))
+    ids, numeric = rows["ids"][:size], rows["numeric"][:size]
+"""
+TENSORS = """
+    import torch
+    ids, numeric = torch.from_numpy(ids), torch.from_numpy(numeric)
+"""
+END = """
+    print(json.dumps(logits.tolist()))
 assert not any(name.split(".")[0] in ("afm_dist", "jobs", "data_prep", "tests") for name in sys.modules)
 """
 
@@ -160,14 +156,18 @@ def test_tables_of_lower_precision_make_smaller_files_with_nearly_the_same_logit
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("format", ["torch-export", "onnx", pytest.param("aoti", marks=slow)])
-def test_a_process_that_imports_nothing_of_ours_gets_the_same_logits(format: str, tmp_path: Path) -> None:
+def test_the_readmes_program_gets_the_same_logits_without_this_library(format: str, tmp_path: Path) -> None:
     model, _ = everything("dcnv2")
     path, _ = exported(model, "dcnv2", format, tmp_path)
+    program = PROGRAMS[format]
+    path.rename(tmp_path / re.search(r'"(\w+\.\w+)"', program)[1])
+    program = BEGIN + (TENSORS if "torch" in program else "") + textwrap.indent(program, "    ") + END
     ids, numeric = inputs(301, seed=7)
     np.savez(tmp_path / "rows.npz", ids=ids.numpy(), numeric=numeric.numpy())
 
     result = subprocess.run(
-        [sys.executable, "-I", "-c", BEGIN + PROGRAMS[format] + END, path, tmp_path / "rows.npz"],
+        [sys.executable, "-I", "-c", program],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=280,

@@ -1,0 +1,307 @@
+"""A file appears when it is right, says what it is, and has what makes raw rows its inputs beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._inductor import config as inductor
+
+from afm_dist.checkpoint import ModelConfig
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import DataError, OptionError
+from afm_dist.export import ParityError, aoti, export, onnx_file, torch_export
+from afm_dist.export.check import check, made_up_batches
+from afm_dist.export.module import ExportedModel, trace
+from afm_dist.serving.prepare import prepare_for_inference
+from jobs.export import Export, main
+from tests.models.small_models import FIELDS, NO_NUMBERS, SHAPES, inputs, small_model
+from tests.models.test_compressed_architectures import everything
+from tests.test_preprocessing import prepared, save_model
+
+CONFIG = ModelConfig(architecture="nfm", hyper_parameters=SHAPES["nfm"], fields=FIELDS)
+
+
+def score(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """A file that is right in all."""
+    exported = ExportedModel(model, FIELDS)
+
+    def run(ids: Tensor, numeric: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return exported(ids, numeric)
+
+    return run
+
+
+# What is checked -------------------------------------------------------------------------------------
+
+
+def test_made_up_rows_have_every_fields_unknown_first_and_last_id_and_batches_of_none_one_and_odd_sizes() -> (
+    None
+):
+    batches = list(made_up_batches(FIELDS))
+
+    sizes = [len(ids) for ids, _ in batches]
+    assert {0, 1, 2}.issubset(sizes) and any(size % 2 for size in sizes if size > 100)
+    small = torch.cat([ids for ids, _ in batches if len(ids) < 20])
+    for i, cardinality in enumerate((7, 4, 9)):
+        assert {0, 1, cardinality - 1} <= set(small[:, i].tolist())
+    ids, numeric = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert ids.min() == 0 and (ids < torch.tensor([7, 4, 9])).all()
+    assert (numeric == 0).all(1).any() and (numeric != 0).all(1).any()
+
+
+def test_rows_with_ids_outside_their_field_give_nan_and_no_other_row_changes() -> None:
+    model, _ = everything("autoint")
+    ids, numeric = inputs(8)
+    bad = ids.clone()
+    for row, field, value in ((1, 0, -1), (2, 1, 4), (5, 2, 2**40), (7, 0, -(2**63))):
+        bad[row, field] = value
+
+    found = score(model)(bad, numeric)
+
+    assert found.isnan().nonzero().flatten().tolist() == [1, 2, 5, 7]
+    good = ~found.isnan()
+    with torch.inference_mode():
+        torch.testing.assert_close(found[good], model(ids, numeric)[good], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda logits, ids: logits + 2e-5,
+            r"differ from the model's by up to 2\S*e-05 on 582 made-up rows, where 1e-05",
+        ),
+        (
+            lambda logits, ids: torch.where((ids[:, 1] == 3), logits + 1, logits),
+            "differ from the model's by up to 1 ",
+        ),
+        (
+            lambda logits, ids: torch.where((ids[:, 0] == 6), torch.nan, logits),
+            "differ from the model's by up to nan",
+        ),
+        (lambda logits, ids: logits[:1].expand(len(ids)), "differ from the model's by up to"),
+        (lambda logits, ids: logits.double(), "0 rows give logits of torch.float64"),
+        (lambda logits, ids: logits.unsqueeze(1), r"give logits of torch.float32 and shape \(0, 1\)"),
+        (
+            lambda logits, ids: logits.nan_to_num(0.25),
+            "gives the logit 0.25 for id 7 of field 'site', which has 7 ids",
+        ),
+        (
+            lambda logits, ids: logits + logits.isnan().any(),
+            "ids outside their field change the logits of other rows, by up to 1 ",
+        ),
+    ],
+    ids=["all", "one id", "nan", "one row for all", "float64", "shape", "no nan", "other rows"],
+)
+def test_a_file_that_computes_something_else_is_refused(
+    change: Callable[[Tensor, Tensor], Tensor], told: str
+) -> None:
+    model, _ = everything("deepfm")
+    right = score(model)
+    check(right, model, FIELDS, bound=1e-5, data=None, name="F")
+
+    with pytest.raises(ParityError, match=f"F: not written, for .*{told}"):
+        check(
+            lambda ids, numeric: change(right(ids, numeric), ids),
+            model,
+            FIELDS,
+            bound=1e-5,
+            data=None,
+            name="F",
+        )
+
+
+def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("nfm")
+    path = tmp_path / "model.pt2"
+    path.write_text("an older one")
+    wrong = score(small_model("nfm", embedding_dim=8))
+    monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
+    monkeypatch.setattr(torch_export, "load", lambda path: wrong)
+
+    with pytest.raises(ParityError, match=r"model.pt2: not written, for its logits differ from the model's"):
+        export(model, CONFIG, "torch-export", str(path))
+
+    assert path.read_text() == "an older one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_belonged_to_an_older_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("nfm")
+    monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
+    monkeypatch.setattr(torch_export, "load", lambda path: score(model))
+    (tmp_path / "model.pt2.data").write_text("tensors of an older file")
+    (tmp_path / "model.pt2.preprocessing").mkdir()
+
+    export(model, CONFIG, "torch-export", str(tmp_path / "model.pt2"))
+
+    assert [each.name for each in tmp_path.iterdir()] == ["model.pt2"]
+
+
+# What the files are ----------------------------------------------------------------------------------
+
+
+def test_onnx_keeps_tensors_in_a_second_file_where_they_are_too_large_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.onnx._internal.exporter import _onnx_program
+
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 100)
+    model = small_model("nfm")
+
+    export(model, CONFIG, "onnx", str(tmp_path / "model.onnx"))
+
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    ids, numeric = inputs()
+    with torch.inference_mode():
+        expected = model(ids, numeric)
+    torch.testing.assert_close(
+        onnx_file.load(tmp_path / "model.onnx")(ids, numeric), expected, rtol=0, atol=1e-5
+    )
+    # Inputs, batch and texts are as a client of the runtime sees them.
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    given = [(each.name, each.type, each.shape[1]) for each in session.get_inputs()]
+    assert given == [("ids", "tensor(int64)", 3), ("numeric", "tensor(float)", 2)]
+    assert not isinstance(session.get_inputs()[0].shape[0], int)
+    assert [(each.name, len(each.shape)) for each in session.get_outputs()] == [("logit", 1)]
+    assert_explains_itself(session.get_modelmeta().custom_metadata_map)
+    assert str(Path(__file__).parents[2]) not in (tmp_path / "model.onnx").read_bytes().decode("latin-1")
+
+
+def assert_explains_itself(texts: dict[str, str]) -> None:
+    fields = json.loads(texts["fields"])
+    assert [(field["name"], field["cardinality"]) for field in fields] == [
+        (field.name, field.cardinality) for field in FIELDS
+    ]
+    assert {"mean", "deviation"} <= set(fields[1])
+    assert (texts["model"], texts["precision"]) == ("nfm", "float32")
+    assert json.loads(texts["hyper_parameters"]) == {**SHAPES["nfm"], "hidden": [8, 8, 8]}
+    assert json.loads(texts["compression"])["entries"] == []
+    assert set(json.loads(texts["inputs"])) == {"ids", "numeric"}
+    assert "1 / (1 + exp(-logit))" in json.loads(texts["outputs"])["logit"]
+
+
+def test_a_torch_export_file_explains_itself(tmp_path: Path) -> None:
+    export(small_model("nfm"), CONFIG, "torch-export", str(tmp_path / "model.pt2"))
+
+    texts = {torch_export.METADATA: ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=texts)
+    assert_explains_itself(json.loads(texts[torch_export.METADATA]))
+    assert program.example_inputs is None
+    assert str(Path(__file__).parents[2]) not in (tmp_path / "model.pt2").read_bytes().decode("latin-1")
+
+
+def test_without_numeric_fields_ids_are_the_only_input() -> None:
+    program = trace(prepare_for_inference(small_model("nfm", NO_NUMBERS)), NO_NUMBERS)
+
+    assert program.graph_signature.user_inputs == ("ids",)
+
+
+# The job ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return prepared(tmp_path / "data")
+
+
+@pytest.fixture
+def checkpoint(manifest: Manifest, tmp_path: Path) -> Path:
+    return Path(save_model(tmp_path / "checkpoint", manifest))
+
+
+def test_a_checkpoint_becomes_a_file_with_its_vocabularies(
+    checkpoint: Path, manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "model.pt2"
+
+    main(
+        Export(format="torch-export", checkpoint=str(checkpoint), output=str(output), data=manifest.location)
+    )
+
+    assert sorted(each.name for each in output.parent.iterdir()) == ["model.pt2", "model.pt2.preprocessing"]
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"difference of a logit from the checkpoint's: \S+ on 632 rows, 50 of them of the", printed
+    )
+    travelled = Manifest.load(f"{output}.preprocessing")
+    assert travelled.fields == manifest.fields
+    for file in manifest.vocabulary.values():
+        assert travelled.read(file) == manifest.read(file)
+
+
+def refuse(checkpoint: Path, told: str, tmp_path: Path, **options: str) -> None:
+    options = {"format": "torch-export", "output": str(tmp_path / "out" / "model.pt2"), **options}
+    with pytest.raises((DataError, OptionError), match=told):
+        main(Export(checkpoint=str(checkpoint), **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_and_foreign_checkpoints_are_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    tensors, config = checkpoint / "model.safetensors", checkpoint / "config.json"
+    whole, described = tensors.read_bytes(), json.loads(config.read_text())
+
+    tensors.write_bytes(whole[:-10])
+    refuse(checkpoint, f"{re.escape(str(tensors))}: damaged", tmp_path)
+    tensors.unlink()
+    refuse(checkpoint, f"{re.escape(str(tensors))}: missing", tmp_path)
+    tensors.write_bytes(whole)
+    config.write_text(json.dumps({**described, "hyper_parameters": {"embedding_dim": 8, "hidden": [8]}}))
+    refuse(checkpoint, f"{re.escape(str(checkpoint))}: the tensors do not fit the model", tmp_path)
+    config.write_text(json.dumps({**described, "architecture": "transformer"}))
+    refuse(checkpoint, f"{re.escape(str(checkpoint))}: --model transformer: unknown", tmp_path)
+    config.write_text(json.dumps({**described, "architecture": None}))
+    refuse(checkpoint, "a checkpoint of a model of your own", tmp_path)
+    config.write_text(json.dumps({"model_type": "bert"}))
+    refuse(checkpoint, f"{re.escape(str(config))}: format version None is unknown", tmp_path)
+    config.unlink()
+    refuse(checkpoint, f"{re.escape(str(checkpoint))}: not a checkpoint directory", tmp_path)
+
+
+def test_data_of_another_schema_and_damaged_vocabularies_are_refused(
+    checkpoint: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    (vocabulary, *_) = manifest.vocabulary.values()
+    path = Path(manifest.location, vocabulary.path)
+    path.write_bytes(path.read_bytes()[:-1])
+    refuse(checkpoint, f"{re.escape(str(path))}: .* truncated or altered", tmp_path, data=manifest.location)
+
+    saved = json.loads(Path(manifest.location, "manifest.json").read_text())
+    saved["fields"][0]["cardinality"] += 1
+    Path(manifest.location, "manifest.json").write_text(json.dumps(saved))
+    refuse(checkpoint, "was trained on another schema", tmp_path, data=manifest.location)
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("torch-export", "model.onnx"), ("aoti", "model.so"), ("onnx", "model.pt2")]
+)
+def test_another_ending_of_the_name_is_refused(
+    format: str, name: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    told = rf"--output .*{name}: the name of a file of --format {format} ends in \.(pt2|onnx)"
+    refuse(checkpoint, told, tmp_path, format=format, output=str(tmp_path / "out" / name))
+
+
+def test_missing_libraries_are_named_with_the_command_that_installs_them(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+
+    told = r"--format onnx: .*onnxscript.*; pip install 'afm-dist\[onnx\]'"
+    refuse(checkpoint, told, tmp_path, format="onnx", output=str(tmp_path / "out" / "model.onnx"))
+
+
+def test_a_missing_compiler_is_named_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+
+    with pytest.raises(OptionError, match=r"--format aoti: .*no-such-compiler.*needs a C\+\+ compiler"):
+        aoti.prepare()

@@ -247,7 +247,7 @@ def _options(content: Comparison) -> Html:
         for option, values in content["options"].items()
     ]
     table = Grid(
-        caption="Options in which the runs differ",
+        caption=f"Options in which the runs differ; {text.NONE} was not given, or not known to that release",
         columns=["Option", *(run["name"] for run in content["runs"])],
         words=tuple(range(len(content["runs"]) + 1)),
         groups=[("", lines)],

@@ -131,8 +131,9 @@ ul { margin: 0 0 14px; padding-left: 1.2em; max-width: 72ch; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); }
   .columns { grid-template-columns: 1fr 1fr; gap: 20px 28px; }
   section { margin-top: 24px; padding-top: 14px; }
-  h2, figcaption { break-after: avoid; }
+  h2, h3, figcaption, .caption, thead { break-after: avoid; }
   tr { break-inside: avoid; }
+  tr.note, tr.note > td { break-before: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

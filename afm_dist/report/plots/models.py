@@ -15,6 +15,7 @@ from afm_dist.report.plots.canvas import (
     COLOUR,
     MARKER,
     SMALL,
+    WIDTH,
     auc_axis,
     axes,
     leader,
@@ -29,6 +30,9 @@ from afm_dist.report.summary import ordered
 HEIGHT = 340
 MARGINS = (58.0, 44.0, 84.0, 12.0)
 AT_THE_EDGE = 0.85
+ASIDE, BESIDE = 26.0, 14.0
+LETTER = 6.6
+"""Mean width of a letter of a label."""
 LINE = 15.0
 LOG_FROM = 30
 FAR_BELOW = 1.0
@@ -166,15 +170,11 @@ def labels(ax: Axes, points: Sequence[Point], low: float, unit: float) -> None:
 
     ``unit`` is the height of one point of the figure in AUC.
     """
-    below = any(point.auc < low for point in points)
-    # Those at the edge are named in the margin, those left of them to their left.
-    parts = ((0.0, 0.5, 26), (0.5, AT_THE_EDGE, -26), (AT_THE_EDGE, 2.0, 14))
-    for start, end, offset in parts:
-        members = [point for point in points if start <= max(_place(ax, point.bytes), 0.0) < end]
-        wanted = [max(point.auc, low) for point in members]
-        bottom = low + (1.4 if below else 0.4) * LINE * unit
+    bottom = low + (1.4 if any(point.auc < low for point in points) else 0.4) * LINE * unit
+    for group in _groups(ax, points):
+        wanted = [max(point.auc, low) for point, _ in group]
         places = spread_out(wanted, LINE * unit, bottom, ax.get_ylim()[1])
-        for point, wish, place in zip(members, wanted, places, strict=True):
+        for (point, offset), wish, place in zip(group, wanted, places, strict=True):
             ax.annotate(
                 short(point.words),
                 (point.bytes / 1e6, wish),
@@ -186,6 +186,24 @@ def labels(ax: Axes, points: Sequence[Point], low: float, unit: float) -> None:
                 color=COLOUR[point.role],
                 arrowprops=leader(5),
             )
+
+
+def _groups(ax: Axes, points: Sequence[Point]) -> list[list[tuple[Point, float]]]:
+    """Points whose labels may collide, each with how far to its right the label begins (or left it ends).
+
+    Points on the left are named to their right, the others to their left, those at the right edge in the
+    margin. The first two are one group where the words of one reach those of the other.
+    """
+    width = WIDTH - MARGINS[0] - MARGINS[2]
+    left = [point for point in points if _place(ax, point.bytes) < 0.5]
+    edge = [point for point in points if _place(ax, point.bytes) >= AT_THE_EDGE]
+    middle = [point for point in points if point not in left and point not in edge]
+    ends = [_place(ax, point.bytes) * width + ASIDE + LETTER * len(short(point.words)) for point in left]
+    starts = [_place(ax, point.bytes) * width - ASIDE - LETTER * len(short(point.words)) for point in middle]
+    parts = [[(point, ASIDE) for point in left], [(point, -ASIDE) for point in middle]]
+    if ends and starts and max(ends) > min(starts):
+        parts = [[*parts[0], *parts[1]]]
+    return [*parts, [(point, BESIDE) for point in edge]]
 
 
 def points_of(rows: Sequence[Row]) -> list[Point]:

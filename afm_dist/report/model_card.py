@@ -57,7 +57,7 @@ numeric = torch.zeros(1, $numeric)  # as scaled; 0 is the mean
 probability = torch.sigmoid(model(ids, numeric))
 ```
 
-Columns in this order: $fields.
+Columns in this order: $fields.$raw
 
 ## Data
 
@@ -83,6 +83,15 @@ $origin
 """)
 
 
+RAW = """
+
+Raw rows, as they were logged, are scored with the vocabularies of this folder:
+
+```sh
+python jobs/predict.py --checkpoint path/to/this/folder --input rows.csv --output scores.parquet
+```"""
+
+
 def model_card(report: Report, config: Mapping[str, Any], *, vocabularies: bool) -> str:
     """The whole of the card.
 
@@ -106,6 +115,7 @@ def model_card(report: Report, config: Mapping[str, Any], *, vocabularies: bool)
             f"{kind} {', '.join(plain(field['name']) for field in config['fields'] if field['kind'] == kind)}"
             for kind in dict.fromkeys(kinds)
         ),
+        raw=RAW if vocabularies else "",
         data=_data(report),
         evaluation=_evaluation(report, figures),
         limitations=_limitations(report, figures, vocabularies),
@@ -264,7 +274,8 @@ def _limitations(report: Report, figures: Headline, vocabularies: bool) -> str:
     if vocabularies:
         items.append(
             "`preprocessing/` holds the vocabularies, with the tokens as they stand in the log. See that "
-            "they may be passed on, or remove that folder: the model loads without it."
+            "they may be passed on, or remove that folder: the model loads without it, but no raw rows are "
+            "scored."
         )
     return "\n".join(f"- {item}" for item in items)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 import yaml
 
 from afm_dist.checkpoint import ModelConfig, load_config, save_pretrained
@@ -14,6 +16,7 @@ from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.report.model_card import model_card
+from jobs.predict import Predict
 from tests.report.example import example_report
 
 FIELDS = (
@@ -104,6 +107,16 @@ def test_the_program_on_the_card_runs(card: str, tmp_path: Path) -> None:
     assert isinstance(probability, torch.Tensor)
     assert probability.shape == (1,)
     assert "numeric age; categorical user, ad\\_id" in card
+
+
+def test_the_command_for_raw_rows_is_one_of_the_job(card: str) -> None:
+    (command,) = [block for block in re.findall(r"```sh\n(.*?)\n```", card) if "predict" in block]
+
+    _, job, *options = shlex.split(command)
+
+    assert job == "jobs/predict.py"
+    assert tyro.cli(Predict, args=options).output == "scores.parquet"
+    assert "predict.py" not in model_card(example_report(), CONFIG.to_json(), vocabularies=False)
 
 
 def test_a_card_changes_nothing_of_its_checkpoint(card: str, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Measure performance: rows a second of the parts that take the time, each against a reference.
 
 python jobs/benchmark.py training
-python jobs/benchmark.py inference --vocabulary 33762577 --json inference.json
+python jobs/benchmark.py inference --shape criteo --json inference.json
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Benchmark:
     suite: tyro.conf.Positional[Literal["prepare", "statistics", "pass", "training", "inference", "metrics"]]
     """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. pass: the
     statistics pass on Ray, all cores. training: DeepFM with lazily updated tables. inference: DeepFM before
-    and after compression. metrics: AUC, log loss and calibration, one thread."""
+    and after compression, by threads, batch and runtime. metrics: AUC, log loss, calibration, one thread."""
     json: str | None = None
     """Also write the figures to this file."""
     rounds: int = 7
@@ -34,18 +34,24 @@ class Benchmark:
     """prepare, pass: rows of the log. metrics: rows scored."""
     peers_python: str | None = None
     """prepare, training: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
-    vocabulary: int = 10_000_000
-    """pass, training, inference: ids of all fields together; training compares with a tenth of them."""
+    vocabulary: int | None = None
+    """pass, training, inference: ids of all fields together; training compares with a tenth of them. Without
+    it 10,000,000; inference: as many as the log of its shape has."""
     hidden: tuple[int, ...] = (400, 400, 400)
-    """statistics, pass, training, inference: widths of the MLP's hidden layers."""
+    """statistics, pass, training: widths of the MLP's hidden layers."""
     avazu_hidden: tuple[int, ...] = (2000, 2000, 2000)
     """statistics: the same in Avazu's shape."""
-    mlp_rank: int = 64
-    """inference: rank of the MLP's second and third linear layers."""
-    embedding_dim: int = 2
-    """inference: embedding dimension after compression."""
+    shape: Literal["criteo", "avazu"] = "criteo"
+    """inference: the log whose fields, ids, layers and ranks are those of Yu et al. (KDD 2024)."""
+    batch_sizes: tuple[int, ...] = (1, 100, 10_000)
+    """inference: rows of a batch; each is measured."""
+    runtimes: tuple[Literal["eager", "form", "compiled", "onnx"], ...] = ("eager", "form", "compiled", "onnx")
+    """inference: the model in eager PyTorch; its form for inference in eager PyTorch, compiled, and in ONNX
+    Runtime, if that is installed (extra 'onnx')."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """inference: of the tables of the forms for inference."""
     threads: int | None = None
-    """training, inference: threads of PyTorch; all cores without it."""
+    """training, inference: threads of PyTorch; without it all cores, inference: one and all."""
     quick: bool = False
     """Tiny sizes and one round: shows that the suites run; the figures mean nothing."""
 
@@ -60,8 +66,8 @@ class Benchmark:
             vocabulary=20_000,
             hidden=narrow,
             avazu_hidden=narrow,
-            mlp_rank=4,
-            embedding_dim=2,
+            batch_sizes=(1, 100),
+            threads=1,
         )
 
 
@@ -87,10 +93,12 @@ def check(config: Benchmark) -> None:
     Raises:
         OptionError: names the option and the fix.
     """
-    for option in ("rounds", "rows", "vocabulary", "mlp_rank", "embedding_dim", "threads"):
+    for option in ("rounds", "rows", "vocabulary", "threads"):
         value = getattr(config, option)
         if value is not None and value < 1:
             raise OptionError(f"--{option.replace('_', '-')} {value}: must be at least 1")
+    if min(config.batch_sizes) < 1:
+        raise OptionError(f"--batch-sizes {min(config.batch_sizes)}: a batch has at least one row")
     for option in ("hidden", "avazu_hidden"):
         widths = getattr(config, option)
         if len(widths) < 3:
@@ -105,6 +113,7 @@ def measure(config: Benchmark) -> list[Result]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     batch_size = 100 if config.quick else 10_000
+    vocabulary = config.vocabulary or 10_000_000
     if config.suite == "prepare":
         from jobs.benchmarks import preparation
 
@@ -119,7 +128,7 @@ def measure(config: Benchmark) -> list[Result]:
         from jobs.benchmarks import statistics_pass
 
         return statistics_pass.run(
-            rows=config.rows, vocabulary=config.vocabulary, hidden=config.hidden, rounds=config.rounds
+            rows=config.rows, vocabulary=vocabulary, hidden=config.hidden, rounds=config.rounds
         )
     if config.suite == "metrics":
         from jobs.benchmarks import metrics
@@ -134,17 +143,21 @@ def measure(config: Benchmark) -> list[Result]:
             "rows_per_run": 2 * batch_size,
             "rounds": config.rounds,
         }
-        fewer = config.vocabulary // 10
-        own = training.run(vocabularies=(fewer, config.vocabulary), **sizes)
+        fewer = vocabulary // 10
+        own = training.run(vocabularies=(fewer, vocabulary), **sizes)
         return own + training_peers.run(vocabulary=fewer, peers_python=config.peers_python, **sizes)
-    from jobs.benchmarks import inference
+    from jobs.benchmarks import inference, inference_models
 
+    shape = {"criteo": inference_models.CRITEO, "avazu": inference_models.AVAZU}[config.shape]
+    if config.quick:
+        shape = replace(shape, hidden=config.hidden, mlp_rank=4)
+    all_threads = torch.get_num_threads()
     return inference.run(
-        vocabulary=config.vocabulary,
-        hidden=config.hidden,
-        mlp_rank=config.mlp_rank,
-        embedding_dim=config.embedding_dim,
-        batch_size=batch_size,
+        shape if config.vocabulary is None else replace(shape, vocabulary=config.vocabulary),
+        batch_sizes=config.batch_sizes,
+        threads=(all_threads,) if config.threads is not None else tuple(sorted({1, all_threads})),
+        runtimes=config.runtimes,
+        precision=config.precision,
         rounds=config.rounds,
     )
 

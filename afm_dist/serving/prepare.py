@@ -97,10 +97,19 @@ class InferenceModel(nn.Module):
             return exported
         if len(ids) != len(numeric):
             raise ValueError(f"ids of {len(ids)} rows and numbers of {len(numeric)}")
-        score = self._score or self.scorer
-        size = _BLOCK * torch.get_num_threads()
         with torch.no_grad():
-            if len(ids) <= size:
-                return score(ids, numeric)
-            blocks = zip(ids.split(size), numeric.split(size), strict=True)
-            return torch.cat([score(*block) for block in blocks])
+            return in_blocks(self._score or self.scorer, ids, numeric)
+
+
+def in_blocks(score: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """What a function gives for a batch, computed in blocks of rows that stay in the cache.
+
+    Args:
+        score: Row by row from the inputs; each row is its own.
+        inputs: With the same number of rows.
+    """
+    size = _BLOCK * torch.get_num_threads()
+    if len(inputs[0]) <= size:
+        return score(*inputs)
+    blocks = zip(*(tensor.split(size) for tensor in inputs), strict=True)
+    return torch.cat([score(*block) for block in blocks])

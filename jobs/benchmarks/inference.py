@@ -1,64 +1,129 @@
-"""Rows a second that DeepFM scores: uncompressed, with AFM's MLP, with AFM's MLP and tables."""
+"""Scoring with DeepFM before and after compression: rows a second and latency, by batch, threads, runtime.
+
+Ids are converted and batches made before the clock runs. In a round all of one batch size runs in turn.
+"""
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.rewrite import restructure_
-from afm_dist.dataset.batch import Batch
-from afm_dist.evaluation.timing import time_in_turn
-from afm_dist.models.deepfm import DeepFM
+from afm_dist.evaluation.timing import WARM_UP_ROUNDS, Speedup, time_in_turn
+from afm_dist.serving.rows import Precision
 from jobs.benchmarks import criteo_shape
-from jobs.benchmarks.result import Result, rates
+from jobs.benchmarks.inference_models import BASELINE, EMB, Shape, models_of
+from jobs.benchmarks.inference_runtimes import MLP_ALONE, Prepared, Runtime, Score
+from jobs.benchmarks.result import Result, compared, rates
 
 SUITE = "inference"
-BATCHES = 8
-BASELINE = "DeepFM"
+# Rows to draw batches from: enough that the caches are not warmer than in serving.
+POOL = 320_000
+# A small batch is scored several times in a round.
+ROWS_A_ROUND, CALLS_A_ROUND = 2_000, 200
+# Of fewer calls the slowest is no percentile.
+CALLS_FOR_P99 = 100
 
 
 def run(
+    shape: Shape,
     *,
-    vocabulary: int,
-    hidden: Sequence[int],
-    mlp_rank: int,
-    embedding_dim: int,
-    batch_size: int,
+    batch_sizes: Sequence[int],
+    threads: Sequence[int],
+    runtimes: Sequence[Runtime],
+    precision: Precision,
     rounds: int,
 ) -> list[Result]:
-    """Eager, all threads; random weights: speed depends on the structure alone."""
-    sizes = criteo_shape.cardinalities(vocabulary)
-    baseline = criteo_shape.deepfm(sizes, hidden).eval()
-    linears = tuple(
-        PlanEntry(name=name, method="afm", rank=mlp_rank, activation="shifted")
-        for name in baseline.compressible_linears
-    )
-    tables = tuple(
-        PlanEntry(name=table, method="afm", rank=embedding_dim, folded_into=reader)
-        for table, reader in DeepFM.folds.items()
-    )
-    models = {
-        BASELINE: baseline,
-        f"AFM MLP, rank {mlp_rank}": _rewritten(baseline, Plan(entries=linears)),
-        f"AFM EMB, {embedding_dim} of 16": _rewritten(baseline, Plan(entries=(*linears, *tables))),
+    """Every model in every runtime.
+
+    Args:
+        shape: Of log and model.
+        batch_sizes: Each is measured.
+        threads: Numbers of threads; each is measured.
+        runtimes: Each is measured.
+        precision: Of the tables of the forms for inference.
+        rounds: Rounds that count.
+    """
+    prepared = Prepared(models_of(shape), precision)
+    (pool,) = criteo_shape.batches(shape.cardinalities, POOL, 1, shape.numeric)
+    ids, numeric = pool.ids.long(), pool.numeric
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            scorers = {runtime: prepared.scorers(runtime) for runtime in runtimes}
+            for size in batch_sizes:
+                batches = list(zip(ids.split(size), numeric.split(size), strict=True))[: POOL // size]
+                named = f"{shape.name}, batch {size}, {count} thread{'s' * (count > 1)}, "
+                results += _measured(scorers, batches, size, rounds, named)
+    finally:
+        torch.set_num_threads(before)
+    return results
+
+
+class _Calls:
+    """Scores some batches one after the other, and keeps how long each took."""
+
+    def __init__(self, score: Score, batches: Sequence[tuple[Tensor, Tensor]], calls: int) -> None:
+        self._score = score
+        self._batches = itertools.cycle(batches)
+        self._calls = calls
+        self.seconds: list[float] = []
+
+    def __call__(self) -> None:
+        for ids, numeric in itertools.islice(self._batches, self._calls):
+            started = time.perf_counter()
+            self._score(ids, numeric)
+            self.seconds.append(time.perf_counter() - started)
+
+
+def _measured(
+    scorers: Mapping[Runtime, Mapping[str, Score]],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    size: int,
+    rounds: int,
+    named: str,
+) -> list[Result]:
+    calls = min(CALLS_A_ROUND, max(1, ROWS_A_ROUND // size))
+    actions = {
+        f"{runtime}: {name}": _Calls(score, batches, calls)
+        for runtime, scores in scorers.items()
+        for name, score in scores.items()
     }
-    batches = criteo_shape.batches(sizes, batch_size, BATCHES)
     with torch.inference_mode():
-        scoring = {name: _scoring(model, batches) for name, model in models.items()}
-        seconds = time_in_turn(scoring, rounds)
-    return rates(SUITE, batch_size, seconds, BASELINE)
+        seconds = time_in_turn(actions, rounds)
+    results = []
+    for runtime, scores in scorers.items():
+        own = {name: seconds[f"{runtime}: {name}"] for name in scores}
+        prefix = f"{named}{runtime}: "
+        figures = rates(SUITE, size * calls, own, BASELINE, prefix=prefix)
+        results += figures
+        if MLP_ALONE in own:
+            (compressed,) = (figure for figure in figures if figure.name == prefix + EMB)
+            again = replace(compressed, name=f"{prefix}{EMB}, to its {MLP_ALONE}")
+            results.append(compared(again, prefix + MLP_ALONE, Speedup.over(own[MLP_ALONE], own[EMB])))
+        for name in scores:
+            results += _latencies(prefix + name, actions[f"{runtime}: {name}"].seconds, rounds)
+    return results
 
 
-def _rewritten(model: nn.Module, plan: Plan) -> nn.Module:
-    return restructure_(copy.deepcopy(model), plan).eval()
-
-
-def _scoring(model: nn.Module, batches: Sequence[Batch]) -> Callable[[], object]:
-    """Scores another batch with every call; every model sees the same ones."""
-    following = itertools.cycle([(batch.ids.long(), batch.numeric) for batch in batches])
-    return lambda: model(*next(following))
+def _latencies(name: str, seconds: Sequence[float], rounds: int) -> list[Result]:
+    """Median and 99th percentile of the calls in the rounds that count."""
+    counting = seconds[-len(seconds) * rounds // (rounds + WARM_UP_ROUNDS) :]
+    percentiles = (50, 99) if len(counting) >= CALLS_FOR_P99 else (50,)
+    return [
+        Result(
+            suite=SUITE,
+            name=f"{name}, p{percentile}",
+            value=1e3 * float(np.percentile(counting, percentile)),
+            unit="ms",
+            runs=rounds,
+        )
+        for percentile in percentiles
+    ]

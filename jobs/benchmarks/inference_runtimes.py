@@ -1,0 +1,78 @@
+"""The runtimes of the inference benchmark: each gives a function of ids and numbers for every model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from afm_dist.models.deepfm import DeepFM
+from afm_dist.serving.prepare import InferenceModel, in_blocks, prepare_for_inference
+from afm_dist.serving.rows import Precision
+from jobs.benchmarks.inference_models import BASELINE, EMB, MLP, SeparateTables
+
+Runtime = Literal["eager", "form", "compiled", "onnx"]
+Score = Callable[[Tensor, Tensor], object]
+
+MLP_ALONE = "MLP alone"
+SEPARATE = "separate tables"
+# Rows of which the MLP alone has inputs.
+ROWS = 10_000
+
+
+class Prepared:
+    """The models, and what the runtimes make of them.
+
+    Args:
+        models: Uncompressed and compressed, by name.
+        precision: Of the tables of the forms for inference.
+    """
+
+    def __init__(self, models: Mapping[str, DeepFM], precision: Precision) -> None:
+        self._models = models
+        self._precision = precision
+        self._mlp = models[EMB].mlp
+        self._inputs = torch.randn(ROWS, cast(nn.Linear, self._mlp[0]).in_features)
+
+    def scorers(self, runtime: Runtime) -> dict[str, Score]:
+        """By name; for the present number of threads. None where the runtime is not installed."""
+        makers = {"eager": self._eager, "form": self._form, "compiled": self._compiled, "onnx": self._onnx}
+        return makers[runtime]()
+
+    def _eager(self) -> dict[str, Score]:
+        separate = SeparateTables(self._models[BASELINE]).eval()
+        return {**self._models, SEPARATE: separate, MLP_ALONE: self._alone(self._mlp)}
+
+    def _form(self) -> dict[str, Score]:
+        return {**self._forms, MLP_ALONE: self._alone(lambda inputs: in_blocks(self._mlp, inputs))}
+
+    def _compiled(self) -> dict[str, Score]:
+        torch._dynamo.reset()  # code is compiled for a number of threads
+        scores: dict[str, Score] = {}
+        for name, form in self._forms.items():
+            compiled = copy.copy(form)
+            compiled.compile_for_any_batch()
+            scores[name] = compiled
+        program = torch.compile(self._mlp, fullgraph=True, dynamic=True)
+        scores[MLP_ALONE] = self._alone(lambda inputs: in_blocks(program, inputs))
+        return scores
+
+    def _onnx(self) -> dict[str, Score]:
+        return {}
+
+    def _alone(self, mlp: Callable[[Tensor], Tensor]) -> Score:
+        """The compressed model's MLP on ready inputs: all other work left out."""
+        return lambda ids, numeric: mlp(self._inputs[: len(ids)])
+
+    @cached_property
+    def _forms(self) -> dict[str, InferenceModel]:
+        forms = {}
+        for name, model in self._models.items():
+            forms[name] = cast(InferenceModel, prepare_for_inference(model, precision=self._precision))
+            if name == MLP:  # its tables are the baseline's
+                forms[MLP].scorer.table = forms[BASELINE].scorer.table
+        return forms

@@ -22,8 +22,8 @@ from jobs.benchmarks.inference_runtimes import MLP_ALONE, Prepared, Runtime, Sco
 from jobs.benchmarks.result import Result, compared, rates
 
 SUITE = "inference"
-# Rows to draw batches from: enough that the caches are not warmer than in serving.
-POOL = 320_000
+# Batches of the largest size: so many different rows that the caches are not warmer than in serving.
+BATCHES = 32
 # A small batch is scored several times in a round.
 ROWS_A_ROUND, CALLS_A_ROUND = 2_000, 200
 # Of fewer calls the slowest is no percentile.
@@ -49,8 +49,8 @@ def run(
         precision: Of the tables of the forms for inference.
         rounds: Rounds that count.
     """
-    prepared = Prepared(models_of(shape), precision)
-    (pool,) = criteo_shape.batches(shape.cardinalities, POOL, 1, shape.numeric)
+    prepared = Prepared(models_of(shape), shape.fields, precision)
+    (pool,) = criteo_shape.batches(shape.cardinalities, BATCHES * max(batch_sizes), 1, shape.numeric)
     ids, numeric = pool.ids.long(), pool.numeric
     results = []
     before = torch.get_num_threads()
@@ -58,8 +58,9 @@ def run(
         for count in threads:
             torch.set_num_threads(count)
             scorers = {runtime: prepared.scorers(runtime) for runtime in runtimes}
+            scorers = {runtime: scores for runtime, scores in scorers.items() if scores}
             for size in batch_sizes:
-                batches = list(zip(ids.split(size), numeric.split(size), strict=True))[: POOL // size]
+                batches = [*zip(ids.split(size), numeric.split(size), strict=True)][: len(ids) // size]
                 named = f"{shape.name}, batch {size}, {count} thread{'s' * (count > 1)}, "
                 results += _measured(scorers, batches, size, rounds, named)
     finally:
@@ -114,9 +115,10 @@ def _measured(
 
 
 def _latencies(name: str, seconds: Sequence[float], rounds: int) -> list[Result]:
-    """Median and 99th percentile of the calls in the rounds that count."""
+    """Median and 99th percentile of the calls in the rounds that count; none of few calls."""
     counting = seconds[-len(seconds) * rounds // (rounds + WARM_UP_ROUNDS) :]
-    percentiles = (50, 99) if len(counting) >= CALLS_FOR_P99 else (50,)
+    if len(counting) < CALLS_FOR_P99:
+        return []
     return [
         Result(
             suite=SUITE,
@@ -125,5 +127,5 @@ def _latencies(name: str, seconds: Sequence[float], rounds: int) -> list[Result]
             unit="ms",
             runs=rounds,
         )
-        for percentile in percentiles
+        for percentile in (50, 99)
     ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.dataset.manifest import Field
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.models.layers import factorization_machine, flat_inputs
 from jobs.benchmarks import criteo_shape
@@ -47,6 +48,11 @@ class Shape:
         """Ids of each field."""
         return criteo_shape.cardinalities(self.vocabulary, self.categorical)
 
+    @property
+    def fields(self) -> list[Field]:
+        """The schema."""
+        return criteo_shape.fields(self.cardinalities, self.numeric)
+
 
 CRITEO = Shape(
     name="Criteo",
@@ -75,8 +81,7 @@ def models_of(shape: Shape) -> dict[str, DeepFM]:
 
     Random weights: speed depends on the structure alone.
     """
-    fields = criteo_shape.fields(shape.cardinalities, shape.numeric)
-    baseline = DeepFM(fields, embedding_dim=shape.embedding_dim, hidden=shape.hidden, dropout=0.0)
+    baseline = DeepFM(shape.fields, embedding_dim=shape.embedding_dim, hidden=shape.hidden, dropout=0.0)
     linears = tuple(
         PlanEntry(name=name, method="afm", rank=shape.mlp_rank, activation="shifted")
         for name in baseline.compressible_linears

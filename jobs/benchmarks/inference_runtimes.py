@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from afm_dist import console
+from afm_dist.dataset.manifest import Field
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.serving.prepare import InferenceModel, in_blocks, prepare_for_inference
 from afm_dist.serving.rows import Precision
@@ -29,11 +35,14 @@ class Prepared:
 
     Args:
         models: Uncompressed and compressed, by name.
+        fields: Of the models.
         precision: Of the tables of the forms for inference.
     """
 
-    def __init__(self, models: Mapping[str, DeepFM], precision: Precision) -> None:
+    def __init__(self, models: Mapping[str, DeepFM], fields: Sequence[Field], precision: Precision) -> None:
         self._models = models
+        self._fields = fields
+        self._folder = tempfile.TemporaryDirectory(prefix="inference-")
         self._precision = precision
         self._mlp = models[EMB].mlp
         self._inputs = torch.randn(ROWS, cast(nn.Linear, self._mlp[0]).in_features)
@@ -62,11 +71,28 @@ class Prepared:
         return scores
 
     def _onnx(self) -> dict[str, Score]:
-        return {}
+        if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
+            console.say("  without ONNX Runtime, which is not installed (pip install 'afm-dist[onnx]')")
+            return {}
+        return {name: _session(path) for name, path in self._files.items()}
 
     def _alone(self, mlp: Callable[[Tensor], Tensor]) -> Score:
         """The compressed model's MLP on ready inputs: all other work left out."""
         return lambda ids, numeric: mlp(self._inputs[: len(ids)])
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """The forms as ONNX files."""
+        from afm_dist.export import onnx_file
+        from afm_dist.export.module import trace
+
+        folder = Path(self._folder.name)
+        with warnings.catch_warnings():
+            # Torch's own, of what it calls itself.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg|torch")
+            for name, form in self._forms.items():
+                onnx_file.write(trace(form, self._fields), {}, folder / f"{name}.onnx")
+        return {name: folder / f"{name}.onnx" for name in self._forms}
 
     @cached_property
     def _forms(self) -> dict[str, InferenceModel]:
@@ -76,3 +102,20 @@ class Prepared:
             if name == MLP:  # its tables are the baseline's
                 forms[MLP].scorer.table = forms[BASELINE].scorer.table
         return forms
+
+
+def _session(path: Path) -> Score:
+    """ONNX Runtime with PyTorch's number of threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def score(*inputs: Tensor) -> object:
+        # Without numeric fields a file has no input for them.
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=False)}
+        return session.run(None, arrays)
+
+    return score

@@ -36,11 +36,33 @@ def check_figures(figures: list[dict[str, Any]], suite: str) -> None:
             assert 0 < figure["ratio_min"] <= figure["ratio"] <= figure["ratio_max"]
 
 
-@pytest.mark.parametrize("suite", ["statistics", "inference", "metrics"])
+@pytest.mark.parametrize("suite", ["statistics", "metrics"])
 def test_suite_writes_its_figures(suite: str, tmp_path: Path) -> None:
     figures = run(suite, tmp_path)
     check_figures(figures, suite)
     assert any(figure["ratio"] is not None for figure in figures)
+
+
+def test_inference_is_compared_within_a_runtime(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    main(Benchmark(suite="inference", quick=True, runtimes=("eager", "form"), json=str(output)))
+    figures = json.loads(output.read_text(encoding="utf-8"))
+    check_figures(figures, "inference")
+    references = {figure["name"]: figure["reference"] for figure in figures}
+    for runtime in ("eager", "form"):
+        case = f"Criteo, batch 100, 1 thread, {runtime}: "
+        assert references[f"{case}AFM MLP"] == references[f"{case}AFM EMB"] == f"{case}DeepFM"
+        assert references[f"{case}AFM EMB, to its MLP alone"] == f"{case}MLP alone"
+    latencies = {figure["name"]: figure["value"] for figure in figures if figure["unit"] == "ms"}
+    one = "Criteo, batch 1, 1 thread, form: AFM EMB, "
+    assert 0 < latencies[f"{one}p50"] <= latencies[f"{one}p99"]
+
+
+@pytest.mark.slow
+def test_inference_by_command_runs_everywhere(tmp_path: Path) -> None:
+    result = commands.run("jobs/benchmark.py", "inference", "--quick")
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert "onnx: AFM EMB" in result.stdout
 
 
 @pytest.mark.slow

@@ -120,6 +120,10 @@ def _entry(plan: Plan) -> PlanEntry:
             f"{TABLE} cannot absorb {entry.absorbs} without being in memory; leave absorbs out, or use "
             "compress_"
         )
+    if entry.ranks is not None:
+        raise OptionError(
+            f"{TABLE} cannot have ranks by field without being in memory; leave ranks out, or use compress_"
+        )
     return entry
 
 

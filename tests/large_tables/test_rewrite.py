@@ -331,12 +331,13 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
     [
         ({"method": "svd"}, "'svd' of embedding.*take afm or weighted"),
         ({"absorbs": "linear"}, "cannot absorb linear"),
+        ({"rank": 2, "ranks": {"any": 2}}, "cannot have ranks by field without being in memory"),
         ({"name": "mlp.3"}, "a plan for mlp.3"),
         ({"method": "weighted"}, "needs the sensitivity"),
     ],
 )
 def test_what_cannot_go_in_blocks_is_refused(
-    manifest: Manifest, checkpoint: str, tmp_path: Path, entry: dict[str, str], message: str
+    manifest: Manifest, checkpoint: str, tmp_path: Path, entry: dict[str, Any], message: str
 ) -> None:
     moments = moments_from_counts(from_pretrained(checkpoint), manifest)
 

@@ -1,0 +1,141 @@
+"""Ranks by field against one rank for all fields, at equal bytes and before any fine-tuning.
+
+python -m jobs.benchmarks.field_ranks --data DATA --checkpoints CHECKPOINT [CHECKPOINT ...] --ratios 3 5 8 12
+
+The checkpoints are of uncompressed models. For each and each ratio of bytes the ranks are chosen twice as
+jobs/compress.py --target-ratio does it, and the rewritten models are scored in this process. A Markdown
+table is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from afm_dist import console
+from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.compression.budget import allocate, structure_bytes
+from afm_dist.compression.plan import DEFAULT_KAPPA, FieldRanks, Plan
+from afm_dist.compression.ranks import plan_of
+from afm_dist.compression.rewrite import compress_
+from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.reader import read_batches
+from afm_dist.errors import OptionError
+from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.stages.budget import logit_sensitivity
+from afm_dist.stages.compression import counted_moments, entries_of, target_linears
+from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.observe import forward_batch
+from jobs.benchmarks.summary import spread
+
+BATCH = 1 << 13
+WAYS: tuple[FieldRanks, ...] = ("uniform", "each")
+
+
+@dataclass(kw_only=True)
+class CompareFieldRanks:
+    """Compare ranks by field with one rank for all fields, at equal bytes."""
+
+    data: str
+    """Dataset directory that the models were trained on."""
+    checkpoints: list[str]
+    """Uncompressed models, e.g. of several seeds of one architecture."""
+    ratios: list[float]
+    """How many times fewer bytes the tensors shall have."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What comes of one budget.
+
+    Attributes:
+        architecture: Of the model.
+        ratio: Of the budget.
+        way: How ranks were chosen.
+        error: Predicted root mean square change of the logit.
+        auc: Of the test split.
+        gain: The same, less that of the uncompressed model.
+    """
+
+    architecture: str
+    ratio: float
+    way: FieldRanks
+    error: float
+    auc: float
+    gain: float
+
+
+def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Iterator[Point]:
+    """The points of a model; of a budget that no ranks meet there is none."""
+    model, config = from_pretrained(checkpoint), load_config(checkpoint)
+    entries = entries_of(model, activation="shifted", kappa=DEFAULT_KAPPA)
+    batches = read_batches(manifest, manifest.shards("train"), BATCH)
+    moments = collect_moments(model, batches, target_linears(model), forward_fn=forward_batch)
+    moments |= counted_moments(model, manifest, absorb=False)
+    sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
+
+    def auc(plan: Plan) -> float:
+        compressed = compress_(from_pretrained(checkpoint), plan, moments, sensitivity)
+        return Quality.of(score_shards(compressed, manifest, manifest.shards("test")), checkpoint).auc
+
+    before = auc(Plan())
+    for ratio in ratios:
+        budget = int(structure_bytes(config, Plan()) / ratio)
+        for way in WAYS:
+            try:
+                found = allocate(config, entries, moments, sensitivity, budget, field_ranks=way)
+            except OptionError as refusal:
+                console.warn(f"{checkpoint}, {way}: {refusal}")
+                continue
+            after = auc(plan_of(entries, found.ranks))
+            name = str(config.architecture)
+            yield Point(name, ratio, way, found.error**0.5, after, after - before)
+
+
+def table(points: Iterable[Point]) -> str:
+    """Means over the models of one architecture: test AUC less that of the uncompressed model.
+
+    The error ratio is that of the predicted errors, of ranks by field over those of one rank for all; the gain is the
+    difference of both models of a pair.
+    """
+    known = list(points)
+    columns = (
+        "model",
+        "times fewer bytes",
+        "predicted error ratio",
+        "one rank for all",
+        "ranks by field",
+        "gain",
+    )
+    lines = [f"| {' | '.join(columns)} |", "| --- | --: | --: | --: | --: | --: |"]
+    for name, ratio in dict.fromkeys((point.architecture, point.ratio) for point in known):
+        own = [point for point in known if (point.architecture, point.ratio) == (name, ratio)]
+        uniform, each = ([point for point in own if point.way == way] for way in WAYS)
+        cells = [name, f"{ratio:g}"]
+        if len(uniform) == len(each):
+            pairs = list(zip(uniform, each, strict=True))
+            shares = [two.error / one.error for one, two in pairs if one.error]
+            cells += [
+                f"{sum(shares) / len(shares):.2f}" if shares else "–",
+                spread([one.gain for one in uniform], sign=True),
+                spread([two.gain for two in each], sign=True),
+                spread([two.auc - one.auc for one, two in pairs], sign=True),
+            ]
+        else:
+            gains = [[point.gain for point in some] for some in (uniform, each)]
+            cells += ["–", *(spread(some, sign=True) if some else "none fit" for some in gains), "–"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(config: CompareFieldRanks) -> None:
+    """Measure all and print the table."""
+    manifest = Manifest.load(config.data)
+    found: list[Point] = []
+    for checkpoint in config.checkpoints:
+        found += measure(manifest, checkpoint, config.ratios)
+    console.out.print(table(found), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    console.run_job(CompareFieldRanks, main)

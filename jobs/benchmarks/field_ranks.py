@@ -95,8 +95,8 @@ def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Ite
 def table(points: Iterable[Point]) -> str:
     """Means over the models of one architecture: test AUC less that of the uncompressed model.
 
-    The error ratio is that of the predicted errors, of ranks by field over those of one rank for all; the gain is the
-    difference of both models of a pair.
+    The error ratio is that of the predicted errors, of ranks by field over those of one rank for all; the
+    gain is the difference of both models of a pair.
     """
     known = list(points)
     columns = (

@@ -146,10 +146,12 @@ def _heading(run: ComparedRun) -> str:
 
 def page(content: Comparison) -> str:
     """The whole of ``report.html``."""
+    # Names of runs in large type are not broken at their hyphens.
+    lead = sentence(content).replace("-", "\N{NON-BREAKING HYPHEN}")
     header = Html(
         f"<h1>{plain(content['title'])}</h1>\n"
         f'<p class="origin">afm-dist comparison of {len(content["runs"])} runs</p>\n'
-        f'<p class="lead">{plain(sentence(content))}</p>'
+        f'<p class="lead">{plain(lead)}</p>'
     )
     several = len(content["data"]) > 1
     parts = [

@@ -13,6 +13,7 @@ from afm_dist.report.comparison import ComparedRow
 from afm_dist.report.elements import Html
 from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of, short
 from afm_dist.report.plots.models import Point, labels, size_axis
+from afm_dist.report.summary import method
 
 HEIGHT = 380
 BELOW, ABOVE = 44.0, 12.0
@@ -95,14 +96,14 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> H
     """
     shown = [run for run in runs if any(row["run"] == run for row in rows)]
     height = ROW * len(shown) + 92
-    methods = list(dict.fromkeys(role_of(row["name"]) for row in rows))
+    methods = list(dict.fromkeys(method(row["name"]) for row in rows))
 
     def paint(figure: Figure) -> None:
         ax = axes(figure, 112, 44, 16, 36)
         ax.set_ylim(len(shown) - 0.5, -0.5)
         ax.axvline(0, color=COLOUR["control"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
         for row in rows:
-            _difference(ax, row, shown.index(row["run"]) + _offset(role_of(row["name"]), methods))
+            _difference(ax, row, shown.index(row["run"]) + _offset(method(row["name"]), methods))
         low, high = ax.get_xlim()
         margin = 0.08 * max(high - low, 0.0005)
         ax.set_xlim(low - margin, high + margin)
@@ -113,17 +114,18 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> H
         ax.grid(axis="x")
         ax.set_xlabel("test AUC minus the control's")
         ax.spines["left"].set_visible(False)
-        for index, role in enumerate(methods):
-            figure.text(0.03 + 0.17 * (index % 6), 1 - (14 + 16 * (index // 6)) / height, f"■ {role}",
-                        color=COLOUR[role], size=SMALL, va="center")  # fmt: skip
+        for index, name_of_method in enumerate(methods):
+            left, top = 0.03 + 0.19 * (index % 5), 14 + 16 * (index // 5)
+            figure.text(left, 1 - top / height, f"■ {short(name_of_method, 10)}", size=SMALL, va="center",
+                        color=COLOUR[role_of(name_of_method)])  # fmt: skip
 
     words = ", ".join(f"{row['run']} {row['name']} {text.signed(row['vs_control']['mean'])}" for row in rows)
     return render(paint, name=name, label=f"Test AUC minus the control's: {words}.", height=height)
 
 
-def _offset(role: str, methods: Sequence[str]) -> float:
+def _offset(name: str, methods: Sequence[str]) -> float:
     """Methods of a run lie below each other."""
-    return 0.6 * ((methods.index(role) + 0.5) / len(methods) - 0.5)
+    return 0.6 * ((methods.index(name) + 0.5) / len(methods) - 0.5)
 
 
 def _difference(ax: Axes, row: ComparedRow, place: float) -> None:

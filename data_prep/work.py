@@ -113,7 +113,7 @@ class WorkDirectory:
         self._plan = plan
         self.resumed = keep and self._recorded() == plan
         if not self.resumed:
-            storage.remove(self.path)
+            self.remove()
 
     def _recorded(self) -> Any:
         """The plan of an interrupted run; None: there is none, or it is damaged."""
@@ -203,5 +203,6 @@ class WorkDirectory:
         return [results[task.key] for task in tasks]
 
     def remove(self) -> None:
-        """Delete it all: the result is complete."""
+        """Delete it all; the plan first, so that no run goes on with what an interruption here leaves."""
+        storage.remove(self.folder(PLAN))
         storage.remove(self.path)

@@ -30,7 +30,8 @@ class Predict:
     """Checkpoint directory, with the preprocessing that jobs/train.py and jobs/compress.py ship."""
     input: tuple[str, ...]
     """Files, folders, patterns such as 'day_*.gz', or URIs: CSV or Parquet with the columns the model was
-    trained on, or Criteo's or Avazu's text. A label is ignored, and need not be there."""
+    trained on, or Criteo's or Avazu's text; scored in this order, those of a folder or a pattern by name. A
+    label is ignored, and need not be there."""
     output: str
     """Parquet file to write: row, score (the probability of a click), logit; null where a row is
     malformed."""
@@ -74,7 +75,7 @@ def main(config: Predict) -> None:
         raise OptionError("--input: name the files that hold the rows")
     checkpoint = storage.absolute(config.checkpoint)
     manifest = preprocessing.load(checkpoint, config.data and storage.absolute(config.data))
-    paths = files.expand([storage.absolute(path) for path in config.input])
+    paths = files.expand([storage.absolute(path) for path in config.input], as_given=True)
     source = open_source(paths, manifest, name=config.source, keep=config.keep)
     plan = estimate.plan_of(load_config(checkpoint), manifest, source, config.output, config.resources)
     if config.dry_run:

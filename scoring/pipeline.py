@@ -173,10 +173,8 @@ class _Prediction:
         summary = self.check(receipts, max_bad_rows)
         check_unchanged(self.source, self.plan)
         parts = [scoring.part(index) for index in range(len(blocks))]
-        written = write_result(
-            parts, part_schema(self.source.kept), self.output, {"model": self.plan["model"]}
-        )
-        assert written == summary.rows
+        about = {"model": self.plan["model"]}
+        write_result(parts, part_schema(self.source.kept), self.output, about, summary.rows)
         self.work.remove()
         return summary
 

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afm_dist import storage
-from afm_dist.errors import OptionError
+from afm_dist.errors import DataError, OptionError
 from data_prep.spool import open_arrow
 from scoring.block import ROW
 
@@ -40,7 +41,7 @@ def check_result(output: str, inputs: Sequence[str]) -> None:
         raise OptionError(f"--output {output}: holds something else than scores; name another file")
 
 
-def write_result(parts: Sequence[str], schema: pa.Schema, output: str, model: Mapping[str, Any]) -> int:
+def write_result(parts: Sequence[str], schema: pa.Schema, output: str, model: Mapping[str, Any], rows: int) -> None:
     """Write the scores, with the number of each row over the whole input.
 
     Args:
@@ -48,26 +49,31 @@ def write_result(parts: Sequence[str], schema: pa.Schema, output: str, model: Ma
         schema: Of the parts.
         output: The file, which appears whole or not at all.
         model: Which model they are of, for the metadata; plain values.
+        rows: Of all parts, as their receipts say.
 
-    Returns:
-        Rows written.
+    Raises:
+        DataError: the parts hold another number of rows; nothing is written.
     """
     whole = pa.schema(
         [pa.field(ROW, pa.int64(), nullable=False), *schema], metadata={KEY: json.dumps(dict(model))}
     )
     carried = schema.names[2:]
-    rows = 0
+    written = 0
     with (
         storage.open_write(output) as sink,
         pq.ParquetWriter(sink, whole, compression="zstd", use_dictionary=carried or False) as writer,
     ):
         for table in _row_groups(_batches(parts), schema):
-            numbers = pa.array(range(rows, rows + table.num_rows), pa.int64())
+            numbers = pa.array(np.arange(written, written + table.num_rows))
             writer.write_table(
                 pa.Table.from_arrays([numbers, *table.columns], schema=whole), row_group_size=ROW_GROUP_ROWS
             )
-            rows += table.num_rows
-    return rows
+            written += table.num_rows
+        if written != rows:
+            raise DataError(
+                f"{output}.work: its parts hold {written:,} rows where their receipts say {rows:,}; they were "
+                "altered, or a disk is faulty: delete the folder and run the same command again"
+            )
 
 
 def _batches(parts: Sequence[str]) -> Iterator[pa.RecordBatch]:

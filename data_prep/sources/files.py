@@ -95,12 +95,16 @@ def describe(path: str) -> InputFile:
     return InputFile(path=path, bytes=int(info.size), modified_ns=int(info.mtime_ns or 0))
 
 
-def expand(patterns: Sequence[str]) -> list[str]:
+def expand(patterns: Sequence[str], *, as_given: bool = False) -> list[str]:
     """The files that files, folders and patterns name, in natural order: ``day_2`` before ``day_10``.
 
     A folder stands for the files in it, a pattern (``*``, ``?``, ``[…]`` in the last part of the
-    path) for those it matches; names that begin with ``.`` or ``_`` are passed over. The order does
-    not depend on how the shell spells the list.
+    path) for those it matches; names that begin with ``.`` or ``_`` are passed over.
+
+    Args:
+        patterns: What is named.
+        as_given: Whether only the files of a folder or a pattern are put in order, and what is named
+            first comes first; otherwise the order does not depend on how the shell spells the list.
 
     Raises:
         DataError: nothing is there, or nothing matches.
@@ -120,11 +124,11 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 raise DataError(f"{given}: the folder holds no files; check --input")
         else:
             matching = [given]
-        found.extend(matching)
+        found.extend(sorted(matching, key=_natural))
     twice = [path for path, times in Counter(found).items() if times > 1]
     if twice:
         raise OptionError(f"--input: {twice[0]} is named twice; its rows would count twice")
-    return sorted(found, key=_natural)
+    return found if as_given else sorted(found, key=_natural)
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

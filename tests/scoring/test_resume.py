@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from afm_dist import storage
-from afm_dist.errors import OptionError
+from afm_dist.errors import DataError, OptionError
+from afm_dist.storage import files
 from data_prep import work
 from data_prep.sources import tabular
 from scoring import result
@@ -85,6 +86,32 @@ def test_interrupted_while_the_result_is_written_no_part_of_it_is_seen(
     assert pq.read_metadata(tmp_path / "scores.parquet").num_rows == 400
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_interrupted_while_the_work_directory_is_deleted_the_next_run_begins_anew(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch, resume: str
+) -> None:
+    def half(folder: Path) -> None:
+        for part in folder.glob("parts-*/*"):
+            part.unlink()
+        raise Stopped
+
+    trained.predict(tmp_path / "undisturbed.parquet", rows)
+    with here.context() as patch:
+        # The end of a run, or the beginning of one that shall not go on.
+        if resume == "never":
+            patch.setattr(work.WorkDirectory, "remove", lambda self: None)
+            trained.predict(tmp_path / "scores.parquet", rows)
+            patch.undo()
+        patch.setattr(files, "_remove_folder", half)
+        with pytest.raises(Stopped):
+            trained.predict(tmp_path / "scores.parquet", rows, resume=resume)
+
+    trained.predict(tmp_path / "scores.parquet", rows)
+
+    assert (tmp_path / "scores.parquet").read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
+    assert not Path(f"{tmp_path}/scores.parquet.work").exists()
+
+
 def test_input_that_changed_is_scored_anew(
     trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +137,18 @@ def test_row_groups_are_of_equal_size_whatever_the_blocks(
     metadata = pq.read_metadata(tmp_path / "scores.parquet")
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [150, 150, 100]
     assert pq.read_table(tmp_path / "scores.parquet")["row"].to_pylist() == list(range(400))
+
+
+def test_part_that_lacks_rows_gives_no_result(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    batches = result._batches
+    here.setattr(result, "_batches", lambda parts: list(batches(parts))[1:])
+
+    with pytest.raises(DataError, match=r"work: its parts hold \d+ rows where their receipts say 400"):
+        trained.predict(tmp_path / "scores.parquet", rows)
+
+    assert not (tmp_path / "scores.parquet").exists()
 
 
 def test_only_scores_are_overwritten(trained: Trained, rows: Path, tmp_path: Path) -> None:

@@ -172,6 +172,16 @@ def test_files_folders_and_patterns_become_files_in_natural_order(tmp_path: Path
         names("day_1*", "day_1")
 
 
+def test_order_of_the_command_line_is_kept_where_asked_for(tmp_path: Path) -> None:
+    for name in ["b.csv", "a.csv", "day_10", "day_2"]:
+        (tmp_path / name).touch()
+    given = [f"{tmp_path}/{name}" for name in ("b.csv", "day_*", "a.csv")]
+
+    paths = files.expand(given, as_given=True)
+
+    assert [Path(path).name for path in paths] == ["b.csv", "day_2", "day_10", "a.csv"]
+
+
 def test_a_name_that_looks_like_a_pattern_is_itself_first(tmp_path: Path) -> None:
     path = tmp_path / "train[1].csv"
     path.touch()

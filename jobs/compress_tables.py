@@ -64,7 +64,9 @@ def main(config: CompressTables) -> None:
     admit(planned.left(), check=config.resources.capacity_check)
     run = Run(config.output, job="compress_tables", config=asdict(config), resume=config.resume)
     moments = large_tables.statistics(run, data, manifest, source, options=config.resources)
-    written = large_tables.checkpoint(run, source, moments, config.embedding_dim, options=config.resources)
+    written = large_tables.checkpoint(
+        run, data, manifest, source, moments, config.embedding_dim, options=config.resources
+    )
     console.say(f"checkpoint: {written.path}")
 
 

@@ -18,15 +18,18 @@ from afm_dist.dataset.description import (
 )
 from afm_dist.errors import DataError
 
+FORMAT_VERSION = 1
+
 
 def to_json(description: Description) -> dict[str, Any]:
     """As plain values, without the most frequent tokens: they are what the log holds, not how much."""
     nameless = tuple(replace(field, top=()) for field in description.categorical)
-    return dict(storage.plain(asdict(replace(description, categorical=nameless))))
+    content = storage.plain(asdict(replace(description, categorical=nameless)))
+    return {"format_version": FORMAT_VERSION, **content}
 
 
-def from_json(content: Mapping[str, Any], *, source: str) -> Description:
-    """The description again.
+def from_json(content: Mapping[str, Any], *, source: str) -> Description | None:
+    """The description again; None for one of another version, without which a report still says its own.
 
     Args:
         content: What ``to_json`` gave.
@@ -35,11 +38,13 @@ def from_json(content: Mapping[str, Any], *, source: str) -> Description:
     Raises:
         DataError: something is missing, or there is something unknown.
     """
+    if content.get("format_version") != FORMAT_VERSION:
+        return None
     try:
         best = content["best"]
         return Description(
             **{
-                **content,
+                **{key: value for key, value in content.items() if key != "format_version"},
                 "inputs": tuple(InputFile(**each) for each in content["inputs"]),
                 "splits": tuple(Split(**each) for each in content["splits"]),
                 "categorical": tuple(

@@ -1,6 +1,6 @@
 """A field's vocabulary read in bounded memory: opened, compared with the manifest, a batch at a time.
 
-A vocabulary may have a billion rows. The checksum is left to those who read the whole file.
+A vocabulary may have a billion rows. The checksum is left to those who open it: ``Manifest.check``.
 """
 
 from __future__ import annotations

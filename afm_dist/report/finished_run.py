@@ -42,12 +42,6 @@ class FinishedRun:
             DataError: it is none, of another job, not finished, or its report is not understood.
         """
         config = _config(location)
-        names = storage.list_names(location)
-        seeds = sorted(
-            int(tail) for name in names if (tail := name.removeprefix(SEED)).isdecimal() and tail != name
-        )
-        for seed in seeds:
-            _check_finished(storage.join(location, f"{SEED}{seed}"))
         _check_finished(location)
         content = _report(location)
         if "seeds" not in content:
@@ -55,8 +49,9 @@ class FinishedRun:
         reports = {}
         for seed in content["seeds"]:
             folder = storage.join(location, f"{SEED}{seed}")
-            if seed not in seeds:
+            if not storage.exists(folder):
                 raise DataError(f"{location}: the run of seed {seed} ({folder}) is missing")
+            _check_finished(folder)
             reports[seed] = _valid(_report(folder), folder)
         return cls(location=location, reports=reports)
 
@@ -73,29 +68,34 @@ def _config(location: str) -> dict[str, Any]:
 
 
 def _check_finished(location: str) -> None:
-    """See that all stages are done, and that the report is of what they left.
+    """See that the report is there, and is of what its stages left; others may be left of other options.
 
     Raises:
         DataError: naming the first stage that is missing.
     """
     unfinished = f"{location}: not finished: its stage"
     again = "give the command of the run again, it goes on where it was"
-    for name in storage.list_names(location):
-        folder = storage.join(location, name)
-        begun, completed = (storage.exists(storage.join(folder, marker)) for marker in (STARTED, SUCCESS))
-        if begun and not completed:
-            raise DataError(f"{unfinished} '{name}' was begun and not completed; {again}")
     marker = storage.join(location, STAGE, SUCCESS)
     if not storage.exists(marker):
-        raise DataError(f"{unfinished} '{STAGE}' is missing; {again}")
+        begun = [name for name in storage.list_names(location) if _is_begun(storage.join(location, name))]
+        which = f"'{begun[0]}' was begun and not completed" if begun else f"'{STAGE}' is missing"
+        raise DataError(f"{unfinished} {which}; {again}")
     for name, commit in storage.read_json(marker)["inputs"].items():
         folder = storage.join(location, name)
         done = storage.join(folder, SUCCESS)
         if not storage.exists(done):
+            if _is_begun(folder):
+                raise DataError(f"{unfinished} '{name}' was begun and not completed; {again}")
             if storage.exists(folder) and not name.startswith(SEED):
                 raise DataError(f"{unfinished} '{name}' is missing; {again}")
         elif storage.read_json(done)["commit"] != commit:
             raise DataError(f"{location}: its report is older than its stage '{name}'; {again}")
+
+
+def _is_begun(folder: str) -> bool:
+    """Whether a stage was begun and not completed."""
+    begun, completed = (storage.exists(storage.join(folder, marker)) for marker in (STARTED, SUCCESS))
+    return begun and not completed
 
 
 def _report(location: str) -> dict[str, Any]:

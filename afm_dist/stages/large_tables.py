@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from afm_dist import console, storage
+from afm_dist import console, preprocessing, storage
 from afm_dist.checkpoint import size_on_disk
 from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.ranks import FixedRank, plan_ranks
@@ -56,8 +56,20 @@ def statistics(run: Run, data: Stage, manifest: Manifest, source: Source, *, opt
     return run.stage(STATISTICS, work, inputs=[data, external_source(source)])
 
 
-def checkpoint(run: Run, source: Source, moments: Stage, rank: int, *, options: CpuOptions) -> Stage:
-    """The tables projected (eq. 10), the projections folded into the first linear layer (eq. 12)."""
+def checkpoint(
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    source: Source,
+    moments: Stage,
+    rank: int,
+    *,
+    options: CpuOptions,
+) -> Stage:
+    """The tables projected (eq. 10), the projections folded into the first linear layer (eq. 12).
+
+    What a raw row needs to be scored comes along, as with every checkpoint that ships.
+    """
     policy = FixedRank(rank=rank)
 
     def work(folder: str) -> None:
@@ -69,11 +81,15 @@ def checkpoint(run: Run, source: Source, moments: Stage, rank: int, *, options: 
             f"variance (median {kept[len(kept) // 2]:.1%})"
         )
         compress_table(source, folder, plan, known, options=options, emit=run.event)
+        preprocessing.attach(manifest, folder)
         before, after = size_on_disk(source.location), size_on_disk(folder)
         console.say(f"  {before:,} bytes before, {after:,} after: {before / after:.2f} times smaller")
 
     return run.stage(
-        CHECKPOINT, work, config={"policy": asdict(policy)}, inputs=[external_source(source), moments]
+        CHECKPOINT,
+        work,
+        config={"policy": asdict(policy)},
+        inputs=[data, external_source(source), moments],
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from afm_dist import storage
+from afm_dist import console, storage
 from afm_dist.checkpoint import load_config
 from afm_dist.compression.absorb import in_agreeing_units
 from afm_dist.compression.factorize import eigendecompose
@@ -22,6 +22,7 @@ from afm_dist.compression.ranks import field_key, field_name, in_words, module_n
 from afm_dist.dataset import description_json
 from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import DataError
 from afm_dist.report.schema import Layer
 from afm_dist.runs import SUCCESS, Run, Stage, environment
 from afm_dist.stages.compression import TABLE
@@ -261,7 +262,6 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
         positives = facts.get("splits", {}).get(name, {}).get("positives")
         if rows and positives is not None:
             splits[name]["positive_share"] = positives / rows
-    described = all(field.name in manifest.vocabulary for field in manifest.categorical)
     data: dict[str, Any] = {
         "name": ", ".join(str(source.get("name", "?")) for source in manifest.sources) or manifest.location,
         "preset": manifest.preset,
@@ -269,10 +269,21 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
         "ids": sum(field.cardinality for field in manifest.categorical),
         "splits": splits,
         "fingerprint": manifest.fingerprint(),
-        # A dataset made by other tools may have no vocabularies to describe.
-        **({"description": description_json.to_json(Description.of(manifest))} if described else {}),
     }
+    if (description := _description(manifest)) is not None:
+        data["description"] = description
     return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
+
+
+def _description(manifest: Manifest) -> dict[str, Any] | None:
+    """Of its fields; a dataset made by other tools may have no vocabularies, or others."""
+    if not all(field.name in manifest.vocabulary for field in manifest.categorical):
+        return None
+    try:
+        return description_json.to_json(Description.of(manifest))
+    except DataError as error:
+        console.warn(f"the report does not describe the data: {error}")
+        return None
 
 
 def timings(run: Run) -> list[dict[str, Any]]:

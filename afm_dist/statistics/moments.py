@@ -10,7 +10,8 @@ deviation. Two halves are merged by the pairwise formula of Chan, Golub and LeVe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -119,10 +120,22 @@ def moments_of_table(table: Tensor, counts: Tensor) -> Moments:
     if counts.shape != table.shape[:1]:
         raise ValueError(f"{tuple(counts.shape)} counts for a table of {table.shape[0]} rows")
     merged = Moments.empty(table.shape[1])
-    for rows, weights in zip(table.split(RANGE_ROWS), counts.split(RANGE_ROWS), strict=True):
-        blocks = zip(rows.split(TABLE_ROWS), weights.split(TABLE_ROWS), strict=True)
-        merged = merged.merge(moments_of_blocks(blocks, table.shape[1]))
+    with one_thread():
+        for rows, weights in zip(table.split(RANGE_ROWS), counts.split(RANGE_ROWS), strict=True):
+            blocks = zip(rows.split(TABLE_ROWS), weights.split(TABLE_ROWS), strict=True)
+            merged = merged.merge(moments_of_blocks(blocks, table.shape[1]))
     return merged
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As in a task: with several threads BLAS adds up in another order, and so gives other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def moments_of_blocks(blocks: Iterable[tuple[Tensor, Tensor]], width: int) -> Moments:

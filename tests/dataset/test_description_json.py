@@ -31,3 +31,9 @@ def test_a_damaged_description_names_where_it_was_found() -> None:
 
     with pytest.raises(DataError, match=r"somewhere\.json: .*surprise"):
         from_json(content, source="somewhere.json")
+
+
+def test_a_description_of_another_version_is_left_out() -> None:
+    content = {**to_json(example_description()), "format_version": 2, "surprise": 1}
+
+    assert from_json(content, source="report") is None

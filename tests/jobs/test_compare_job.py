@@ -109,6 +109,14 @@ def test_what_is_no_finished_run_is_named(run: Path, damage: Callable[[Path], No
         FinishedRun.read(str(run))
 
 
+def test_what_is_left_of_other_options_does_not_matter(tmp_path: Path) -> None:
+    run = write_run(example_run("seeds", seeds=(0, 1)), tmp_path / "run")
+    write_json(run / "seed-0" / "sweep" / "_STARTED", {})
+    write_json(run / "seed-2" / "train" / "_STARTED", {})
+
+    assert list(FinishedRun.read(str(run)).reports) == [0, 1]
+
+
 def test_an_unfinished_seed_is_named(tmp_path: Path) -> None:
     run = write_run(example_run("seeds", seeds=(0, 1)), tmp_path / "run")
     without_report(run / "seed-1")

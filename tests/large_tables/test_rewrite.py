@@ -293,6 +293,18 @@ def test_counts_of_another_log_are_refused(
         stored_moments(Source.open(checkpoint), other, folder=str(tmp_path))
 
 
+@pytest.mark.ray
+def test_an_altered_vocabulary_of_the_same_size_is_refused(
+    manifest: Manifest, checkpoint: str, tmp_path: Path, local_ray: None
+) -> None:
+    file = manifest.vocabulary["ad"]
+    altered = replace(file, sha256="0" * len(file.sha256))
+    other = replace(manifest, vocabulary={**manifest.vocabulary, "ad": altered})
+
+    with pytest.raises(DataError, match=r"vocabulary/ad\.parquet"):
+        stored_moments(Source.open(checkpoint), other, folder=str(tmp_path))
+
+
 def truncate(location: Path) -> None:
     path = location / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

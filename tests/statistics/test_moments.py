@@ -162,6 +162,21 @@ def test_counts_of_a_far_mean_meet_the_float64_bound() -> None:
     assert relative_error(moments.covariance, two_pass(repeated)[1]) <= BOUND_FLOAT64
 
 
+def test_the_number_of_threads_changes_no_bit() -> None:
+    table, counts = table_and_counts(20_000, 32)
+
+    found = set()
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            found.add(moments_of_table(table, counts).digest())
+        finally:
+            torch.set_num_threads(before)
+
+    assert len(found) == 1
+
+
 def test_rows_that_never_occur_do_not_matter() -> None:
     table, counts = table_and_counts(50, 5)
     counts[7] = 0

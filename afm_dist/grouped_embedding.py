@@ -86,7 +86,6 @@ class GroupedEmbedding(nn.Module):
     """
 
     columns: Tensor
-    places: Tensor
 
     def __init__(
         self,
@@ -115,7 +114,8 @@ class GroupedEmbedding(nn.Module):
                 else MeanEmbedding(own, rows, dim)
             )
         self.register_buffer("columns", self.rebuild_columns(), persistent=False)
-        self.register_buffer("places", self.rebuild_places(), persistent=False)
+        order = [i for _, fields in self._members() for i in fields]
+        self._places = [order.index(i) for i in range(len(order))]
 
     def _members(self) -> Iterator[tuple[int, list[int]]]:
         """Each rank with the numbers of its fields."""
@@ -125,11 +125,6 @@ class GroupedEmbedding(nn.Module):
     def rebuild_columns(self) -> Tensor:
         """Numbers of the fields, group after group; they are not stored in checkpoints."""
         return torch.tensor([i for _, fields in self._members() for i in fields])
-
-    def rebuild_places(self) -> Tensor:
-        """Where each field is among them; they are not stored in checkpoints."""
-        order = [i for _, fields in self._members() for i in fields]
-        return torch.tensor([order.index(i) for i in range(len(order))])
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -156,14 +151,16 @@ class GroupedEmbedding(nn.Module):
         """
         check_ids(ids, self.names)
         sizes = [len(fields) for _, fields in self._members()]
-        codes, vectors = [], []
+        codes: list[Tensor] = []
+        vectors: list[Tensor] = []
         for group, own in zip(
             self.groups.values(), ids.index_select(1, self.columns).split(sizes, 1), strict=True
         ):
             own_codes, own_vectors = group(own)
             codes.append(own_codes.flatten(1))
-            vectors.append(own_vectors)
-        return torch.cat(codes, 1), torch.cat(vectors, 1).index_select(1, self.places)
+            vectors += own_vectors.unbind(1)
+        # Field by field they lie in memory as they come out of a group: each is copied once, as one block.
+        return torch.cat(codes, 1), torch.stack([vectors[place] for place in self._places]).transpose(0, 1)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -45,7 +45,14 @@ class Parity:
 
 
 def check(
-    run: Run, model: nn.Module, fields: Sequence[Field], *, bound: float, data: Manifest | None, name: str
+    run: Run,
+    model: nn.Module,
+    fields: Sequence[Field],
+    *,
+    bound: float,
+    data: Manifest | None,
+    name: str,
+    advice: str = "",
 ) -> Parity:
     """Compare a file with the model: on a dataset's rows, on made-up ones, and on ids outside their field.
 
@@ -56,6 +63,7 @@ def check(
         bound: The largest absolute difference of a logit that is accepted.
         data: Where real rows are, of the test split or else of another; None: there are none.
         name: Of the file, for errors.
+        advice: What to do about differences above the bound.
 
     Raises:
         ParityError: a difference above the bound, another shape or type, or a number for a row with an
@@ -74,7 +82,7 @@ def check(
             raise ParityError(
                 f"{name}: not written, for its logits differ from the model's by up to {each.largest:.3g} on "
                 f"{each.rows:,} {what}, where {bound:.3g} is accepted (the model's logits reach "
-                f"{each.magnitude:.3g})"
+                f"{each.magnitude:.3g}){advice}"
             )
     _check_outside(run, model, fields, bound=bound, name=name)
     return Parity(difference=max(real.largest, made.largest), rows=real.rows + made.rows, real_rows=real.rows)

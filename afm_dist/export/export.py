@@ -48,7 +48,7 @@ def export(
     The file appears only after it was loaded again and its logits compared with the model's.
 
     Args:
-        model: One of this library's, compressed or not; is not changed.
+        model: One of this library's, compressed or not, in eval mode; is not changed.
         config: What it is.
         format: ``torch-export``, ``aoti`` or ``onnx``.
         location: The file.
@@ -61,11 +61,13 @@ def export(
 
     Raises:
         OptionError: an unknown format, another ending of the file's name than the format's, something
-            that the format needs is missing, or a model without a form for inference.
+            that the format needs is missing, a model in training mode or without a form for inference.
         ParityError: the file does not compute what the model does; it is not written.
         DataError: a shard or a vocabulary is missing, truncated or altered.
     """
     check_format(format, location)
+    if model.training:
+        raise OptionError("the model is in training mode; call model.eval() first")
     handler = FORMATS[format]
     handler.prepare()
     if vocabulary:
@@ -84,7 +86,8 @@ def export(
         run = handler.load(path)
         if precision != "float32":
             check(run, prepared, fields, bound=BOUNDS["float32"], data=data, name=location)
-        parity = check(run, model.eval(), fields, bound=BOUNDS[precision], data=data, name=location)
+        bound, advice = BOUNDS[precision], "" if precision == "float32" else "; choose --precision float32"
+        parity = check(run, model, fields, bound=bound, data=data, name=location, advice=advice)
         _commit(path, parent, vocabulary)
     return parity
 

@@ -38,8 +38,8 @@ def prepare() -> None:
 def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:
     """Write the file; the texts are its ``metadata_props``.
 
-    The format holds no file of 2 GB: then the tensors are in a second one beside it, named like it
-    with ``.data`` behind.
+    The format holds no file of 2 GB: above 1.5 GB the tensors are in a second one beside it, named like
+    it with ``.data`` behind.
     """
     with _quiet():
         converted = torch.onnx.export(

@@ -136,6 +136,22 @@ def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_precision_that_changes_the_model_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("nfm")
+    with torch.no_grad():
+        model.embedding.weight[2] = 1e4
+    right = score(prepare_for_inference(model, precision="int8"))
+    monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
+    monkeypatch.setattr(torch_export, "load", lambda path: right)
+
+    with pytest.raises(ParityError, match=r"where 0\.05 is accepted .*; choose --precision float32"):
+        export(model, CONFIG, "torch-export", str(tmp_path / "model.pt2"), precision="int8")
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_belonged_to_an_older_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("nfm")
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))

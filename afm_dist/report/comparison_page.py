@@ -187,7 +187,8 @@ def _results(content: Comparison, data: int) -> Html:
     earlier = [row for row in rows if row["stage"] == "before-finetune"]
     against = [row for row in finished if "vs_control" in row and not row["name"].endswith("-mlp")]
     bayes = content["data"][data].get("bayes_auc")
-    dotted = "" if bayes is None else " Dotted: the best possible (Bayes)."
+    drawn = bayes is not None and plots.reaches(finished, bayes)
+    dotted = " Dotted: the best possible (Bayes)." if drawn else ""
     shown = [
         figure(
             plots.auc_against_bytes(finished, names, bayes, f"auc-bytes-{data}"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
 from afm_dist.errors import DataError
 from afm_dist.report.comparison import Comparison, compare
 from afm_dist.report.comparison_page import markdown, page, sentence
+from afm_dist.report.plots.comparison import to_control
 from tests.report.example_runs import example_run, example_runs
 from tests.report.parsed_page import Page
 
@@ -114,6 +116,34 @@ def test_the_page_is_self_contained_and_shows_every_run(comparison: Comparison) 
         assert all(run in label for label in labels)
     assert html.count('<span class="badge">ships</span>') == 3
     assert page(comparison) == html
+
+
+@pytest.mark.parametrize("difference", [0.0, -0.00001, -0.0004, -0.0006])
+def test_ticks_are_told_apart_by_their_labels(difference: float) -> None:
+    rows = [each for each in compare(example_runs())["rows"] if each["name"] == "afm-emb"]
+    for each in rows:
+        each["vs_control"] = {"mean": difference}
+
+    drawn = to_control(rows, ["first", "second", "over-three-seeds"], "figure")
+
+    ticks = re.findall(r">([+−]?\d\.\d{4})<", drawn)
+    assert len(ticks) >= 2
+    assert len(ticks) == len(set(ticks))
+    steps = {round(second - first, 4) for first, second in pairwise(map(number, ticks))}
+    assert len(steps) == 1
+
+
+def number(label: str) -> float:
+    return float(label.replace("−", "-"))
+
+
+def test_the_best_possible_is_named_only_where_it_is_drawn() -> None:
+    near, far = example_runs()[:2], example_runs()[:2]
+    for run in far:
+        run.first["data"]["bayes_auc"] = 0.95
+
+    assert "Dotted" in page(compare(near))
+    assert "Dotted" not in page(compare(far))
 
 
 def test_hostile_names_are_text() -> None:

@@ -18,6 +18,7 @@ from afm_dist.report.summary import method
 HEIGHT = 380
 BELOW, ABOVE = 44.0, 12.0
 ROW = 40
+LEAST_WIDTH = 0.0006
 PALETTE = ("afm", "control", "other", "svd", "weighted", "sequential", "scratch", "baseline")
 """Roles whose colours tell runs apart; from the ninth run on they come again."""
 
@@ -38,12 +39,9 @@ def auc_against_bytes(
         bayes: The best AUC possible, where it is known.
         name: Unique name of the figure.
     """
-    values = [row["auc"] for row in rows]
-    low, high = min(values), max(values)
-    reach = max(high - low, 0.001)
-    if bayes is not None and bayes <= high + reach:
-        high = max(high, bayes)
-    low, high = low - 0.1 * reach, high + 0.1 * reach
+    best = bayes if bayes is not None and reaches(rows, bayes) else None
+    low, high = _limits(rows)
+    high = high if best is None else max(high, best + 0.1 * (high - low))
     shipped = [row for row in rows if row["ships"]]
 
     def paint(figure: Figure) -> None:
@@ -53,8 +51,8 @@ def auc_against_bytes(
         ax.set_xlabel("size, MB")
         ax.set_ylabel("test AUC")
         auc_axis(ax)
-        if bayes is not None and bayes <= high:
-            ax.axhline(bayes, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
+        if best is not None:
+            ax.axhline(best, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
         for index, run in enumerate(runs):
             own = [row for row in rows if row["run"] == run]
             ends = [row for row in own if row["ships"] or row["name"] == "baseline"]
@@ -74,6 +72,19 @@ def auc_against_bytes(
         for row in shipped
     )
     return render(paint, name=name, label=f"Test AUC against size of what ships: {words}.", height=HEIGHT)
+
+
+def _limits(rows: Sequence[ComparedRow]) -> tuple[float, float]:
+    """Of the AUC axis, with a margin."""
+    values = [row["auc"] for row in rows]
+    margin = 0.1 * max(max(values) - min(values), 0.001)
+    return min(values) - margin, max(values) + margin
+
+
+def reaches(rows: Sequence[ComparedRow], bayes: float) -> bool:
+    """Whether the figure reaches up to the best AUC possible without pressing all others together."""
+    low, high = _limits(rows)
+    return bayes <= high + (high - low)
 
 
 def _mark(ax: Axes, row: ComparedRow, role: str) -> None:
@@ -105,11 +116,12 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> H
         for row in rows:
             _difference(ax, row, shown.index(row["run"]) + _offset(method(row["name"]), methods))
         low, high = ax.get_xlim()
-        margin = 0.08 * max(high - low, 0.0005)
+        # Wide enough that labels of four decimals tell its ticks apart.
+        margin = 0.08 * (high - low) + max(0.0, LEAST_WIDTH - (high - low)) / 2
         ax.set_xlim(low - margin, high + margin)
         ax.set_yticks(range(len(shown)), [short(run, 16) for run in shown])
         ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.signed(value)))
         ax.grid(axis="x")
         ax.set_xlabel("test AUC minus the control's")

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class Benchmark:
     """Measure performance. What is compared runs in turn; ratios are those of the same round."""
 
-    suite: tyro.conf.Positional[Literal["prepare", "statistics", "pass", "training", "inference", "metrics"]]
+    suite: tyro.conf.Positional[Literal["prepare", "statistics", "pass", "training", "inference", "metrics", "tables"]]
     """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. pass: the
     statistics pass on Ray, all cores. training: DeepFM with lazily updated tables. inference: DeepFM before
-    and after compression, by threads, batch and runtime. metrics: AUC, log loss, calibration, one thread."""
+    and after compression, by threads, batch and runtime. metrics: AUC, log loss, calibration, one thread.
+    tables: jobs/compress_tables.py against copying the checkpoint, and its resident memory (Linux)."""
     json: str | None = None
     """Also write the figures to this file."""
     rounds: int = 7
@@ -35,7 +36,7 @@ class Benchmark:
     peers_python: str | None = None
     """prepare, training: interpreter of an environment with the extra 'peers', to compare with FuxiCTR."""
     vocabulary: int | None = None
-    """pass, training, inference: ids of all fields together; training compares with a tenth of them. Without
+    """pass, training, inference, tables: ids of all fields; training compares with a tenth of them. Without
     it 10,000,000; inference: as many as the log of its shape has."""
     hidden: tuple[int, ...] = (400, 400, 400)
     """statistics, pass, training: widths of the MLP's hidden layers."""
@@ -134,6 +135,10 @@ def measure(config: Benchmark) -> list[Result]:
         from jobs.benchmarks import metrics
 
         return metrics.run(rows=config.rows, rounds=config.rounds)
+    if config.suite == "tables":
+        from jobs.benchmarks import large_tables
+
+        return large_tables.run(vocabulary=vocabulary, rounds=config.rounds)
     if config.suite == "training":
         from jobs.benchmarks import training, training_peers
 

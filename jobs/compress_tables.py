@@ -41,17 +41,19 @@ def main(config: CompressTables) -> None:
     """Run the job."""
     console.say(f"afm-dist compress_tables: {config.checkpoint} to {config.embedding_dim} dimensions")
     # torch and Ray take seconds to import: after the first line.
+    from afm_dist import storage
     from afm_dist.checkpoint import check_schema
     from afm_dist.cluster import check_paths, view
+    from afm_dist.dataset.manifest import Manifest
     from afm_dist.large_tables.source import Source
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
-    from afm_dist.runs import Run
+    from afm_dist.runs import Run, Stage
     from afm_dist.stages import large_tables
-    from afm_dist.stages.training import external_dataset
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output)
-    data, manifest = external_dataset(config.data)
+    manifest = Manifest.load(storage.absolute(config.data))
+    data = Stage.external("data", manifest.location, manifest.fingerprint())
     source = Source.open(config.checkpoint)
     check_schema(source.config, manifest, checkpoint=source.location)
     large_tables.check_rank(source, config.embedding_dim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from afm_dist import console, preprocessing, storage
@@ -11,17 +12,18 @@ from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.large_tables.rewrite import compress_table
-from afm_dist.large_tables.source import Source, empty_model
+from afm_dist.large_tables.source import TABLE, Source, empty_model
 from afm_dist.large_tables.statistics import stored_moments
 from afm_dist.planning.capacity import Estimate, Plan
 from afm_dist.planning.estimate import PROCESS_BYTES, TASKS_START_S
 from afm_dist.resources import Cluster, CpuOptions, TaskResources
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.compression import MOMENTS, folded_into
 from afm_dist.statistics.moments import RANGE_ROWS, TABLE_ROWS
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
 
+# This module and what it imports leave training alone: to import that takes 100 MB.
+MOMENTS = "moments.safetensors"
 STATISTICS = "statistics-embedding"
 CHECKPOINT = "checkpoint"
 # Of a table, on one core of the small machine of BENCHMARKS.md; its disk writes much less.
@@ -74,7 +76,8 @@ def checkpoint(
 
     def work(folder: str) -> None:
         known = load_moments(moments.file(MOMENTS))
-        plan = plan_ranks(known, policy, folded_into=folded_into(empty_model(source.config)))
+        folds: Mapping[str, str] = getattr(type(empty_model(source.config)), "folds", {})
+        plan = plan_ranks(known, policy, folded_into=folds.get(TABLE))
         kept = sorted(eigendecompose(item).kept_energy(rank) for item in known.values())
         console.say(
             f"  {len(known)} fields to {rank} dimensions, which keep {kept[0]:.1%} to {kept[-1]:.1%} of the "

@@ -129,7 +129,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(block=st.integers(1, 40), blocks=st.integers(1, 8), rank=st.integers(1, 5))
+@given(block=st.integers(4, 40), blocks=st.integers(1, 8), rank=st.integers(1, 5))
 def test_any_blocks_and_ranges_give_the_bytes_of_compression_in_memory(
     manifest: Manifest,
     checkpoint: str,

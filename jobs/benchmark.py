@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class Benchmark:
     """Measure performance. What is compared runs in turn; ratios are those of the same round."""
 
-    suite: tyro.conf.Positional[Literal["prepare", "statistics", "pass", "training", "inference", "metrics", "tables"]]
+    suite: tyro.conf.Positional[
+        Literal["prepare", "statistics", "pass", "training", "inference", "metrics", "tables"]
+    ]
     """prepare: raw log to shards to batches. statistics: moments of the layers, one thread. pass: the
     statistics pass on Ray, all cores. training: DeepFM with lazily updated tables. inference: DeepFM before
     and after compression, by threads, batch and runtime. metrics: AUC, log loss, calibration, one thread.

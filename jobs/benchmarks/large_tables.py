@@ -37,6 +37,7 @@ from jobs.benchmarks.criteo_shape import EMBEDDING_DIM, cardinalities, fields
 from jobs.benchmarks.result import Result, compared
 
 SUITE = "tables"
+CODES = 2
 COPY = "copy the checkpoint"
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_ROWS = 1 << 20
@@ -44,18 +45,18 @@ SAMPLE_S = 0.3
 MEGA = 1e6
 
 
-def run(*, vocabulary: int, embedding_dim: int, rounds: int) -> list[Result]:
+def run(*, vocabulary: int, rounds: int) -> list[Result]:
     """Rates are bytes of the uncompressed checkpoint per second."""
     with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
         schema = fields(cardinalities(vocabulary))
         data = write_vocabularies(f"{folder}/data", schema)
         checkpoint = write_model(f"{folder}/checkpoint", schema)
         source = Source.open(checkpoint)
-        runs = [measure(folder, data, checkpoint, embedding_dim) for _ in range(rounds)]
+        runs = [measure(folder, data, checkpoint) for _ in range(rounds)]
     copies = [each.copy for each in runs]
     results = [_rate(COPY, copies, source.nbytes)]
     named: dict[str, Callable[[Round], float]] = {
-        f"{EMBEDDING_DIM} to {embedding_dim} dimensions, the command": lambda each: each.command,
+        f"{EMBEDDING_DIM} to {CODES} dimensions, the command": lambda each: each.command,
         "statistics and new checkpoint, its stages": lambda each: each.statistics + each.rewriting,
         "statistics": lambda each: each.statistics,
         "new checkpoint": lambda each: each.rewriting,
@@ -91,7 +92,7 @@ class Round:
     together: int
 
 
-def measure(folder: str, data: str, checkpoint: str, embedding_dim: int) -> Round:
+def measure(folder: str, data: str, checkpoint: str) -> Round:
     """Copy the checkpoint, then compress it.
 
     Raises:
@@ -111,7 +112,7 @@ def measure(folder: str, data: str, checkpoint: str, embedding_dim: int) -> Roun
     _forget(checkpoint)
     output = Path(folder, "run")
     command = [sys.executable, str(ROOT / "jobs" / "compress_tables.py"), "--data", data]
-    command += ["--checkpoint", checkpoint, "--embedding-dim", str(embedding_dim), "--output", str(output)]
+    command += ["--checkpoint", checkpoint, "--embedding-dim", str(CODES), "--output", str(output)]
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         watch = Watch(job.pid)

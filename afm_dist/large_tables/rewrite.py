@@ -115,6 +115,11 @@ def _entry(plan: Plan) -> PlanEntry:
         named = ", ".join(entry.name for entry in plan.entries) or "nothing"
         raise OptionError(f"a plan for {named}: only {TABLE} is compressed without being in memory")
     (entry,) = plan.entries
+    if entry.ranks is not None:
+        raise OptionError(
+            f"{TABLE} cannot have ranks by field without being in memory; give all fields one, or use "
+            "compress_"
+        )
     if entry.absorbs is not None:
         raise OptionError(
             f"{TABLE} cannot absorb {entry.absorbs} without being in memory; leave absorbs out, or use "

@@ -51,14 +51,14 @@ class Source:
         config = load_config(location)
         model = empty_model(config)
         table = dict(model.named_modules()).get(TABLE)
+        if any(entry.name == TABLE for entry in config.plan.entries):
+            raise OptionError(
+                "--checkpoint: the table of the model is compressed already; give the uncompressed one"
+            )
         if not isinstance(table, FusedEmbedding):
             raise OptionError(
                 f"--checkpoint: a {type(model).__name__} has no fused table named {TABLE}; give a model of "
                 "one of the built-in architectures"
-            )
-        if table.projection is not None:
-            raise OptionError(
-                "--checkpoint: the table of the model is compressed already; give the uncompressed one"
             )
         tensors = stored_tensors(location)
         expected = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}

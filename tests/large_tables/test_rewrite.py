@@ -343,6 +343,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
     [
         ({"method": "svd"}, "'svd' of embedding.*take afm or weighted"),
         ({"absorbs": "linear"}, "cannot absorb linear"),
+        ({"ranks": {"site": 2, "always": 0, "ad": 1}}, "cannot have ranks by field"),
         ({"rank": 2, "ranks": {"any": 2}}, "cannot have ranks by field without being in memory"),
         ({"name": "mlp.3"}, "a plan for mlp.3"),
         ({"method": "weighted"}, "needs the sensitivity"),

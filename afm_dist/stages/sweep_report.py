@@ -122,8 +122,8 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             *base["notes"],
             "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
             "was. The factors of weighted models are those with the least change of the logit, to first "
-            "order; budget-r64-d2 has such factors, no more bytes than that pair of ranks, and the ranks for "
-            "which the predicted change is least.",
+            "order; budget-r64-d2 has such factors, no more bytes than that pair of ranks, and the ranks "
+            "(each field its own, unless --field-ranks is uniform) for which the predicted change is least.",
             "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
             f"the second one of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
             "the state with the best validation AUC, the one before fine-tuning included.",

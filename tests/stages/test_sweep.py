@@ -12,7 +12,7 @@ from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
 from afm_dist.compression.methods import FACTORIZATIONS
 from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import PlanEntry
+from afm_dist.compression.plan import Method, PlanEntry
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
@@ -275,3 +275,14 @@ def test_kept_variance_is_that_of_the_factors() -> None:
     lost = centred - centred @ (projection.decode @ projection.encode).T
     assert weighted == pytest.approx(1 - float(lost.square().sum() / centred.square().sum()), abs=1e-9)
     assert weighted < plain
+
+
+@pytest.mark.parametrize("method", ["afm", "weighted", "svd"])
+def test_of_a_field_of_rank_0_no_variance_is_kept(method: Method) -> None:
+    rows = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moments = {"table[site]": moments_of(rows), "table[ad]": moments_of(rows)}
+    known = OutputStatistics(moments, {key: torch.eye(3, dtype=torch.float64) for key in moments})
+    entry = PlanEntry(name="table", method=method, rank=3).with_rank({"site": 0, "ad": 3})
+
+    assert kept_energy("table[site]", entry, known) == 0
+    assert kept_energy("table[ad]", entry, known) == pytest.approx(1)

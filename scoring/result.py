@@ -41,7 +41,9 @@ def check_result(output: str, inputs: Sequence[str]) -> None:
         raise OptionError(f"--output {output}: holds something else than scores; name another file")
 
 
-def write_result(parts: Sequence[str], schema: pa.Schema, output: str, model: Mapping[str, Any], rows: int) -> None:
+def write_result(
+    parts: Sequence[str], schema: pa.Schema, output: str, model: Mapping[str, Any], rows: int
+) -> None:
     """Write the scores, with the number of each row over the whole input.
 
     Args:
@@ -71,8 +73,8 @@ def write_result(parts: Sequence[str], schema: pa.Schema, output: str, model: Ma
             written += table.num_rows
         if written != rows:
             raise DataError(
-                f"{output}.work: its parts hold {written:,} rows where their receipts say {rows:,}; they were "
-                "altered, or a disk is faulty: delete the folder and run the same command again"
+                f"{output}.work: its parts hold {written:,} rows where their receipts say {rows:,}; they "
+                "were altered, or a disk is faulty: delete the folder and run the same command again"
             )
 
 

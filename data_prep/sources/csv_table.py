@@ -18,7 +18,7 @@ from afm_dist.errors import DataError
 from data_prep.sources import files
 from data_prep.sources.csv_lines import QUOTE, Seen, ends_in_values, line_ends, lone_returns
 from data_prep.sources.files import Lines
-from data_prep.sources.source import RawField, RawRows, Rejected, check_field_names
+from data_prep.sources.source import RawField, RawRows, Rejected, distinct_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import MISSING_NUMBERS, rows_of, text_of
 
@@ -79,6 +79,7 @@ class CsvTable:
 
     Args:
         path: The file, which has at least one row.
+        wanted: The columns that will be read; None: all.
 
     Attributes:
         names: Columns, in order.
@@ -93,7 +94,7 @@ class CsvTable:
     format = "CSV"
     first_line = 2
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, wanted: Collection[str] | None = None) -> None:
         self.path = path
         self.bytes = files.describe(path).bytes
         self.compression = files.compression_of(path)
@@ -103,13 +104,12 @@ class CsvTable:
         self.delimiter = "\t" if header.count(b"\t") > header.count(b",") else ","
         self.names: list[str] = []
         with self._reader(lambda row: "skip", Seen(line=1)) as reader:
-            self.names = list(reader.schema.names)
-        check_field_names(self.names, path)
+            self.names = distinct_names(reader.schema.names, wanted, path)
         self.types = self.spellings = dict.fromkeys(self.names, "text")
         # Again, now that the names are known: Arrow would make numbers of long identifiers.
         with self._reader(lambda row: "skip", Seen(line=1)) as reader:
             first = next((batch for batch in reader if batch.num_rows), None)
-        sample_rows = pl.DataFrame(first.slice(0, SAMPLE_ROWS)) if first else pl.DataFrame()
+        sample_rows = self._frame(first.slice(0, SAMPLE_ROWS)) if first else pl.DataFrame()
         self.contents: dict[str, Content] = {
             name: content_of(text_of(sample_rows[name])) if first else "empty" for name in self.names
         }
@@ -182,9 +182,9 @@ class CsvTable:
                 rejected = [bad.rejected(int(starts[number - row])) for number, bad in of_batch.items()]
                 row, line = row + n_rows, line + int(ends.sum())
                 rejected += [seen.overlong.pop(bad) for bad in sorted(seen.overlong) if bad < line]
-                yield _Piece(
-                    pl.DataFrame(batch), numbers, starts[numbers - (row - n_rows)], rejected
-                ).without(seen.empty)
+                yield _Piece(self._frame(batch), numbers, starts[numbers - (row - n_rows)], rejected).without(
+                    seen.empty
+                )
         rejected = list(seen.overlong.values())
         for number in sorted(malformed):
             rejected.append(malformed[number].rejected(line + number - row))
@@ -219,6 +219,9 @@ class CsvTable:
                 seen.empty
             )
             row += lines.count
+
+    def _frame(self, batch: pa.RecordBatch) -> pl.DataFrame:
+        return pl.DataFrame(batch.rename_columns(self.names))
 
     def _options(self, malformed: Callable[[InvalidRow], str]) -> dict[str, Any]:
         return {

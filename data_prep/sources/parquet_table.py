@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.errors import DataError, StorageError
-from data_prep.sources.source import RawField, RawRows, check_field_names
+from data_prep.sources.source import RawField, RawRows, distinct_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import rows_of
 
@@ -26,6 +26,7 @@ class ParquetTable:
 
     Args:
         path: The file.
+        wanted: The columns that will be read; None: all.
 
     Attributes:
         names: Columns, in order.
@@ -40,15 +41,14 @@ class ParquetTable:
     format = "Parquet"
     first_line = 1
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, wanted: Collection[str] | None = None) -> None:
         self.path = path
         with self._file() as file:
-            self.names = list(file.schema_arrow.names)
-            check_field_names(self.names, path)
-            self.contents: dict[str, Content] = {f.name: content_of(f.type) for f in file.schema_arrow}
-            self._arrow_types = {f.name: f.type for f in file.schema_arrow}
-            self.types = {name: str(kind) for name, kind in self._arrow_types.items()}
-            self.spellings = {f.name: spelling_of(f.type) for f in file.schema_arrow}
+            self.names = distinct_names(file.schema_arrow.names, wanted, path)
+            kinds = self._arrow_types = dict(zip(self.names, file.schema_arrow.types, strict=True))
+            self.contents: dict[str, Content] = {name: content_of(kind) for name, kind in kinds.items()}
+            self.types = {name: str(kind) for name, kind in kinds.items()}
+            self.spellings = {name: spelling_of(kind) for name, kind in kinds.items()}
             metadata = file.metadata
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
@@ -133,13 +133,17 @@ def spelling_of(kind: pa.DataType) -> str:
     return "text" if _is_text(kind) else str(kind)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
+    """Whether values of this type are text, in any of Arrow's layouts."""
     return any(
+        is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return is_string(kind) or any(
         is_kind(kind)
         for is_kind in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_string_view,
             pa.types.is_binary,
             pa.types.is_large_binary,
             pa.types.is_binary_view,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -224,3 +224,33 @@ def check_field_names(names: Sequence[str], where: str) -> None:
         if name in seen:
             raise DataError(f"{where}: two columns are named {name!r}; rename one")
         seen.add(name)
+
+
+def distinct_names(names: Sequence[str], wanted: Collection[str] | None, where: str) -> list[str]:
+    """The names of a table's columns, each once.
+
+    Args:
+        names: In order.
+        wanted: Those that will be read; the others may be named alike or oddly, and those that repeat are
+            told apart by a suffix. None: all are wanted, and have to be names of fields.
+        where: The file, for messages.
+
+    Raises:
+        DataError: naming the column.
+    """
+    if wanted is None:
+        check_field_names(names, where)
+        return list(names)
+    distinct: list[str] = []
+    taken = set(names)
+    for position, name in enumerate(names, start=1):
+        known = name
+        if name in names[: position - 1]:
+            if name in wanted:
+                raise DataError(f"{where}: two columns are named {name!r}; rename one")
+            known = f"{name} (column {position})"
+            while known in taken:
+                known += "'"
+            taken.add(known)
+        distinct.append(known)
+    return distinct

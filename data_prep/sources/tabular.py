@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from afm_dist import storage
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 from data_prep.sources import files
 from data_prep.sources.csv_table import CsvTable
-from data_prep.sources.parquet_table import ParquetTable
+from data_prep.sources.parquet_table import ParquetTable, is_string
 from data_prep.sources.source import Block, RawField, RawRows, Source, open_inputs
-from data_prep.sources.tabular_columns import Column, ColumnOptions, choose_columns
+from data_prep.sources.tabular_columns import Column, ColumnOptions, check_options, choose_columns
 from data_prep.split import SplitRule
 
 PARQUET_MAGIC = b"PAR1"
@@ -24,7 +26,7 @@ CHECKED_BYTES = 1 << 16
 
 
 class TabularSource(Source):
-    """CSV (plain, gzip or zstd; comma or tab separated) or Parquet files with equal columns.
+    """CSV (plain, gzip or zstd; comma or tab separated) or Parquet files with equal columns, of those read.
 
     Args:
         paths: The files, in order, all of one format.
@@ -33,7 +35,7 @@ class TabularSource(Source):
 
     Raises:
         DataError: a file is absent, empty, holds a header only, or is not a table.
-        OptionError: a column named by an option is not there.
+        OptionError: a column named by an option is not there, or one to be kept has several types.
     """
 
     kind = "tabular"
@@ -43,9 +45,10 @@ class TabularSource(Source):
         self, paths: Sequence[str], columns: ColumnOptions, *, block_bytes: int = BLOCK_BYTES
     ) -> None:
         self.label = columns.label or ""
-        self.paths = open_inputs(paths, _data_start, may_have_no_rows=columns.only_named)
+        data_start = partial(_data_start, wanted=columns.wanted)
+        self.paths = open_inputs(paths, data_start, may_have_no_rows=columns.only_named)
         self.block_bytes = block_bytes
-        self._tables: list[Table] = [_open(path) for path in self.paths]
+        self._tables: list[Table] = [_open(path, columns.wanted) for path in self.paths]
         self.first_line = self._tables[0].first_line
         first = self._tables[0]
         for other in self._tables[1:]:
@@ -54,14 +57,16 @@ class TabularSource(Source):
                     f"{other.path}: the file is {other.format}, but {first.path} is {first.format}; "
                     "convert all to one format"
                 )
-            if other.names != first.names:
+            if columns.only_named:
+                check_options(other.names, columns, other.path)
+            elif other.names != first.names:
                 raise DataError(
                     f"{other.path}: its columns ({', '.join(other.names)}) are not those of {first.path} "
                     f"({', '.join(first.names)})"
                 )
         # A file may lack the values, and so the type, of a column that others have.
         typed = {
-            name: next((table for table in self._tables if table.contents[name] != "empty"), first)
+            name: next((t for t in self._tables if t.contents.get(name, "empty") != "empty"), first)
             for name in first.names
         }
         contents = {name: table.contents[name] for name, table in typed.items()}
@@ -76,6 +81,8 @@ class TabularSource(Source):
             for name in self.categorical
         }
         self.kept = {name: typed[name].type_of(name) for name in columns.kept}
+        for name, kind in self.kept.items():
+            _check_kept(name, kind, typed[name], self._tables)
 
     def blocks(self) -> list[Block]:
         """Row groups of Parquet files, byte ranges of plain CSV files, whole compressed ones."""
@@ -124,19 +131,34 @@ def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:
             )
 
 
+def _check_kept(name: str, kind: pa.DataType, first: Table, tables: Sequence[Table]) -> None:
+    """Refuse a column that would have to be converted to be carried along.
+
+    Raises:
+        OptionError: naming the files, the column and its types.
+    """
+    for other in tables:
+        its = other.type_of(name)
+        if its != kind and not pa.types.is_null(its) and not (is_string(its) and is_string(kind)):
+            raise OptionError(
+                f"--keep {name}: the column has type {its} in {other.path}, but {kind} in {first.path}; "
+                "write the files with one type, or do not keep it"
+            )
+
+
 def is_parquet(path: str) -> bool:
     """Whether a file begins as a Parquet file does, whatever its name says."""
     with storage.open_read(path) as file:
         return bool(file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC)
 
 
-def _open(path: str) -> Table:
-    return ParquetTable(path) if is_parquet(path) else CsvTable(path)
+def _open(path: str, wanted: Collection[str] | None) -> Table:
+    return ParquetTable(path, wanted) if is_parquet(path) else CsvTable(path, wanted)
 
 
-def _data_start(path: str) -> int | None:
+def _data_start(path: str, wanted: Collection[str] | None) -> int | None:
     """Bytes before the first row; None: there is none."""
     if is_parquet(path):
-        return 0 if sum(ParquetTable(path).row_groups) else None
+        return 0 if sum(ParquetTable(path, wanted).row_groups) else None
     header, newline, rest = files.head(path, CHECKED_BYTES).partition(b"\n")
     return len(header) + len(newline) if rest else None

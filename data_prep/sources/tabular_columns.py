@@ -32,6 +32,11 @@ class ColumnOptions:
     only_named: bool = False
     kept: tuple[str, ...] = ()
 
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """The columns that are read; None: all."""
+        return (*self.categorical, *self.numeric, *self.kept) if self.only_named else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -64,7 +69,7 @@ def choose_columns(
             column that is not left out has a type that is not read.
         DataError: of the only columns to be read some are not there.
     """
-    _check_options(tuple(contents), options, where)
+    check_options(tuple(contents), options, where)
     columns = []
     for name, content in contents.items():
         column: Column
@@ -96,7 +101,18 @@ def choose_columns(
     return columns
 
 
-def _check_options(names: Sequence[str], options: ColumnOptions, where: str) -> None:
+def check_options(names: Sequence[str], options: ColumnOptions, where: str) -> None:
+    """Refuse options that name a column that is not there, or one twice.
+
+    Args:
+        names: The columns of a file.
+        options: What the user says.
+        where: The file, for messages.
+
+    Raises:
+        OptionError: naming the option and the column.
+        DataError: of the only columns to be read some are not there.
+    """
     listing = ", ".join(names)
     if options.only_named:
         if missing := [name for name in options.categorical + options.numeric if name not in names]:

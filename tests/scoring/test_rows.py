@@ -60,6 +60,68 @@ def test_order_of_columns_further_columns_and_labels_do_not_matter(trained: Trai
     assert trained.scores(tmp_path, plain) == trained.scores(tmp_path, other)
 
 
+ODD = {"index": "", "slash": "a/b", "long": "n" * 300, "alike": "junk", "told apart": "junk (column 6)"}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_names_of_columns_that_are_not_read_do_not_matter(
+    trained: Trained, tmp_path: Path, odd: str, suffix: str
+) -> None:
+    names, values = [ODD[odd], *HEADER[:3], "junk", "junk"], ["7", *ROW, "y", "z"]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        # A quote: the file is read as a whole.
+        write_csv(path, names, [values] * 2 + [[*values[:4], '"y"', "z"]])
+    else:
+        columns = [pa.array([float(v) if v == ROW[2] else v] * 3) for v in values]
+        pq.write_table(pa.Table.from_arrays(columns, names), path)
+
+    scores = trained.scores(tmp_path, path)
+
+    assert scores == trained.scores(tmp_path, write_csv(tmp_path / "plain.csv", HEADER[:3], [ROW] * 3))
+
+
+def test_columns_that_are_read_are_named_once(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="two columns are named 'ad'"):
+        trained.source(write_csv(tmp_path / "rows.csv", [*HEADER[:3], "ad"], [[*ROW, "b"]]))
+
+
+def test_files_may_differ_in_columns_that_are_not_read(trained: Trained, tmp_path: Path) -> None:
+    rows = [write_csv(tmp_path / "1.csv", HEADER[:3], [ROW]), tmp_path / "2.csv"]
+    write_csv(rows[1], ["x", *reversed(HEADER[:3])], [["y", *reversed(ROW)]])
+
+    first, second = trained.scores(tmp_path, *rows)
+
+    assert first == second
+    lacking = write_csv(tmp_path / "3.csv", ["x", *HEADER[:2]], [["y", *ROW[:2]]])
+    with pytest.raises(DataError, match=r"3\.csv: has no column price; it has: x, user, ad"):
+        trained.source(*rows, lacking)
+    with pytest.raises(OptionError, match=r"--keep x: .*1\.csv has no such column"):
+        trained.source(rows[1], rows[0], keep=("x",))
+
+
+def test_columns_to_carry_along_have_one_type_in_all_files(trained: Trained, tmp_path: Path) -> None:
+    def write(name: str, ids: pa.Array) -> Path:
+        pq.write_table(pa.table({"user": ["u1"], "ad": ["a"], "price": [1.0], "id": ids}), tmp_path / name)
+        return tmp_path / name
+
+    texts = write("text", pa.array(["a"])), write("large", pa.array(["b"], pa.large_string()))
+    nothing = write("none", pa.nulls(1))
+    numbers = write("integer", pa.array([2**60])), write("float", pa.array([0.5]))
+
+    trained.predict(tmp_path / "scores.parquet", nothing, *texts, keep=("id",))
+
+    assert pq.read_table(tmp_path / "scores.parquet")["id"].to_pylist() == [None, "a", "b"]
+    for paths in (numbers, numbers[::-1], (texts[0], numbers[0])):
+        types = [str(pq.read_schema(path).field("id").type) for path in paths]
+        message = (
+            f"--keep id: .* type {types[1]} in {paths[1]}, but {types[0]} in {paths[0]}; write the files"
+        )
+        with pytest.raises(OptionError, match=message):
+            trained.source(*paths, keep=("id",))
+
+
 def test_parquet_and_csv_of_the_same_rows_score_alike(trained: Trained, tmp_path: Path) -> None:
     rows = [row[:3] for row in clicks(50, seed=3)]
     table = pl.DataFrame(rows, schema=HEADER[:3], orient="row").with_columns(

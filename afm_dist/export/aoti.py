@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 from torch.export import ExportedProgram
 
 from afm_dist.errors import OptionError
@@ -45,8 +45,9 @@ def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> 
     }
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
-    except CppCompileError as error:
-        raise OptionError(f"--format aoti: the compiler failed ({error}); {_ADVICE}") from error
+    except (CppCompileError, InductorError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(f"--format aoti: the compiler failed ({reason}); {_ADVICE}") from error
 
 
 def load(path: Path) -> Run:

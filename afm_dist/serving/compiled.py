@@ -26,7 +26,7 @@ def compiled(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         OptionError: it cannot be compiled.
     """
-    program = torch.compile(scorer, fullgraph=True)
+    program = torch.compile(_function_of(scorer), fullgraph=True)
 
     def score(ids: Tensor, numeric: Tensor) -> Tensor:
         # Compiled code is called with tensors of one kind only: for another one, an inference tensor for
@@ -53,6 +53,17 @@ def compiled(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
             "example the package g++, and room for its files"
         ) from error
     return score
+
+
+def _function_of(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
+    """The scorer behind code of its own: the compiler keeps with each code what it makes, up to a limit."""
+
+    def program(ids: Tensor, numeric: Tensor) -> Tensor:
+        logits: Tensor = scorer(ids, numeric)
+        return logits
+
+    program.__code__ = program.__code__.replace()
+    return program
 
 
 def _plain(tensor: Tensor) -> Tensor:

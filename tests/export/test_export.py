@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -322,8 +323,30 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
     refuse(checkpoint, told, tmp_path, format="onnx", output=str(tmp_path / "out" / "model.onnx"))
 
 
-def test_a_missing_compiler_is_named_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-
-    with pytest.raises(OptionError, match=r"--format aoti: .*no-such-compiler.*needs a C\+\+ compiler"):
+def test_a_missing_compiler_is_named_before_the_work_begins() -> None:
+    told = r"--format aoti: .*no-such-compiler.*needs a C\+\+ compiler"
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(OptionError, match=told):
         aoti.prepare()
+
+
+class SumOfIds(nn.Module):
+    """Next to nothing to compile."""
+
+    def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
+        return ids.sum(1).float()
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec {shutil.which("g++")} "$@"\necho no room >&2; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    # Without ``vec_isa_ok`` it is asked which vectors it knows, and the answer is kept for all later tests.
+    broken = {"cpp.cxx": (str(compiler),), "cpp.vec_isa_ok": True, "force_disable_caches": True}
+    with inductor.patch(broken):
+        aoti.prepare()
+        with pytest.raises(
+            OptionError, match=r"--format aoti: the compiler failed \(.*no room.*C\+\+ compiler"
+        ):
+            aoti.write(trace(SumOfIds(), FIELDS), {}, tmp_path / "model.pt2")

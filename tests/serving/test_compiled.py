@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from afm_dist import prepare_for_inference
 from afm_dist.errors import OptionError
-from tests.models.small_models import inputs
+from tests.models.small_models import inputs, small_model
 from tests.serving.test_prepare import compressed
 
 
@@ -30,9 +31,22 @@ def test_one_compilation_serves_every_batch() -> None:
             prepared(ids, numeric)
 
 
-def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_may_compile_any_number_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The limit is the tracer's; what it hands its graph to does not matter.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    ids, numeric = inputs(5)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for dim in (2, 3, 5):
+            model = small_model("deepfm", embedding_dim=dim)
+
+            prepared = prepare_for_inference(model, compile=True)
+
+            torch.testing.assert_close(prepared(ids, numeric), model(ids, numeric).detach())
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(tmp_path / "g++"),))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    with pytest.raises(OptionError, match=r"compile: .* It needs a C\+\+ compiler"):
+    missing = {"cpp.cxx": (str(tmp_path / "g++"),), "force_disable_caches": True}
+    told = r"compile: .* It needs a C\+\+ compiler"
+    with torch._inductor.config.patch(missing), pytest.raises(OptionError, match=told):
         prepare_for_inference(compressed("nfm", "none"), compile=True)

@@ -62,7 +62,7 @@ class CodedLinearTerm(nn.Module):
             with its dtype and device.
 
     Attributes:
-        projection: p, of the shape of the codes of a row.
+        projection: p, of the shape of the codes of a row, as a matrix: (F, K) or (1, ΣK_i).
         bias: q, shape (F,).
         numeric: Of the numbers, shape (C,).
     """
@@ -70,7 +70,8 @@ class CodedLinearTerm(nn.Module):
     def __init__(self, n_fields: int, code_shape: Sequence[int], numeric: nn.Parameter) -> None:
         super().__init__()
         # As the weights of a new table, those of a new model are 0.
-        self.projection = nn.Parameter(numeric.new_zeros(*code_shape))
+        # A matrix whatever the ranks: training decays matrices, not vectors.
+        self.projection = nn.Parameter(numeric.new_zeros(*(1, *code_shape)[-2:]))
         self.bias = nn.Parameter(numeric.new_zeros(n_fields))
         self.numeric = numeric
 

@@ -159,11 +159,15 @@ def check_budget(
 
 def fields_of(config: ModelConfig, name: str) -> dict[str, int]:
     """The fields of a module that is a fused table, and their rows; of another one there are none."""
+    table = _table(config, name)
+    return {} if table is None else dict(zip(table.names, table.cardinalities, strict=True))
+
+
+def _table(config: ModelConfig, name: str) -> FusedEmbedding | None:
+    """A module that is a fused table, without numbers; None for another one."""
     with torch.device("meta"):
         module = config.build().get_submodule(name)
-    if not isinstance(module, FusedEmbedding):
-        return {}
-    return dict(zip(module.names, module.cardinalities, strict=True))
+    return module if isinstance(module, FusedEmbedding) else None
 
 
 # By module, and by the name of its moments: the errors of each rank, shape (M + 1,).
@@ -276,11 +280,12 @@ def most_entry_bytes(config: ModelConfig, entry: PlanEntry, field_ranks: FieldRa
         entry: Of any rank.
         field_ranks: As in ``allocate``.
     """
-    fields = fields_of(config, entry.name) if field_ranks == "each" else ()
-    if not fields:
+    table = _table(config, entry.name)
+    if field_ranks == "uniform" or table is None:
         return entry_bytes(entry)
-    # As many different ranks as there can be.
-    return entry_bytes(entry.with_rank({field: i for i, field in enumerate(fields)}))
+    # As many different ranks as there can be, 0 and the whole width among them.
+    different = table.dim + 1 + (entry.absorbs is not None)
+    return entry_bytes(entry.with_rank({field: i % different for i, field in enumerate(table.names)}))
 
 
 def structure_bytes(config: ModelConfig, plan: Plan) -> int:

@@ -132,16 +132,23 @@ def choose_ranks(
         sensitivity = logit_sensitivity(model, manifest, names, absorb=target.absorb)
         found: dict[str, Allocation] = {}
         for name, (field_ranks, emphasis) in _ways(target).items():
-            one = allocate(
-                config,
-                entries,
-                moments,
-                sensitivity,
-                budget - rest,
-                field_ranks=field_ranks,
-                emphasis={TABLE: emphasis},
-            )
-            if all(one.ranks != other.ranks for other in found.values()):
+            try:
+                one = allocate(
+                    config,
+                    entries,
+                    moments,
+                    sensitivity,
+                    budget - rest,
+                    field_ranks=field_ranks,
+                    emphasis={TABLE: emphasis},
+                )
+            except OptionError:
+                if name == PREDICTED:
+                    raise
+                # One dimension for all fields does not become as small as dimensions of their own.
+                continue
+            plan = plan_of(entries, one.ranks)
+            if all(plan != plan_of(entries, other.ranks) for other in found.values()):
                 found[name] = one
         scores: dict[str, dict[str, Any]] = {}
         if len(found) > 1:
@@ -170,7 +177,7 @@ def choose_ranks(
             f"{math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
         )
         tried = [
-            {"name": name, "ranks": one.ranks, "bytes": one.bytes, "error": one.error}
+            {"name": name, **asdict(one)}
             | {key: scores[name][key] for key in ("validation_auc", "validation_log_loss") if name in scores}
             for name, one in found.items()
         ]

@@ -17,7 +17,7 @@ from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.report.model_card import FILE_NAME as CARD
 from afm_dist.report.model_card import model_card
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.budget import RANKS, Ranks
+from afm_dist.stages.budget import ONE_DIMENSION, PREDICTED, RANKS, Ranks
 from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
@@ -237,7 +237,8 @@ def _finetuning_note(evidence: Evidence) -> str:
 
 def _budget_note(ranks: Ranks) -> str:
     chosen = storage.read_json(ranks.stage.file(RANKS))
-    errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in chosen["errors"].items())
+    (as_predicted,) = [one for one in chosen["tried"] if one["name"] == PREDICTED]
+    errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in as_predicted["errors"].items())
     predicted = (
         f"the least predicted change of the logit (root mean square, by module: {errors}), to first order, "
         "before fine-tuning and without what a ReLU between factors cuts"
@@ -251,8 +252,8 @@ def _budget_note(ranks: Ranks) -> str:
     return (
         f"Ranks for a budget of {chosen['budget']:,} bytes: {chosen['chosen']}, which of {len(scored)} "
         f"allocations has the least log loss on the validation split before fine-tuning: {losses}. "
-        f"as-predicted has {predicted}; tables-times-10 counts the errors of the tables ten times, "
-        "one-dimension has one rank for all fields."
+        f"{PREDICTED} has {predicted}; tables-times-10 and tables-times-0.1 count the errors of the tables "
+        f"ten times and a tenth, {ONE_DIMENSION} has one rank for all fields."
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
+from afm_dist.compression.budget import Allocation, allocate
 from afm_dist.compression.plan import FieldRanks
 from afm_dist.compression.ranks import FixedRank, plan_of
 from afm_dist.compression.rewrite import compress_
@@ -81,6 +82,27 @@ def test_of_a_few_allocations_the_one_with_the_least_validation_loss_is_taken(
     compress_(model, plan_of(entries, ranks), moments)
     scored = score_shards(model, dataset, dataset.shards("validation"))
     assert Quality.of(scored, "validation").log_loss == pytest.approx(losses[name], abs=1e-9)
+
+
+@pytest.mark.ray
+def test_a_budget_too_small_for_one_dimension_is_met_by_ranks_of_each_field(
+    dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    budget = size_on_disk(bench.baseline.checkpoints["baseline"]) * 2 // 5
+
+    def too_small(*given: Any, field_ranks: FieldRanks, **options: Any) -> Allocation:
+        if field_ranks == "uniform":
+            raise OptionError("the least this model can become is more")
+        return allocate(*given, field_ranks=field_ranks, **options)
+
+    monkeypatch.setattr("afm_dist.stages.budget.allocate", too_small)
+
+    chosen = ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
+
+    tried = [one["name"] for one in storage.read_json(chosen.stage.file(RANKS))["tried"]]
+    assert "as-predicted" in tried
+    assert "one-dimension" not in tried
 
 
 def refusal(bench: Bench, bytes: int) -> str:

@@ -8,8 +8,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
+from afm_dist.checkpoint import ModelConfig, save_pretrained
 from afm_dist.export.export import check_format
 from afm_dist.models import ARCHITECTURES
 from data_prep import presets
@@ -18,6 +20,7 @@ from jobs.compare import main as compare
 from jobs.export import Export
 from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
+from tests.models.small_models import FIELDS, SHAPES, inputs, small_model
 from tests.report.example_runs import example_run, write_run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,6 +88,18 @@ def test_command_for_a_large_log_runs(tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "39 categorical fields" in result.stdout
+
+
+def test_program_that_serves_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = [block for block in blocks("py") if "prepare_for_inference" in block]
+    model = small_model("deepfm")
+    config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
+    save_pretrained(model, str(tmp_path / "runs" / "compressed" / "checkpoint"), config=config)
+    monkeypatch.chdir(tmp_path)
+    ids, numeric = inputs(5)
+    variables = {"ids": ids, "numeric": numeric}
+    exec(compile(program, "README.md", "exec"), variables)
+    torch.testing.assert_close(variables["logits"], model(ids, numeric).detach(), rtol=0.02, atol=0.02)
 
 
 def test_commands_that_export_are_understood() -> None:

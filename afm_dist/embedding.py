@@ -42,6 +42,11 @@ def check_ids(ids: Tensor, names: Sequence[str]) -> None:
         raise ValueError(f"ids of shape {tuple(ids.shape)}: expected (B, {len(names)}), a column a field")
 
 
+def outside_fields(ids: Tensor, limits: Tensor) -> Tensor:
+    """Which ids (B, F) lie outside their field, given how many each field has (F,)."""
+    return (ids < 0) | (ids >= limits)
+
+
 def refuse_id(ids: Tensor, outside: Tensor, names: Sequence[str], cardinalities: Sequence[int]) -> NoReturn:
     """Name the first id outside its field.
 
@@ -164,7 +169,7 @@ class FusedEmbedding(nn.Module):
         """
         check_ids(ids, self.names)
         # An id outside its field is sent outside the table, where no lookup succeeds.
-        outside = (ids < 0) | (ids >= self.limits)
+        outside = outside_fields(ids, self.limits)
         rows = (ids + self.offsets).masked_fill_(outside, self.weight.shape[0])
         try:
             return functional.embedding(rows, self.weight, sparse=self.sparse)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.embedding import FieldFactors, FusedEmbedding, check_ids, refuse_id
+from afm_dist.embedding import FieldFactors, FusedEmbedding, check_ids, outside_fields, refuse_id
 
 
 class MeanEmbedding(nn.Module):
@@ -52,7 +52,7 @@ class MeanEmbedding(nn.Module):
             ValueError: an id outside its field, as in ``FusedEmbedding.lookup``.
         """
         # A table with a row a field; as there, an id outside its field is sent outside the table.
-        outside = (ids < 0) | (ids >= self.limits)
+        outside = outside_fields(ids, self.limits)
         rows = torch.arange(len(self.names), device=ids.device).expand_as(ids)
         try:
             vectors = functional.embedding(rows.masked_fill(outside, len(self.names)), self.bias)
@@ -106,7 +106,7 @@ class GroupedEmbedding(nn.Module):
         self.sparse = sparse
         self.folded = False
         self.groups = nn.ModuleDict()
-        for rank, fields in self._members():
+        for rank, fields in self.members():
             own, rows = [names[i] for i in fields], [cardinalities[i] for i in fields]
             self.groups[str(rank)] = (
                 FusedEmbedding(own, rows, dim, code_dim=rank, sparse=sparse)
@@ -114,17 +114,17 @@ class GroupedEmbedding(nn.Module):
                 else MeanEmbedding(own, rows, dim)
             )
         self.register_buffer("columns", self.rebuild_columns(), persistent=False)
-        order = [i for _, fields in self._members() for i in fields]
+        order = [i for _, fields in self.members() for i in fields]
         self._places = [order.index(i) for i in range(len(order))]
 
-    def _members(self) -> Iterator[tuple[int, list[int]]]:
-        """Each rank with the numbers of its fields."""
+    def members(self) -> Iterator[tuple[int, list[int]]]:
+        """Each rank with the numbers of its fields, in the order of the codes of a row."""
         for rank in sorted(set(self.ranks)):
             yield rank, [i for i, own in enumerate(self.ranks) if own == rank]
 
     def rebuild_columns(self) -> Tensor:
         """Numbers of the fields, group after group; they are not stored in checkpoints."""
-        return torch.tensor([i for _, fields in self._members() for i in fields])
+        return torch.tensor([i for _, fields in self.members() for i in fields])
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -150,7 +150,7 @@ class GroupedEmbedding(nn.Module):
             ValueError: an id outside its field's rows, as in ``FusedEmbedding.lookup``.
         """
         check_ids(ids, self.names)
-        sizes = [len(fields) for _, fields in self._members()]
+        sizes = [len(fields) for _, fields in self.members()]
         codes: list[Tensor] = []
         vectors: list[Tensor] = []
         for group, own in zip(

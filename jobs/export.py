@@ -36,7 +36,9 @@ def main(config: Export) -> None:
     from afm_dist.checkpoint import check_schema, from_pretrained, load_config
     from afm_dist.cluster import check_paths
     from afm_dist.dataset.manifest import Manifest
-    from afm_dist.export.export import BOUNDS, PREPROCESSING_SUFFIX, check_format, export
+    from afm_dist.errors import OptionError
+    from afm_dist.export.check import ROUND_OFF
+    from afm_dist.export.export import BOUNDS, PREPROCESSING_SUFFIX, check_format, export, written_bytes
     from afm_dist.machine import use_all_cores
 
     check_paths(checkpoint=config.checkpoint, output=config.output, data=config.data)
@@ -44,6 +46,11 @@ def main(config: Export) -> None:
     model_config = load_config(config.checkpoint)
     data = Manifest.load(storage.absolute(config.data)) if config.data else None
     if data:
+        if not any(shard.rows for shards in data.splits.values() for shard in shards):
+            raise OptionError(
+                f"--data {config.data}: has no rows to check the file on (so has a checkpoint's folder "
+                "preprocessing); give the dataset directory that jobs/prepare.py made"
+            )
         check_schema(model_config, data, checkpoint=config.checkpoint)
     vocabulary = preprocessing.find(config.checkpoint, data)
     use_all_cores()
@@ -59,8 +66,14 @@ def main(config: Export) -> None:
     )
     console.say(
         f"largest difference of a logit from the checkpoint's: {parity.difference:.2g} on {parity.rows:,} "
-        f"rows, {parity.real_rows:,} of them of the dataset (accepted: {BOUNDS[config.precision]:.2g})"
+        f"rows, {parity.real_rows:,} of them of the dataset (accepted: {BOUNDS[config.precision]:.2g}, or "
+        f"{ROUND_OFF:.2g} of the logit)"
     )
+    if not parity.real_rows:
+        console.warn(
+            f"{config.output}: was compared with the checkpoint on made-up rows only; to have it compared on "
+            "real ones too, give their dataset with --data"
+        )
     console.say("a row with an id outside its field gives NaN, and changes no other row")
     if vocabulary:
         console.say(f"vocabularies in {config.output}{PREPROCESSING_SUFFIX}")
@@ -69,7 +82,7 @@ def main(config: Export) -> None:
             f"{config.output}: no vocabularies are with it, for the checkpoint has none; give the dataset it "
             "was trained on with --data"
         )
-    console.say(f"bytes       {storage.size(config.output):,}")
+    console.say(f"bytes       {written_bytes(config.output):,}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,11 +17,11 @@ from torch import nn
 from afm_dist import preprocessing, storage
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.errors import OptionError
+from afm_dist.errors import AfmError, OptionError
 from afm_dist.export import aoti, onnx_file, torch_export
 from afm_dist.export.check import Parity, check
 from afm_dist.export.formats import Format
-from afm_dist.export.metadata import describe
+from afm_dist.export.metadata import PRODUCER, describe
 from afm_dist.export.module import trace
 from afm_dist.serving.prepare import prepare_for_inference
 from afm_dist.serving.rows import Precision
@@ -45,7 +47,8 @@ def export(
 ) -> Parity:
     """Write the form for inference of a model as a file of another format.
 
-    The file appears only after it was loaded again and its logits compared with the model's.
+    The file appears only after it was loaded again and its logits compared with the model's. They may
+    differ by ``BOUNDS[precision]``, or by 1e-5 of the logit where that is more.
 
     Args:
         model: One of this library's, compressed or not, in eval mode; is not changed.
@@ -61,7 +64,8 @@ def export(
 
     Raises:
         OptionError: an unknown format, another ending of the file's name than the format's, something
-            that the format needs is missing, a model in training mode or without a form for inference.
+            that the format needs is missing, something at the location that this function did not
+            write, a model in training mode or without a form for inference.
         ParityError: the file does not compute what the model does; it is not written.
         DataError: a shard or a vocabulary is missing, truncated or altered.
     """
@@ -86,17 +90,25 @@ def export(
         run = handler.load(path)
         if precision != "float32":
             check(run, prepared, fields, bound=BOUNDS["float32"], data=data, name=location)
-        bound, advice = BOUNDS[precision], "" if precision == "float32" else "; choose --precision float32"
-        parity = check(run, model, fields, bound=bound, data=data, name=location, advice=advice)
+        bound = BOUNDS[precision]
+        remedy = "try another --format" if precision == "float32" else "choose --precision float32"
+        parity = check(run, model, fields, bound=bound, data=data, name=location, advice=f"; {remedy}")
         _commit(path, parent, vocabulary)
     return parity
+
+
+def written_bytes(location: str) -> int:
+    """Of a file with its tensors, wherever these are; its vocabularies are not counted."""
+    tensors = location + onnx_file.TENSORS_SUFFIX
+    return storage.size(location) + (storage.size(tensors) if storage.exists(tensors) else 0)
 
 
 def check_format(format: str, location: str) -> None:
     """Refuse what ``export`` cannot write, before anything is read.
 
     Raises:
-        OptionError: an unknown format, or another ending of the file's name than the format's.
+        OptionError: an unknown format, another ending of the file's name than the format's, or something
+            at the location that ``export`` did not write.
     """
     if format not in FORMATS:
         raise OptionError(f"--format {format}: unknown; choose from {', '.join(FORMATS)}")
@@ -106,31 +118,99 @@ def check_format(format: str, location: str) -> None:
         )
     if storage.is_folder(location):
         raise OptionError(f"--output {location}: is a folder; name a file in it")
+    _refuse_foreign(location)
+
+
+def _refuse_foreign(location: str) -> None:
+    """See that nothing is replaced which others wrote.
+
+    Raises:
+        OptionError: names it.
+    """
+    if storage.exists(location):
+        # What belongs to a file of ours is ours.
+        foreign = [] if _names_us(location) else [location]
+    else:
+        tensors, vocabulary = location + onnx_file.TENSORS_SUFFIX, location + PREPROCESSING_SUFFIX
+        foreign = [tensors] if storage.exists(tensors) else []
+        foreign += [vocabulary] if storage.exists(vocabulary) and not _is_preprocessing(vocabulary) else []
+    for each in foreign:
+        raise OptionError(
+            f"--output {location}: {each} is there and was not written by this job; remove it, or choose "
+            "another name"
+        )
+
+
+def _names_us(location: str) -> bool:
+    """Whether a file's own texts, which no format compresses, name this library as its producer."""
+    sought, tail = PRODUCER.encode(), b""
+    with storage.open_read(location) as file:
+        while block := file.read(1 << 24):
+            if sought in tail + block:
+                return True
+            tail = block[-len(sought) :]
+    return False
+
+
+def _is_preprocessing(location: str) -> bool:
+    """Whether a folder holds vocabularies and no rows."""
+    try:
+        return not Manifest.load(location).splits
+    except AfmError:
+        return False
 
 
 @contextmanager
 def _folder_in(parent: str) -> Iterator[Path]:
     """A folder to write to, on the same disk, so that what is in it can be renamed."""
     place = None
+    prefix = f".export-{socket.gethostname()}-"
     if storage.is_local(parent):
         place = storage.local_path(parent)
         place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", suffix=storage.TEMPORARY_SUFFIX, dir=place) as folder:
+        _remove_left_over(place, prefix)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{prefix}{os.getpid()}-", suffix=storage.TEMPORARY_SUFFIX, dir=place
+    ) as folder:
         yield Path(folder)
+
+
+def _remove_left_over(place: Path, prefix: str) -> None:
+    """Delete the folders of processes of this machine that are no more; they were killed."""
+    for folder in place.glob(f"{prefix}*{storage.TEMPORARY_SUFFIX}"):
+        number = folder.name.removeprefix(prefix).partition("-")[0]
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _commit(path: Path, parent: str, vocabulary: Manifest | None) -> None:
     """Give a file its place, after what belongs to it."""
-    tensors = path.with_name(path.name + onnx_file.TENSORS_SUFFIX)
-    location, tensors_location, vocabulary_location = (
-        storage.join(parent, name) for name in (path.name, tensors.name, path.name + PREPROCESSING_SUFFIX)
+    tensors, folder = (
+        path.with_name(path.name + end) for end in (onnx_file.TENSORS_SUFFIX, PREPROCESSING_SUFFIX)
     )
-    # Several files are not replaced in one act: until all are, there is none. Nor must what belonged to
-    # an older file be taken for this one's.
+    location, tensors_location, vocabulary_location = (
+        storage.join(parent, each.name) for each in (path, tensors, folder)
+    )
+    if vocabulary:
+        preprocessing.copy(vocabulary, str(folder))
+    # All is here now: what follows removes and, on a disk, renames. Several files are not replaced in one
+    # act: until all are, there is none. Nor must what belonged to an older file be taken for this one's.
     for each in (location, tensors_location, vocabulary_location):
         storage.remove(each)
-    if vocabulary:
-        preprocessing.copy(vocabulary, vocabulary_location)
+    if vocabulary and storage.is_local(parent):
+        folder.replace(storage.local_path(vocabulary_location))
+    elif vocabulary:
+        preprocessing.copy(Manifest.load(str(folder)), vocabulary_location)
     if tensors.exists():
         _move(tensors, tensors_location)
     _move(path, location)

@@ -11,6 +11,9 @@ import torch
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.export.module import IDS, LOGIT, NUMERIC, input_names
 
+# What every file's producer begins with.
+PRODUCER = "afm-dist "
+
 _MEANING = {
     IDS: (
         "int64 (batch, categorical fields), in the order of 'fields': the id of the token in its field's "
@@ -36,7 +39,7 @@ def describe(config: ModelConfig, precision: str) -> dict[str, str]:
     """
     inputs = {name: _MEANING[name] for name in input_names(config.fields)}
     return {
-        "producer": f"afm-dist {version('afm-dist')}, torch {torch.__version__}",
+        "producer": f"{PRODUCER}{version('afm-dist')}, torch {torch.__version__}",
         "model": config.architecture or "",
         "hyper_parameters": json.dumps(dict(config.hyper_parameters)),
         "fields": json.dumps([asdict(field) for field in config.fields], ensure_ascii=False),

@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from afm_dist.dataset.manifest import Field
+from afm_dist.embedding import outside_fields
+from afm_dist.serving.scorer import TYPICAL_BATCH
 
 IDS, NUMERIC, LOGIT = "ids", "numeric", "logit"
-# What the compiler assumes of a batch when it decides how to share work among threads.
-_TYPICAL_BATCH = 1024
 
 
 class ExportedModel(nn.Module):
@@ -44,7 +44,7 @@ class ExportedModel(nn.Module):
         """Ids (B, F) and numbers (B, C) -> logits (B,); without numeric fields there are ids only."""
         if numeric is None:
             numeric = torch.zeros(ids.shape[0], 0, device=ids.device)
-        outside = (ids < 0) | (ids >= self.limits)
+        outside = outside_fields(ids, self.limits)
         logits: Tensor = self.model(ids.masked_fill(outside, 0), numeric)
         return logits.masked_fill(outside.any(1), torch.nan)
 
@@ -65,8 +65,8 @@ def trace(model: nn.Module, fields: Sequence[Field]) -> ExportedProgram:
     names = input_names(fields)
     n_numeric = sum(field.kind == "numeric" for field in fields)
     examples = {
-        IDS: torch.zeros(_TYPICAL_BATCH, len(fields) - n_numeric, dtype=torch.int64),
-        NUMERIC: torch.zeros(_TYPICAL_BATCH, n_numeric),
+        IDS: torch.zeros(TYPICAL_BATCH, len(fields) - n_numeric, dtype=torch.int64),
+        NUMERIC: torch.zeros(TYPICAL_BATCH, n_numeric),
     }
     batch = {0: Dim("batch", min=0)}
     with torch.no_grad(), _VectorsAsMatrices():

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from afm_dist.errors import OptionError
-from afm_dist.serving.scorer import Scorer
-
-# What the compiler assumes of a batch when it decides how to share work among threads.
-_TYPICAL_BATCH = 1024
+from afm_dist.serving.scorer import TYPICAL_BATCH, Scorer
 
 
 def compiled(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -41,7 +38,7 @@ def compiled(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
             logits: Tensor = program(*same)
         return logits[:1] if few else logits
 
-    ids, numeric = scorer.example(_TYPICAL_BATCH)
+    ids, numeric = scorer.example(TYPICAL_BATCH)
     for tensor in (ids, numeric):
         torch._dynamo.mark_dynamic(tensor, 0)
     try:

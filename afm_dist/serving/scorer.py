@@ -19,6 +19,9 @@ from afm_dist.serving.interactions import interactions_of, projected
 from afm_dist.serving.rows import Precision
 from afm_dist.serving.table import PackedTable
 
+# What a compiler assumes of a batch when it decides how to share work among threads.
+TYPICAL_BATCH = 1024
+
 
 class Scorer(nn.Module):
     """A model's logits from its packed table; what is compiled and exported.

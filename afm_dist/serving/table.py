@@ -5,13 +5,13 @@ Shape legend: B batch, F fields, K_i code dimension of field i, V rows of all fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from afm_dist.compression.fused import Narrow
-from afm_dist.embedding import FusedEmbedding, check_ids, first_rows, refuse_id
+from afm_dist.embedding import FusedEmbedding, check_ids, first_rows, outside_fields, refuse_id
 from afm_dist.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.serving.rows import EmptyRows, FloatRows, Int8Rows, PackedRows, Precision
 
@@ -76,7 +76,7 @@ class PackedTable(nn.Module):
         """
         check_ids(ids, self.names)
         # An id outside its field is sent outside the table, where no lookup succeeds.
-        outside = (ids < 0) | (ids >= self.limits)
+        outside = outside_fields(ids, self.limits)
         rows = torch.where(outside, self.ends, ids + self.offsets)
         if torch.compiler.is_compiling():
             return self._lookup(rows)
@@ -92,7 +92,7 @@ class PackedTable(nn.Module):
             ValueError: names the first of them.
         """
         check_ids(ids, self.names)
-        outside = (ids < 0) | (ids >= self.limits)
+        outside = outside_fields(ids, self.limits)
         if outside.any():
             refuse_id(ids, outside, self.names, self.cardinalities)
 
@@ -111,13 +111,11 @@ class PackedTable(nn.Module):
         return f"fields={len(self.names)}, rows={sum(self.cardinalities)}"
 
 
-def _members(embedding: Narrow) -> Iterator[tuple[int, list[int]]]:
+def _members(embedding: Narrow) -> Iterable[tuple[int, list[int]]]:
     """Each width of codes with the numbers of its fields, in the order of the codes of a row."""
     if isinstance(embedding, FusedEmbedding):
-        yield embedding.code_dim, list(range(len(embedding.names)))
-        return
-    for rank in sorted(set(embedding.ranks)):
-        yield rank, [i for i, own in enumerate(embedding.ranks) if own == rank]
+        return [(embedding.code_dim, list(range(len(embedding.names))))]
+    return embedding.members()
 
 
 def _codes(embedding: Narrow, field: int) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from socket import gethostname
+from unittest.mock import Mock
 
 import onnxruntime
 import pytest
@@ -15,11 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
+from afm_dist import preprocessing
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
-from afm_dist.export import ParityError, aoti, export, onnx_file, torch_export
+from afm_dist.export import Parity, ParityError, aoti, export, onnx_file, torch_export
 from afm_dist.export.check import check, made_up_batches
+from afm_dist.export.export import PREPROCESSING_SUFFIX, _folder_in, check_format, written_bytes
+from afm_dist.export.metadata import PRODUCER
 from afm_dist.export.module import ExportedModel, trace
 from afm_dist.serving.prepare import prepare_for_inference
 from jobs.export import Export, main
@@ -27,6 +33,7 @@ from tests.models.small_models import FIELDS, NO_NUMBERS, SHAPES, inputs, small_
 from tests.models.test_compressed_architectures import everything
 from tests.test_preprocessing import prepared, save_model
 
+OLDER = f"an older file of {PRODUCER}0.1"
 CONFIG = ModelConfig(architecture="nfm", hyper_parameters=SHAPES["nfm"], fields=FIELDS)
 
 
@@ -124,7 +131,7 @@ def test_a_file_that_computes_something_else_is_refused(
 def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("nfm")
     path = tmp_path / "model.pt2"
-    path.write_text("an older one")
+    path.write_text(OLDER)
     wrong = score(small_model("nfm", embedding_dim=8))
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
     monkeypatch.setattr(torch_export, "load", lambda path: wrong)
@@ -133,7 +140,7 @@ def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ParityError, match=told):
         export(model, CONFIG, "torch-export", str(path))
 
-    assert path.read_text() == "an older one"
+    assert path.read_text() == OLDER
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -157,12 +164,62 @@ def test_what_belonged_to_an_older_file_goes(tmp_path: Path, monkeypatch: pytest
     model = small_model("nfm")
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
     monkeypatch.setattr(torch_export, "load", lambda path: score(model))
+    (tmp_path / "model.pt2").write_text(OLDER)
     (tmp_path / "model.pt2.data").write_text("tensors of an older file")
     (tmp_path / "model.pt2.preprocessing").mkdir()
 
     export(model, CONFIG, "torch-export", str(tmp_path / "model.pt2"))
 
     assert [each.name for each in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_vocabularies_that_cannot_be_copied_leave_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("nfm")
+    path = tmp_path / "model.pt2"
+    path.write_text(OLDER)
+    monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
+    monkeypatch.setattr(torch_export, "load", lambda path: score(model))
+    vocabulary = prepared(tmp_path / "data")
+    monkeypatch.setattr(preprocessing, "copy", Mock(side_effect=DataError("altered")))
+
+    with pytest.raises(DataError, match="altered"):
+        export(model, CONFIG, "torch-export", str(path), vocabulary=vocabulary)
+
+    assert path.read_text() == OLDER
+
+
+@pytest.mark.parametrize("end", ["", onnx_file.TENSORS_SUFFIX, PREPROCESSING_SUFFIX])
+def test_what_others_wrote_is_not_replaced(end: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model.onnx{end}"
+    path.write_text("another exporter's")
+
+    with pytest.raises(OptionError, match=f"{re.escape(str(path))} is there and was not written by this job"):
+        check_format("onnx", str(tmp_path / "model.onnx"))
+
+
+def test_folders_of_killed_exports_are_removed_and_those_of_others_at_work_are_not(tmp_path: Path) -> None:
+    # No system has so large a process id.
+    killed, at_work = (tmp_path / f".export-{gethostname()}-{n}-x.tmp" for n in (2**30, os.getpid()))
+    killed.mkdir()
+    at_work.mkdir()
+
+    with _folder_in(str(tmp_path)) as folder:
+        assert set(tmp_path.iterdir()) == {at_work, folder}
+
+    assert list(tmp_path.iterdir()) == [at_work]
+
+
+def test_round_off_of_large_logits_is_measured_by_their_size() -> None:
+    def model(ids: Tensor, numeric: Tensor) -> Tensor:
+        return 1000.0 + ids.sum(1)
+
+    right = score(model)
+    check(lambda *rows: right(*rows) * (1 + 8e-6), model, FIELDS, bound=1e-5, data=None, name="F")
+
+    with pytest.raises(ParityError, match=r"or 1e-05 of the logit; the model's reach 1\S+\)"):
+        check(lambda *rows: right(*rows) * (1 + 2e-5), model, FIELDS, bound=1e-5, data=None, name="F")
 
 
 # What the files are ----------------------------------------------------------------------------------
@@ -179,6 +236,7 @@ def test_onnx_keeps_tensors_in_a_second_file_where_they_are_too_large_for_one(
     export(model, CONFIG, "onnx", str(tmp_path / "model.onnx"))
 
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert written_bytes(str(tmp_path / "model.onnx")) == sum(p.stat().st_size for p in tmp_path.iterdir())
     ids, numeric = inputs()
     with torch.inference_mode():
         expected = model(ids, numeric)
@@ -302,6 +360,27 @@ def test_data_of_another_schema_and_damaged_vocabularies_are_refused(
 def test_a_model_in_training_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"training mode; call model.eval\(\) first"):
         export(small_model("nfm").train(), CONFIG, "torch-export", str(tmp_path / "model.pt2"))
+
+
+def test_a_dataset_without_rows_is_refused(checkpoint: Path, manifest: Manifest, tmp_path: Path) -> None:
+    preprocessing.attach(manifest, str(checkpoint))
+    folder = str(checkpoint / "preprocessing")
+    refuse(checkpoint, f"--data {re.escape(folder)}: has no rows to check the file on", tmp_path, data=folder)
+
+
+def test_a_file_that_no_real_row_was_tried_on_is_said_to_be_one(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys.modules["afm_dist.export.export"], "export", lambda *args, **options: Parity(0.0, 10, 0)
+    )
+    (tmp_path / "model.pt2").write_text(OLDER)
+
+    main(Export(format="torch-export", checkpoint=str(checkpoint), output=str(tmp_path / "model.pt2")))
+
+    assert "made-up rows only; to have it compared on real ones too" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Field
 from afm_dist.export import FORMATS, Parity, export
-from afm_dist.export.export import BOUNDS, SUFFIXES
+from afm_dist.export.export import BOUNDS, SUFFIXES, check_format
 from afm_dist.serving.rows import PRECISIONS, Precision
 from tests.models.small_models import FIELDS, MODELS, NO_NUMBERS, SHAPES, inputs, small_model
 from tests.models.test_compressed_architectures import everything
@@ -64,6 +64,8 @@ def exported(
     path = folder / f"model{SUFFIXES[format]}"
     parity = export(model, config, format, str(path), precision=precision)
     assert [each.name for each in folder.iterdir()] == [path.name]
+    # It is known as one that may be replaced.
+    check_format(format, str(path))
     return path, parity
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,13 @@ from afm_dist.resources import Device
 from afm_dist.sharing import SharedModel, load_shared
 from data_prep.parse import REJECTED_SHOWN, checked
 from data_prep.rejected import RejectedRows
-from data_prep.sources.source import Block, RawRows
+from data_prep.sources.source import Block, RawRows, Rejected
+from data_prep.transforms import FieldRule
 from scoring.inputs import InputMaker
 
 SCORE, LOGIT, ROW = "score", "logit", "row"
+# Deviations from the mean. Among n training rows none is further than √n from it: no log holds such a row.
+EXTREME = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,8 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
         A ``Receipt`` as plain values.
 
     Raises:
-        DataError: more rows are malformed than the whole input may hold, or a logit is not finite.
+        DataError: more rows are malformed than the whole input may hold, or a logit is not finite and
+            no input is to blame.
     """
     torch.set_num_threads(1)
     source = scoring.inputs.source
@@ -109,6 +113,15 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
     ):
         for raw in source.read(block, first_row):
             rows = checked(raw, source, scoring.inputs.rules)
+            logits, missed = np.empty(0, dtype=np.float32), dict[str, int]()
+            if len(rows.numbers):
+                columns, missed = scoring.inputs.make(rows)
+                logits = _logits(model, columns, scoring)
+                finite = np.isfinite(logits)
+                if not finite.all():
+                    extreme = _extreme(finite, rows, columns, scoring.inputs.rules, path)
+                    rows, logits = rows.filter(finite).with_rejected(extreme), logits[finite]
+                    _, missed = scoring.inputs.make(rows)
             for bad in rows.rejected:
                 receipt.rejected += 1
                 if len(receipt.offenders) < REJECTED_SHOWN:
@@ -120,12 +133,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
                     f"{path}: {receipt.rejected:,} rows are malformed, more than --max-bad-rows allows in "
                     f"the whole input; the first: {'; '.join(receipt.offenders)}; see {scoring.rejected}"
                 )
-            logits = np.empty(0, dtype=np.float32)
-            if len(rows.numbers):
-                columns, missed = scoring.inputs.make(rows)
-                unknown.update(missed)
-                logits = _logits(model, columns, scoring)
-                _check_finite(logits, rows, path)
+            unknown.update(missed)
             scores = torch.sigmoid(torch.from_numpy(logits).double())
             batch = _in_order(rows, scores.float().numpy(), logits, scoring.schema)
             writer.write_batch(batch)
@@ -147,13 +155,36 @@ def _logits(model: nn.Module, columns: Columns, scoring: Scoring) -> np.ndarray:
     return logits
 
 
-def _check_finite(logits: np.ndarray, rows: RawRows, path: str) -> None:
-    finite = np.isfinite(logits)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise DataError(
-            f"{path}:{rows.lines[row]} has the logit {logits[row]}; the model diverged, or is damaged"
+def _extreme(
+    finite: np.ndarray, rows: RawRows, columns: Columns, rules: Sequence[FieldRule], path: str
+) -> list[Rejected]:
+    """The rows whose logit is not finite, each with the number that no model could take.
+
+    Args:
+        finite: (B) whether the logit is.
+        rows: B rows.
+        columns: Their inputs.
+        rules: How the fields are made, in model order.
+        path: The file, for messages.
+
+    Raises:
+        DataError: all numbers of such a row are sane, so that the model is at fault.
+    """
+    numeric = [rule for rule in rules if rule.kind == "numeric"]
+    rejected = []
+    for row in np.flatnonzero(~finite):
+        line, sizes = int(rows.lines[row]), np.abs(columns.numeric[:, row])
+        if not numeric or sizes.max() <= EXTREME:
+            raise DataError(
+                f"{path}:{line} has a logit that is not finite; the model diverged when it was trained, or "
+                "is damaged"
+            )
+        name = numeric[int(sizes.argmax())].column
+        value = rows.columns[name].values[int(rows.columns[name].codes[row])]
+        rejected.append(
+            Rejected(line=line, reason=f"{name} {value} is so extreme that the logit is not finite", text="")
         )
+    return rejected
 
 
 def _in_order(rows: RawRows, scores: np.ndarray, logits: np.ndarray, schema: pa.Schema) -> pa.RecordBatch:

@@ -85,7 +85,7 @@ class TextLog(Source):
     ) -> None:
         self.fields = tuple(text_field.field for text_field in self.layout)
         if not labelled:
-            self._forget_label(paths[0])
+            self._forget_label(paths)
         if missing := [name for name in kept if name not in self.names]:
             raise OptionError(
                 f"--keep {', '.join(missing)}: {paths[0]} has no such column; it has: {', '.join(self.names)}"
@@ -102,12 +102,27 @@ class TextLog(Source):
         """Fields of a line."""
         return len(self.names)
 
-    def _forget_label(self, path: str) -> None:
-        """Read no label, and expect none where the first line of a file has a field less."""
-        line = files.head(path, SAMPLE_BYTES).partition(b"\n")[0]
+    def _forget_label(self, paths: Sequence[str]) -> None:
+        """Read no label, and expect none where the first line has a field less.
+
+        Raises:
+            DataError: some files have the label, others not.
+        """
         label, self.label_position = self.label_position, None
-        if label is None or line.count(self.delimiter.encode()) != self.n_fields - 2:
+        delimiter, lacking = self.delimiter.encode(), dict[str, bool]()
+        for path in paths:
+            line = files.head(path, SAMPLE_BYTES).partition(b"\n")[0]
+            # An empty file says nothing; one of another format is refused later.
+            if (fields := line.count(delimiter) + 1) in (self.n_fields - 1, self.n_fields):
+                lacking[path] = fields < self.n_fields
+        if label is None or not any(lacking.values()):
             return
+        if not all(lacking.values()):
+            without, one = (next(p for p in lacking if lacking[p] is is_so) for is_so in (True, False))
+            raise DataError(
+                f"{without}: its first line has a field less than that of {one}: only one of them has "
+                f"the label, '{self.label}'; score them one after the other"
+            )
         self.names = (*self.names[:label], *self.names[label + 1 :])
         self.layout = [
             replace(each, position=each.position - (each.position > label)) for each in self.layout

@@ -17,7 +17,9 @@ from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
+from scoring.pipeline import predict
 from scoring.source import open_source
+from tests.data_prep.in_this_process import in_this_process
 from tests.data_prep.raw_logs import avazu_text, criteo_text
 from tests.scoring.conftest import HEADER, clicks, write_csv
 from tests.scoring.models import Trained, train
@@ -226,6 +228,45 @@ def test_too_many_malformed_rows_end_the_job_which_goes_on_when_they_are_allowed
     assert not Path(f"{output}.work").exists()
 
 
+@pytest.fixture(scope="module")
+def plain_numbers(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model that takes prices as they are, but for mean and deviation."""
+    folder = tmp_path_factory.mktemp("numbers")
+    with in_this_process():
+        log = write_csv(folder / "clicks.csv", HEADER, clicks(100))
+        rules = Protocol(columns=(ColumnRule(column="price", transform="number"),))
+        return train(log, TabularSource([str(log)], ColumnOptions(label="click")), rules, folder)
+
+
+def test_row_of_an_extreme_number_is_malformed(plain_numbers: Trained, tmp_path: Path) -> None:
+    rows = write_csv(tmp_path / "rows.csv", HEADER[:3], [ROW, ["new", "a", "1e39"], ROW])
+
+    model = plain_numbers.model
+    for parameter in model.parameters():
+        parameter.data *= 100
+    scoring = model, plain_numbers.manifest, plain_numbers.source(rows), str(tmp_path / "scores.parquet")
+
+    summary = predict(*scoring, max_bad_rows=0.5)
+
+    first, extreme, last = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert (extreme["score"], extreme["logit"], summary.rejected) == (None, None, 1)
+    assert first["logit"] == last["logit"] is not None
+    assert summary.unknown["user"] == 0
+    with pytest.raises(DataError, match=r"1 of 3 rows .*rows\.csv:3 price 1e\+39 is so extreme"):
+        predict(*scoring)
+
+
+def test_model_without_finite_logits_is_to_blame_where_inputs_are_sane(
+    plain_numbers: Trained, tmp_path: Path
+) -> None:
+    rows, model = write_csv(tmp_path / "rows.csv", HEADER[:3], [ROW]), plain_numbers.model
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+
+    with pytest.raises(DataError, match=r"rows\.csv:2 has a logit that is not finite; the model diverged"):
+        predict(model, plain_numbers.manifest, plain_numbers.source(rows), str(tmp_path / "scores.parquet"))
+
+
 def test_columns_are_carried_along_with_their_types(trained: Trained, tmp_path: Path) -> None:
     table = pa.table(
         {
@@ -283,6 +324,25 @@ def test_criteo_rows_need_no_label(tmp_path: Path) -> None:
     unlabelled = tmp_path / "unlabelled.txt"
     unlabelled.write_text(log.read_text().replace("\n0\t", "\n\t"))
     assert trained.scores(tmp_path, unlabelled) == with_label
+
+
+def test_label_is_absent_from_all_files_that_hold_rows_or_from_none(tmp_path: Path) -> None:
+    text = criteo_text(20)
+    empty, with_label, without = (tmp_path / name for name in ("empty", "with", "without"))
+    empty.write_text("")
+    with_label.write_text(text)
+    without.write_text("".join(line.partition("\t")[2] + "\n" for line in text.splitlines()))
+
+    def rejected(*paths: Path) -> int:
+        source = CriteoSource([str(path) for path in paths], labelled=False)
+        return sum(len(rows.rejected) for block in source.blocks() for rows in source.read(block, 0))
+
+    assert rejected(empty, without) == rejected(empty, with_label) == 0
+    for paths in ((without, with_label), (with_label, empty, without)):
+        with pytest.raises(
+            DataError, match=f"{without}: its first line has a field less than .*{with_label}"
+        ):
+            rejected(*paths)
 
 
 def test_avazu_rows_need_no_label_and_carry_their_id_along(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ class RejectedRows:
     Args:
         folder: Where they go.
         block: Index of the block, for the names of the files.
+        plan: What else is in these names, so that no task of another plan writes to the same file.
     """
 
-    def __init__(self, folder: str, block: int) -> None:
+    def __init__(self, folder: str, block: int, *, plan: str = "") -> None:
         self.folder = folder
-        self.block = block
+        self.name = f"part-{plan}{'-' if plan else ''}{block:05d}"
         self.files = 0
         self._lines: list[str] = []
 
@@ -33,7 +34,7 @@ class RejectedRows:
     def flush(self) -> None:
         """Write those that wait."""
         if self._lines:
-            name = f"part-{self.block:05d}-{self.files:03d}.jsonl"
+            name = f"{self.name}-{self.files:03d}.jsonl"
             storage.write_bytes(storage.join(self.folder, name), "".join(self._lines).encode())
             self.files += 1
             self._lines = []

@@ -80,7 +80,7 @@ class TokenCounts:
         return self._waiting[0].filter(pl.col("count") >= threshold).sort("token")
 
 
-def cut_into_ranges(distinct: int, sampled: Sequence[pl.Series]) -> list[TokenRange]:
+def cut_into_ranges(distinct: int, sampled: Iterable[pl.Series]) -> list[TokenRange]:
     """Ranges of tokens of about equal number, of which each fits in memory.
 
     Args:

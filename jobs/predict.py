@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes
 
 from afm_dist import console
 from afm_dist.resources import AUTOMATIC, ResourceOptions
+from scoring import BATCH_SIZE, MAX_BAD_ROWS
 
 if TYPE_CHECKING:
     from afm_dist.dataset.manifest import Manifest
@@ -41,9 +42,9 @@ class Predict:
     """What the files are, if not what the model was trained on (or Parquet)."""
     data: str | None = None
     """For a checkpoint without preprocessing: the dataset directory it was trained on."""
-    batch_size: int = 8192
+    batch_size: int = BATCH_SIZE
     """Rows of a batch."""
-    max_bad_rows: float = 0.001
+    max_bad_rows: float = MAX_BAD_ROWS
     """Largest tolerated share of malformed rows; file, line and reason of each are in OUTPUT.rejected."""
     resume: Literal["auto", "never"] = "auto"
     """auto: go on where a run was interrupted; never: start anew."""

@@ -40,6 +40,7 @@ class Scoring:
         batch_size: Rows of a batch.
         parts: Folder of the parts.
         rejected: Folder of the malformed rows.
+        name: Of the plan, for the names of the files in it.
         max_rejected: A block with more of them ends the job at once.
     """
 
@@ -49,6 +50,7 @@ class Scoring:
     batch_size: int
     parts: str
     rejected: str
+    name: str
     max_rejected: int
 
     @property
@@ -106,7 +108,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
     path = source.paths[block.file]
     model = load_shared(scoring.shared).to(scoring.device)
     receipt, unknown = Receipt(), Counter[str]()
-    rejects = RejectedRows(scoring.rejected, index)
+    rejects = RejectedRows(scoring.rejected, index, plan=scoring.name)
     with (
         storage.open_write(scoring.part(index)) as sink,
         pa.ipc.new_file(sink, scoring.schema) as writer,

@@ -2,7 +2,8 @@
 
 A vocabulary holds texts by descending count. A *lookup* is made of it once a job: an Arrow file of tokens
 as the source reads them, in ascending order, with their ids. Workers map it, so that a node holds one copy
-of the pages in use, whatever their number. The first record batch holds the missing token alone, if it has
+of the pages in use, whatever their number; on an object store there is nothing to map, and each worker
+process fetches a copy of its own to TMPDIR. The first record batch holds the missing token alone, if it has
 an id.
 """
 
@@ -30,7 +31,7 @@ TEXTS_AT_ONCE = 1 << 16
 
 
 def write_lookup(manifest: Manifest, rule: FieldRule, source: Source, target: str) -> int:
-    """Make the lookup of one field, in memory bounded by one range of its tokens.
+    """Make the lookup of one field, in memory of some copies of one range of its tokens.
 
     Args:
         manifest: What makes raw rows inputs of the model; the vocabulary's checksum is verified.
@@ -53,14 +54,18 @@ def write_lookup(manifest: Manifest, rule: FieldRule, source: Source, target: st
 
     ranges, total = [TokenRange()], 0
     if file.rows > vocabulary.RANGE_TOKENS:
-        ranges = vocabulary.cut_into_ranges(file.rows, [chunk["token"] for chunk in chunks()])
-    first = _sorted(ranges[0], chunks())
-    missing = first.filter(pl.col("token").is_null())
-    schema = _arrow(first).schema
+        ranges = vocabulary.cut_into_ranges(file.rows, (chunk["token"] for chunk in chunks()))
+    frame = _sorted(ranges[0], chunks())
+    missing = frame.filter(pl.col("token").is_null())
+    frame = frame.drop_nulls("token")
+    schema = _arrow(frame.clear()).schema
     with storage.open_write(target) as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(_arrow(missing).to_pylist(), schema=schema))
         for number, tokens in enumerate(ranges):
-            frame = first.drop_nulls("token") if number == 0 else _sorted(tokens, chunks())
+            if number:
+                # Not two ranges at a time.
+                frame = frame.clear()
+                frame = _sorted(tokens, chunks())
             size = TEXTS_AT_ONCE if frame["token"].dtype == pl.String else max(1, frame.height)
             for piece in frame.iter_slices(size):
                 for batch in _arrow(piece.rechunk()).to_batches():
@@ -94,9 +99,15 @@ def _integers(text: pl.Series) -> pl.Series:
 
 def _sorted(tokens: TokenRange, chunks: Iterator[pl.DataFrame]) -> pl.DataFrame:
     """One range of the tokens."""
-    pieces = [chunk[tokens.of(chunk["token"])] for chunk in chunks]
+    pieces = [_copied(chunk, tokens.of(chunk["token"])) for chunk in chunks]
     # No chunk: a vocabulary of the unknown alone, without a row.
     return pl.concat(pieces).unique("token").sort("token") if pieces else _no_tokens()
+
+
+def _copied(chunk: pl.DataFrame, place: slice) -> pl.DataFrame:
+    """Some rows; a slice, or views gathered from it, would keep the whole chunk in memory."""
+    rows = _arrow(chunk[place])
+    return pl.DataFrame(rows.take(pa.array(np.arange(rows.num_rows))))
 
 
 def _no_tokens() -> pl.DataFrame:

@@ -33,14 +33,12 @@ from data_prep.sources import files
 from data_prep.sources.source import Block, Source
 from data_prep.transforms import FieldRule
 from data_prep.work import Task, Usage, WorkDirectory
+from scoring import BATCH_SIZE, MAX_BAD_ROWS
 from scoring.block import LOGIT, ROW, SCORE, Receipt, Scoring, part_schema, score_block
 from scoring.inputs import InputMaker
 from scoring.lookup import write_lookup
-from scoring.result import check_result, write_result
+from scoring.result import OF_REJECTED, check_folders, check_result, write_result
 from scoring.source import rules_of
-
-BATCH_SIZE = 8192
-MAX_BAD_ROWS = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +127,7 @@ def _check(source: Source, output: str, batch_size: int, max_bad_rows: float) ->
     if taken := [name for name in (ROW, SCORE, LOGIT) if name in source.kept]:
         raise OptionError(f"--keep {', '.join(taken)}: the result has such a column of its own; rename yours")
     check_result(output, source.paths)
+    check_folders(output)
 
 
 class _Prediction:
@@ -167,6 +166,7 @@ class _Prediction:
             batch_size=batch_size,
             parts=self.work.folder(f"parts-{self.name}"),
             rejected=self.rejected,
+            name=self.name,
             max_rejected=most_rejected([block for block, _ in blocks], max_bad_rows),
         )
         receipts = self.score(scoring, blocks)
@@ -175,8 +175,15 @@ class _Prediction:
         parts = [scoring.part(index) for index in range(len(blocks))]
         about = {"model": self.plan["model"]}
         write_result(parts, part_schema(self.source.kept), self.output, about, summary.rows)
+        self.remove_rejected_of_others()
         self.work.remove()
         return summary
+
+    def remove_rejected_of_others(self) -> None:
+        """What a late task of another plan wrote after the folder was cleared."""
+        for name in storage.list_names(self.rejected):
+            if OF_REJECTED.fullmatch(name) and not name.startswith(f"part-{self.name}-"):
+                storage.remove(storage.join(self.rejected, name))
 
     def lookups(self) -> dict[str, str]:
         """By field, where its lookup lies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,23 +14,46 @@ import pyarrow.parquet as pq
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
 from data_prep.spool import open_arrow
+from data_prep.work import PLAN
 from scoring.block import ROW
 
 ROW_GROUP_ROWS = 1 << 17
 # In the file's metadata: which model these scores are of.
 KEY = b"afm-dist"
+OTHER_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".arrow",
+    ".feather",
+    ".gz",
+    ".zst",
+    ".zip",
+    ".xlsx",
+)
+OF_WORK = re.compile(rf"{re.escape(PLAN)}|driver|scan|(parts|lookups|vocabulary|score)-[0-9a-f]+")
+OF_REJECTED = re.compile(r"part-.*\.jsonl")
 
 
 def check_result(output: str, inputs: Sequence[str]) -> None:
     """Refuse to write over anything but scores of this job.
 
     Raises:
-        OptionError: the output is an input, a folder, or a file of somebody else's.
+        OptionError: the output is an input, a folder, a file of somebody else's, or is named as if it
+            were not Parquet.
     """
     if output in inputs:
         raise OptionError(f"--output {output}: this is an input; name another file")
     if storage.is_folder(output):
         raise OptionError(f"--output {output}: a folder; name a file, such as scores.parquet")
+    stem, dot, suffix = output.rpartition("/")[2].rpartition(".")
+    if stem and f"{dot}{suffix}".lower() in OTHER_SUFFIXES:
+        raise OptionError(
+            f"--output {output}: the scores are written as Parquet; name the file {stem}.parquet, and "
+            "convert it afterwards if need be"
+        )
     if not storage.exists(output):
         return
     try:
@@ -39,6 +63,22 @@ def check_result(output: str, inputs: Sequence[str]) -> None:
         ours = False
     if not ours:
         raise OptionError(f"--output {output}: holds something else than scores; name another file")
+
+
+def check_folders(output: str) -> None:
+    """Refuse to delete what lies beside the output and is not this job's.
+
+    Raises:
+        OptionError: ``OUTPUT.work`` or ``OUTPUT.rejected`` is a file, or holds nothing of ours.
+    """
+    for folder, ours in ((f"{output}.work", OF_WORK), (f"{output}.rejected", OF_REJECTED)):
+        names = [name for name in storage.list_names(folder) if not name.endswith(storage.TEMPORARY_SUFFIX)]
+        is_foreign = names and not any(ours.fullmatch(name) for name in names)
+        if is_foreign or (storage.exists(folder) and not storage.is_folder(folder)):
+            raise OptionError(
+                f"--output {output}: {folder} is in the way and would be deleted, but holds nothing of this "
+                f"job ({', '.join(names[:3]) or 'it is a file'}); move it, or name another output"
+            )
 
 
 def write_result(

@@ -66,15 +66,19 @@ def open_source(
     return source
 
 
+def _kind(manifest: Manifest) -> str:
+    """What the log was that the model was trained on, as the manifest calls it."""
+    kind = manifest.facts["source"]
+    return str(manifest.facts["synthetic"]["shape"] if kind == "synthetic" else kind)
+
+
 def _trained_on(manifest: Manifest) -> SourceName:
     """What the log was that the model was trained on.
 
     Raises:
         DataError: a format that this release does not know.
     """
-    kind = manifest.facts["source"]
-    if kind == "synthetic":
-        kind = manifest.facts["synthetic"]["shape"]
+    kind = _kind(manifest)
     for known in get_args(SourceName):
         if kind == known:
             return known  # type: ignore[no-any-return]
@@ -96,7 +100,8 @@ def _table(
     )
     before = manifest.facts.get("spellings", {})
     for name, spelling in source.spellings.items():
-        trained = before.get(name, "text" if _trained_on(manifest) in TEXT_LOGS else spelling)
+        # A text log, and what an older release prepared, has no spellings.
+        trained = before.get(name, "text" if _kind(manifest) in TEXT_LOGS else spelling)
         if "empty" in (spelling, trained) or spelling == trained or {spelling, trained} <= ALIKE:
             continue
         raise DataError(

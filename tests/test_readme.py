@@ -130,3 +130,11 @@ def test_readme_names_no_missing_file() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert os.path.exists(ROOT / target), target  # noqa: PTH110
+
+
+def test_readme_names_no_missing_section() -> None:
+    for file, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", README):
+        text = (ROOT / (file or "README.md")).read_text(encoding="utf-8")
+        titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert anchor in anchors, f"{file}#{anchor}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,6 +29,7 @@ LABEL_WORDS = np.array([ord("0"), ord("1")], dtype=np.uint64)
 BLOCKS = 16
 COMPRESSION_RATIO = 3
 SAMPLE_BYTES = 1 << 18
+LABEL_LINES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ class TextLog(Source):
         return len(self.names)
 
     def _forget_label(self, paths: Sequence[str]) -> None:
-        """Read no label, and expect none where the first line has a field less.
+        """Read no label, and expect none where the first lines have a field less.
 
         Raises:
             DataError: some files have the label, others not.
@@ -111,16 +113,17 @@ class TextLog(Source):
         label, self.label_position = self.label_position, None
         delimiter, lacking = self.delimiter.encode(), dict[str, bool]()
         for path in paths:
-            line = files.head(path, SAMPLE_BYTES).partition(b"\n")[0]
-            # An empty file says nothing; one of another format is refused later.
-            if (fields := line.count(delimiter) + 1) in (self.n_fields - 1, self.n_fields):
-                lacking[path] = fields < self.n_fields
+            lines = files.head(path, SAMPLE_BYTES).split(b"\n")[: LABEL_LINES if self.header is None else 1]
+            # An empty file says nothing, nor do malformed lines; another format is refused later.
+            fields = Counter(line.count(delimiter) + 1 for line in lines)
+            if fields[self.n_fields - 1] != fields[self.n_fields]:
+                lacking[path] = fields[self.n_fields - 1] > fields[self.n_fields]
         if label is None or not any(lacking.values()):
             return
         if not all(lacking.values()):
             without, one = (next(p for p in lacking if lacking[p] is is_so) for is_so in (True, False))
             raise DataError(
-                f"{without}: its first line has a field less than that of {one}: only one of them has "
+                f"{without}: its lines have a field less than those of {one}: only one of them has "
                 f"the label, '{self.label}'; score them one after the other"
             )
         self.names = (*self.names[:label], *self.names[label + 1 :])

@@ -68,6 +68,33 @@ def test_ids_of_a_lookup_are_those_of_the_vocabulary(
     assert found.tolist() == [ids.get(text, 0) for text in source.token_text(asked).to_list()]
 
 
+@pytest.mark.parametrize(
+    "tokens", [pl.Series(range(1_000)), pl.Series([f"a long token {n:04d}" for n in range(1_000)])]
+)
+def test_what_waits_of_a_chunk_holds_nothing_else_of_it(tokens: pl.Series) -> None:
+    chunk = pl.DataFrame({"id": pl.Series(range(1_000), dtype=pl.Int32), "token": tokens})
+
+    few = lookup._copied(chunk, slice(500, 510))
+
+    assert few.equals(chunk[500:510])
+    for column in few.to_arrow().columns:
+        assert sum(buffer.size for chunk in column.chunks for buffer in chunk.buffers() if buffer) < 1_000
+
+
+def test_ranges_are_cut_without_holding_the_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "RANGE_TOKENS", 120)
+    given = []
+    cut = vocabulary.cut_into_ranges
+    monkeypatch.setattr(
+        vocabulary, "cut_into_ranges", lambda n, sampled: given.append(sampled) or cut(n, sampled)
+    )
+
+    write_lookup(write(tmp_path, TEXTS["criteo"]), RULE, SOURCES["criteo"], f"{tmp_path}/ad.arrow")
+
+    assert len(given) == 1
+    assert not isinstance(given[0], list)
+
+
 @pytest.mark.parametrize("kind", SOURCES)
 def test_texts_of_tokens_are_read_back(kind: str) -> None:
     source, texts = SOURCES[kind], pl.Series(TEXTS[kind])

@@ -15,7 +15,7 @@ from afm_dist.errors import DataError, OptionError
 from afm_dist.storage import files
 from data_prep import work
 from data_prep.sources import tabular
-from scoring import result
+from scoring import pipeline, result
 from tests.scoring.conftest import HEADER, clicks, write_csv
 from tests.scoring.models import Trained
 
@@ -165,3 +165,40 @@ def test_only_scores_are_overwritten(trained: Trained, rows: Path, tmp_path: Pat
 
     trained.predict(tmp_path / "scores.parquet", rows)
     trained.predict(tmp_path / "scores.parquet", rows)
+
+
+@pytest.mark.parametrize("folder", ["work", "rejected"])
+def test_only_own_folders_are_deleted(trained: Trained, rows: Path, tmp_path: Path, folder: str) -> None:
+    foreign = tmp_path / f"scores.parquet.{folder}" / "thesis.txt"
+    foreign.parent.mkdir()
+    foreign.touch()
+
+    with pytest.raises(OptionError, match=rf"parquet\.{folder} is in the way .*thesis\.txt"):
+        trained.predict(tmp_path / "scores.parquet", rows)
+
+    assert foreign.exists()
+
+
+def test_late_task_of_another_plan_leaves_no_rejected_rows(trained: Trained, tmp_path: Path) -> None:
+    rejected = tmp_path / "scores.parquet.rejected"
+    rows = write_csv(tmp_path / "bad.csv", HEADER[:3], [["u1"], ["u1", "a", "1"]])
+
+    class Late(work.WorkDirectory):
+        def run(self, *arguments: Any, **options: Any) -> list[Any]:
+            results = super().run(*arguments, **options)
+            (rejected / "part-0123-00000-000.jsonl").write_text("{}\n") if rejected.exists() else None
+            return results
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "WorkDirectory", Late)
+        trained.predict(tmp_path / "scores.parquet", rows, max_bad_rows=1.0)
+
+    (file,) = rejected.iterdir()
+    assert "1 fields instead of 3" in file.read_text()
+
+
+def test_scores_are_not_named_as_if_they_were_text(trained: Trained, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"scores\.csv: .* written as Parquet; name the file scores\.parquet"
+    ):
+        trained.predict(tmp_path / "scores.csv", rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -332,16 +333,17 @@ def test_label_is_absent_from_all_files_that_hold_rows_or_from_none(tmp_path: Pa
     empty.write_text("")
     with_label.write_text(text)
     without.write_text("".join(line.partition("\t")[2] + "\n" for line in text.splitlines()))
+    malformed = tmp_path / "malformed"
+    malformed.write_text(without.read_text().partition("\n")[0] + "\n" + text)
 
     def rejected(*paths: Path) -> int:
         source = CriteoSource([str(path) for path in paths], labelled=False)
         return sum(len(rows.rejected) for block in source.blocks() for rows in source.read(block, 0))
 
     assert rejected(empty, without) == rejected(empty, with_label) == 0
+    assert rejected(malformed, with_label) == 1
     for paths in ((without, with_label), (with_label, empty, without)):
-        with pytest.raises(
-            DataError, match=f"{without}: its first line has a field less than .*{with_label}"
-        ):
+        with pytest.raises(DataError, match=f"{without}: its lines have a field less than .*{with_label}"):
             rejected(*paths)
 
 
@@ -383,6 +385,17 @@ def test_source_without_the_columns_of_the_model_is_refused(trained: Trained, tm
 
     with pytest.raises(OptionError, match=r"--source avazu: .* no column user, ad, price"):
         open_source([str(tmp_path / "rows.csv")], trained.manifest, name="avazu")
+
+
+def test_named_source_is_taken_where_that_of_the_training_data_is_unknown(
+    trained: Trained, tmp_path: Path
+) -> None:
+    rows = [str(write_csv(tmp_path / "rows.csv", HEADER[:3], [ROW]))]
+    unknown = replace(trained.manifest, facts={"source": "of the future"})
+
+    assert open_source(rows, unknown, name="tabular").paths == tuple(rows)
+    with pytest.raises(DataError, match="its source 'of the future' is unknown; name one with --source"):
+        open_source(rows, unknown)
 
 
 def test_damaged_vocabulary_is_refused_by_name(trained: Trained, tmp_path: Path) -> None:

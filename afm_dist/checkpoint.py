@@ -295,8 +295,8 @@ def check_schema(config: ModelConfig, manifest: Manifest, *, checkpoint: str) ->
         for key in ("kind", "cardinality", "mean", "deviation", "column", "transform"):
             if getattr(mine, key) != getattr(other, key):
                 raise DataError(
-                    f"{where}: field {other.name!r} has {key} {getattr(mine, key)!r} in the model and "
-                    f"{getattr(other, key)!r} in the data; use the data it was trained on"
+                    f"{where}: field {other.name!r} has {key} {getattr(mine, key)} in the model and "
+                    f"{getattr(other, key)} in the data; use the data it was trained on"
                 )
     missing = sorted(set(ours_by_name) - {item.name for item in theirs})
     raise DataError(f"{where}: the data lacks {', '.join(missing) or 'the same order of fields'}")

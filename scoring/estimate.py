@@ -21,7 +21,7 @@ BYTES_PER_ROW = 2 * 16
 BYTES_PER_TOKEN = 20
 # While a lookup is made: a range of the tokens as read, as put together, without repetitions, and sorted.
 # Measured with 2 million tokens of 15 characters.
-SORTING_BYTES_PER_TOKEN = 350
+SORTING_BYTES_PER_TOKEN = 400
 
 
 def plan_of(

@@ -323,11 +323,16 @@ def test_the_schema_it_was_trained_on_is_accepted() -> None:
             (FIELDS[0], replace(FIELDS[1], kind="numeric", cardinality=0), FIELDS[2]),
             "'ad' has kind categorical",
         ),
+        ((replace(FIELDS[0], column="page"), *FIELDS[1:]), "'site' has column .* page in the data"),
+        (
+            (replace(FIELDS[0], transform="weekday"), *FIELDS[1:]),
+            "'site' has transform .* weekday in the data",
+        ),
         ((*FIELDS, Field(name="hour", kind="numeric")), "does not know field 'hour'"),
         (FIELDS[:2], "the data lacks age"),
         ((FIELDS[1], FIELDS[0], FIELDS[2]), "the same order of fields"),
     ],
-    ids=["cardinality", "mean", "deviation", "kind", "new", "gone", "order"],
+    ids=["cardinality", "mean", "deviation", "kind", "column", "transform", "new", "gone", "order"],
 )
 def test_another_schema_is_refused_with_the_field_that_differs(
     fields: tuple[Field, ...], message: str

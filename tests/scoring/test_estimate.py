@@ -1,4 +1,4 @@
-"""What a job would take is told before anything starts, also of no rows at all."""
+"""What a dry run says of scoring raw rows."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from pathlib import Path
 import pytest
 
 from afm_dist.checkpoint import load_config
+from afm_dist.planning.show import show
 from afm_dist.resources import AUTOMATIC
-from scoring.estimate import BYTES_PER_ROW, plan_of
-from tests.scoring.conftest import HEADER, ROWS, write_csv
+from scoring.estimate import plan_of
 from tests.scoring.models import Trained
 
 
-def test_estimate_grows_with_the_rows_and_memory_does_not(trained: Trained, tmp_path: Path) -> None:
-    empty = write_csv(tmp_path / "empty.csv", HEADER, [])
+def test_plan_holds_the_sorting_of_vocabularies_and_their_copies(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, source = load_config(trained.checkpoint), trained.source()
 
-    def estimate(*paths: Path):
-        output = str(tmp_path / "scores.parquet")
-        (found,) = plan_of(
-            load_config(trained.checkpoint), trained.manifest, trained.source(*paths), output, AUTOMATIC
-        ).estimates
-        return found
+    plan = plan_of(config, trained.manifest, source, f"{tmp_path}/scores.parquet", AUTOMATIC)
+    elsewhere = plan_of(config, trained.manifest, source, "s3://bucket/scores.parquet", AUTOMATIC)
 
-    some, none = estimate(), estimate(empty)
-
-    assert some.rows == pytest.approx(ROWS, rel=0.1)
-    assert some.disk - none.disk == pytest.approx(ROWS * BYTES_PER_ROW, rel=0.1)
-    assert some.memory == none.memory
-    assert list(tmp_path.iterdir()) == [empty]
+    assert [estimate.stage for estimate in plan.estimates] == ["vocabulary", "score"]
+    assert all(estimate.memory > 0 and estimate.disk > 0 for estimate in plan.estimates)
+    assert "mapped from disk" in plan.estimates[1].note
+    assert "copied by each worker process to TMPDIR" in elsewhere.estimates[1].note
+    show(plan, check=True)
+    assert "vocabulary" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a dry run says of scoring raw rows."""
+"""What a job would take is told before anything starts, also of no rows at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,27 @@ import pytest
 from afm_dist.checkpoint import load_config
 from afm_dist.planning.show import show
 from afm_dist.resources import AUTOMATIC
-from scoring.estimate import plan_of
+from scoring.estimate import BYTES_PER_ROW, plan_of
+from tests.scoring.conftest import HEADER, ROWS, write_csv
 from tests.scoring.models import Trained
+
+
+def test_estimate_grows_with_the_rows_and_memory_does_not(trained: Trained, tmp_path: Path) -> None:
+    empty = write_csv(tmp_path / "empty.csv", HEADER, [])
+
+    def estimate(*paths: Path):
+        output = str(tmp_path / "scores.parquet")
+        _, found = plan_of(
+            load_config(trained.checkpoint), trained.manifest, trained.source(*paths), output, AUTOMATIC
+        ).estimates
+        return found
+
+    some, none = estimate(), estimate(empty)
+
+    assert some.rows == pytest.approx(ROWS, rel=0.1)
+    assert some.disk - none.disk == pytest.approx(ROWS * BYTES_PER_ROW, rel=0.1)
+    assert some.memory == none.memory
+    assert list(tmp_path.iterdir()) == [empty]
 
 
 def test_plan_holds_the_sorting_of_vocabularies_and_their_copies(

@@ -18,7 +18,6 @@ WORKDIR /home/ray/afm-dist
 COPY --chown=ray:users pyproject.toml README.md LICENSE ./
 COPY --chown=ray:users afm_dist ./afm_dist
 COPY --chown=ray:users data_prep ./data_prep
-COPY --chown=ray:users scoring ./scoring
 COPY --chown=ray:users jobs ./jobs
 
 ARG TORCH_INDEX=

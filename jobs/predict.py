@@ -13,11 +13,11 @@ from tyro.conf import OmitArgPrefixes
 
 from afm_dist import console
 from afm_dist.resources import AUTOMATIC, ResourceOptions
-from scoring import BATCH_SIZE, MAX_BAD_ROWS
+from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
 
 if TYPE_CHECKING:
     from afm_dist.dataset.manifest import Manifest
-    from scoring.pipeline import Summary
+    from data_prep.scoring.pipeline import Summary
 
 # A field of whose tokens so much more is unknown than in the training data was read otherwise.
 SUSPICIOUS_SHARE = 0.5
@@ -64,10 +64,10 @@ def main(config: Predict) -> None:
     from afm_dist.errors import OptionError
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
+    from data_prep.scoring import estimate, pipeline
+    from data_prep.scoring.source import open_source
     from data_prep.sources import files
     from data_prep.work import Usage, peak_memory
-    from scoring import estimate, pipeline
-    from scoring.source import open_source
 
     check_paths(checkpoint=config.checkpoint, output=config.output, data=config.data)
     for path in config.input:

@@ -29,16 +29,16 @@ from afm_dist.sharing import model_bytes, model_digest, share
 from data_prep.parse import REJECTED_SHOWN, most_rejected
 from data_prep.plan import check_unchanged
 from data_prep.scan import scan
+from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
+from data_prep.scoring.block import LOGIT, ROW, SCORE, Receipt, Scoring, part_schema, score_block
+from data_prep.scoring.inputs import InputMaker
+from data_prep.scoring.lookup import write_lookup
+from data_prep.scoring.result import OF_REJECTED, check_folders, check_result, write_result
+from data_prep.scoring.source import rules_of
 from data_prep.sources import files
 from data_prep.sources.source import Block, Source
 from data_prep.transforms import FieldRule
 from data_prep.work import Task, Usage, WorkDirectory
-from scoring import BATCH_SIZE, MAX_BAD_ROWS
-from scoring.block import LOGIT, ROW, SCORE, Receipt, Scoring, part_schema, score_block
-from scoring.inputs import InputMaker
-from scoring.lookup import write_lookup
-from scoring.result import OF_REJECTED, check_folders, check_result, write_result
-from scoring.source import rules_of
 
 
 @dataclass(frozen=True, kw_only=True)

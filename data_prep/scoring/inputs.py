@@ -15,10 +15,10 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.shard import Columns, write_numbers
 from data_prep.encode import gather_numbers
 from data_prep.fields import scaled, tokens_of
+from data_prep.scoring.lookup import open_lookup
 from data_prep.sources.source import RawRows, Source
 from data_prep.transforms import FieldRule
 from data_prep.vocabulary import UNKNOWN
-from scoring.lookup import open_lookup
 
 
 @dataclass(frozen=True, kw_only=True)

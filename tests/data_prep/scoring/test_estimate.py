@@ -9,9 +9,9 @@ import pytest
 from afm_dist.checkpoint import load_config
 from afm_dist.planning.show import show
 from afm_dist.resources import AUTOMATIC
-from scoring.estimate import BYTES_PER_ROW, plan_of
-from tests.scoring.conftest import HEADER, ROWS, write_csv
-from tests.scoring.models import Trained
+from data_prep.scoring.estimate import BYTES_PER_ROW, plan_of
+from tests.data_prep.scoring.conftest import HEADER, ROWS, write_csv
+from tests.data_prep.scoring.models import Trained
 
 
 def test_estimate_grows_with_the_rows_and_memory_does_not(trained: Trained, tmp_path: Path) -> None:

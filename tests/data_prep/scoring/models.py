@@ -15,9 +15,9 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
 from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
+from data_prep.scoring.pipeline import Summary, predict
+from data_prep.scoring.source import open_source
 from data_prep.sources.source import Source
-from scoring.pipeline import Summary, predict
-from scoring.source import open_source
 
 SHAPE = {"embedding_dim": 4, "hidden": [16, 8]}
 

@@ -14,10 +14,10 @@ from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
 from afm_dist.storage import files
 from data_prep import work
+from data_prep.scoring import pipeline, result
 from data_prep.sources import tabular
-from scoring import pipeline, result
-from tests.scoring.conftest import HEADER, clicks, write_csv
-from tests.scoring.models import Trained
+from tests.data_prep.scoring.conftest import HEADER, clicks, write_csv
+from tests.data_prep.scoring.models import Trained
 
 
 class Stopped(BaseException):

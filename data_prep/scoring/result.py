@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
+from data_prep.scoring.block import ROW
 from data_prep.spool import open_arrow
 from data_prep.work import PLAN
-from scoring.block import ROW
 
 ROW_GROUP_ROWS = 1 << 17
 # In the file's metadata: which model these scores are of.

@@ -14,16 +14,16 @@ import pytest
 
 from afm_dist.errors import DataError, OptionError
 from data_prep.protocol import ColumnRule, Protocol
+from data_prep.scoring.pipeline import predict
+from data_prep.scoring.source import open_source
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
-from scoring.pipeline import predict
-from scoring.source import open_source
 from tests.data_prep.in_this_process import in_this_process
 from tests.data_prep.raw_logs import avazu_text, criteo_text
-from tests.scoring.conftest import HEADER, clicks, write_csv
-from tests.scoring.models import Trained, train
+from tests.data_prep.scoring.conftest import HEADER, clicks, write_csv
+from tests.data_prep.scoring.models import Trained, train
 
 ROW = ["u1", "a", "3.5"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from afm_dist import storage
-from tests.scoring.conftest import HEADER, clicks, write_csv
-from tests.scoring.models import Trained
+from tests.data_prep.scoring.conftest import HEADER, clicks, write_csv
+from tests.data_prep.scoring.models import Trained
 
 
 def test_scores_on_an_object_store_are_those_on_a_disk(trained: Trained, bucket: str, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import ray
 
 from afm_dist.resources import ONE_CPU
 from data_prep.protocol import Protocol
+from data_prep.scoring import pipeline
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
-from scoring import pipeline
 from tests.data_prep.in_this_process import in_this_process
-from tests.scoring.models import Trained, train
+from tests.data_prep.scoring.models import Trained, train
 
 ROWS = 600
 

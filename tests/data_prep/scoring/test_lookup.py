@@ -12,13 +12,13 @@ from afm_dist import storage
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import DataError
 from data_prep import vocabulary
+from data_prep.scoring import lookup
+from data_prep.scoring.lookup import Lookup, write_lookup
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Source
 from data_prep.sources.tabular import TabularSource
 from data_prep.transforms import FieldRule
-from scoring import lookup
-from scoring.lookup import Lookup, write_lookup
 from tests.small_dataset import write_shard
 
 RULE = FieldRule(name="ad", column="ad", transform="token")

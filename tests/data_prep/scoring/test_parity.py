@@ -16,16 +16,16 @@ from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.reader import read_shard
 from afm_dist.evaluation.score import score_shards
 from data_prep.protocol import ColumnRule, Protocol
+from data_prep.scoring import block
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Source
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
 from data_prep.split import SPLITS
-from scoring import block
 from tests.data_prep.raw_logs import avazu_text, criteo_text
-from tests.scoring.conftest import HEADER, ROWS, clicks, write_csv
-from tests.scoring.models import train
+from tests.data_prep.scoring.conftest import HEADER, ROWS, clicks, write_csv
+from tests.data_prep.scoring.models import train
 
 CLICK = ColumnOptions(label="click")
 PROTOCOL = Protocol(rows_per_shard=100)

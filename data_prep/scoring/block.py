@@ -20,9 +20,9 @@ from afm_dist.resources import Device
 from afm_dist.sharing import SharedModel, load_shared
 from data_prep.parse import REJECTED_SHOWN, checked
 from data_prep.rejected import RejectedRows
+from data_prep.scoring.inputs import InputMaker
 from data_prep.sources.source import Block, RawRows, Rejected
 from data_prep.transforms import FieldRule
-from scoring.inputs import InputMaker
 
 SCORE, LOGIT, ROW = "score", "logit", "row"
 # Deviations from the mean. Among n training rows none is further than √n from it: no log holds such a row.

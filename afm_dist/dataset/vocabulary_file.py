@@ -113,7 +113,7 @@ def read_count_range(manifest: Manifest, field: Field, start: int, stop: int) ->
             if first < last:
                 counts[first - start : last - start] = found[first - next_id : last - next_id]
             next_id += len(found)
-        if next_id < stop:
+        if start < stop and next_id < stop:
             raise DamageError(f"it ends at id {next_id}")
         if len(counts) and counts.min() < 0:
             raise DamageError("a count is negative")

@@ -174,7 +174,8 @@ def _collect_group(work: Work, group: int) -> Receipt:
     digest = work.partials.digest(group)
     if digest is None:
         torch.set_num_threads(1)
-        digest = work.partials.commit(group, work.moments(group))
+        moments = work.moments(group)
+        digest = work.partials.commit(group, moments)
     return Receipt(
         rows=work.rows[group],
         seconds=round(time.monotonic() - started, 3),

@@ -6,6 +6,7 @@ python jobs/benchmark.py inference --shape criteo --json inference.json
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,6 +79,10 @@ def main(config: Benchmark) -> None:
     """Run the job."""
     check(config)
     console.say(f"afm-dist benchmark: {config.suite}")
+    if config.suite == "inference":
+        # A server has its processors to itself: threads wait as is OpenMP's default, not as jobs ask for.
+        # It is read when torch is loaded.
+        os.environ.pop("OMP_WAIT_POLICY", None)
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
     from afm_dist.cluster import check_paths

@@ -26,7 +26,8 @@ from afm_dist.stages.compression import (
 from afm_dist.stages.report_parts import tables
 from afm_dist.stages.training import Models
 from afm_dist.training.recipe import preset
-from jobs.compress import Compress, model_config
+from jobs.compress_options import Compress
+from jobs.compress_plan import model_config
 from tests.stages.bench import HYPER, Bench
 
 FOLDED = {"deepfm", "dcn", "dcnv2", "gdcn", "autoint"}

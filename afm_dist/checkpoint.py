@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from afm_dist import storage
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.rounding import rounded_tensors
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import AfmError, DataError
 from afm_dist.models import build_model
@@ -92,10 +93,17 @@ def save_pretrained(
         max_file_bytes: Where the tensors are split over several files.
 
     Raises:
-        OptionError: tensors that share memory without being one parameter.
+        OptionError: tensors that share memory without being one parameter, or a plan that is not the model's.
+
+    Notes:
+        Rows that the plan rounds to bfloat16 are stored so; in the model they are not changed.
     """
     config = config or ModelConfig(hyper_parameters={}, plan=plan or Plan())
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in named_tensors(model).items()}
+    short = rounded_tensors(model, config.plan)
+    tensors = {
+        name: tensor.to("cpu", short.get(name, tensor.dtype)).contiguous()
+        for name, tensor in named_tensors(model).items()
+    }
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
 
     def write(path: str, names: Sequence[str]) -> None:
@@ -212,6 +220,9 @@ def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Modu
     except AfmError as error:
         raise DataError(f"{location}: {error}") from error
     tensors = _load_tensors(location)
+    own = model.state_dict()
+    for name in rounded_tensors(model, config.plan).keys() & tensors.keys():
+        tensors[name] = tensors[name].to(own[name].dtype)
     try:
         fill_(model, tensors)
     except RuntimeError as error:

@@ -77,14 +77,14 @@ def compress(config: Compress) -> None:
     ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)
-    compression.check_ranks(described, mlp, embedding, absorb=config.absorb)
+    compression.check_ranks(described, mlp, embedding, config.rows)
     described, rows = planned_model(config, chosen, described)
     target = budget.Target(
         bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
         ratio=config.target_ratio,
         activation=config.activation,
         kappa=config.kappa,
-        absorb=config.absorb,
+        rows=config.rows,
         field_ranks=config.field_ranks,
         refine=config.refine_ranks == "on",
     )
@@ -181,10 +181,10 @@ def compress(config: Compress) -> None:
         tuned,
         methods=methods,
         stream_check=config.stream_check,
-        absorb=config.absorb,
+        absorb=config.rows.absorb,
         options=config.resources,
     )
-    table_felt = sensitivity.table_sensitivity(run, data, manifest, tuned, methods, absorb=config.absorb)
+    table_felt = sensitivity.table_sensitivity(run, data, manifest, tuned, methods, absorb=config.rows.absorb)
     narrow = compression.rewrite_tables(
         run,
         tuned,
@@ -192,7 +192,7 @@ def compress(config: Compress) -> None:
         methods=methods,
         sensitivity=table_felt,
         policy=embedding,
-        absorb=config.absorb,
+        rows=config.rows,
         budget=None if ranks is None else ranks.budget,
     )
     final = training.finetune(

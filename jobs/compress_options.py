@@ -15,6 +15,7 @@ from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume
 from afm_dist.stages.methods import parse_methods
+from afm_dist.stages.rows import Codes, LinearTerms, Rows
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ class Compress:
     """Instead of a rank: the share of the variance of the outputs to keep, e.g. 0.99."""
     embedding_dim: int | None = None
     """Embedding dimension after compression."""
-    linear_terms: Literal["keep", "absorb"] = "keep"
-    """What becomes of the first-order weights, a number for each id: keep, as published, or absorb them into
-    the tables as one more coordinate before the decomposition, so that the codes give them, too."""
+    linear_terms: LinearTerms = "keep"
+    """What becomes of the first-order weights, a number for each id: keep, as published; absorb them into
+    the tables as one more coordinate before the decomposition, so that the codes give them, too; or round
+    them to bfloat16, two bytes each in the checkpoint."""
+    codes: Codes = "float32"
+    """What checkpoints hold the rows of compressed tables in: float32, or bfloat16 for half the bytes."""
     target_bytes: str | None = None
     """Instead of ranks: how large the compressed checkpoint may be, e.g. 100MB. The ranks of the layers and
     the embedding dimensions are those with the least predicted change of the logit."""
@@ -137,9 +141,9 @@ class Compress:
         return self.data is None
 
     @property
-    def absorb(self) -> bool:
-        """Whether the tables take in the first-order weights."""
-        return self.linear_terms == "absorb"
+    def rows(self) -> Rows:
+        """What becomes of the numbers of each id."""
+        return Rows(linear_terms=self.linear_terms, codes=self.codes)
 
     @property
     def budgeted(self) -> bool:
@@ -181,7 +185,7 @@ def check(config: Compress) -> None:
         )
     if config.sweep and config.ablation == "on":
         raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
-    if config.absorb and config.stream_check and not config.sweep:
+    if config.linear_terms == "absorb" and config.stream_check and not config.sweep:
         raise OptionError(
             "--stream-check and --linear-terms absorb exclude each other: the pass over the shards sees the "
             "embeddings without the first-order weights; leave --stream-check out, the counts are exact"
@@ -314,7 +318,7 @@ def sweep_of(config: Compress) -> Sweep:
     return Sweep(
         activation=config.activation,
         kappa=config.kappa,
-        absorb=config.absorb,
+        rows=config.rows,
         field_ranks=config.field_ranks,
         **given,
     )

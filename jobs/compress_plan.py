@@ -104,7 +104,7 @@ def plan(
         *([costs.statistics("statistics-embedding")] if config.stream_check else []),
         *(
             costs.sensitivity(f"sensitivity-embedding-{method.name}")
-            for method in (methods.factored if config.absorb else methods.weighted)
+            for method in (methods.factored if config.rows.absorb else methods.weighted)
         ),
         costs.rewriting("rewrite-embedding", count),
         costs.training_round("finetune-embedding", second, count + 1),

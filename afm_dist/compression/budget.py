@@ -20,6 +20,7 @@ from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import FieldRanks, Plan, PlanEntry
 from afm_dist.compression.ranks import Ranks, field_key, field_name, module_name, plan_of
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.rounding import rounded_tensors
 from afm_dist.compression.sensitivity import tail_errors
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
@@ -223,7 +224,8 @@ def _field_costs(config: ModelConfig, entry: PlanEntry, rows: Mapping[str, int])
     least = structure_bytes(config, Plan(entries=(entry.with_rank(means),)))
     one = structure_bytes(config, Plan(entries=(entry.with_rank({**means, field: 1}),)))
     # A rank more is always as many numbers more: a code a row, and as much of all that reads codes.
-    by_row = torch.get_default_dtype().itemsize
+    codes = torch.bfloat16 if entry.name in entry.bfloat16 else torch.get_default_dtype()
+    by_row = codes.itemsize
     return least - structure_bytes(config, Plan()), by_row, one - least - by_row * rows[field]
 
 
@@ -293,7 +295,10 @@ def structure_bytes(config: ModelConfig, plan: Plan) -> int:
     with torch.device("meta"):
         model = config.build()
         restructure_(model, plan)
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    short = rounded_tensors(model, plan)
+    return sum(
+        tensor.numel() * short.get(name, tensor.dtype).itemsize for name, tensor in model.state_dict().items()
+    )
 
 
 def _tails(entry: PlanEntry, known: OutputStatistics) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ it. Entries are in the order in which they were applied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 FieldRanks = Literal["uniform", "each"]
 
 # What entries did not have in the first releases.
-_LATER = ("ranks", "absorbs")
+_LATER = ("ranks", "absorbs", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class PlanEntry:
         kappa: Of the shifted ReLU, in standard deviations.
         folded_into: Linear layer that reads the codes directly (tables only); None: not folded.
         absorbs: First-order term whose weights the codes give, too (tables only); None: it keeps its own.
+        bfloat16: Modules whose rows (a table's codes, first-order weights) are rounded to bfloat16: a
+            checkpoint has two bytes for each number, a model in memory still four.
     """
 
     name: str
@@ -55,8 +57,14 @@ class PlanEntry:
     kappa: float = DEFAULT_KAPPA
     folded_into: str | None = None
     absorbs: str | None = None
+    bfloat16: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        names: Any = self.bfloat16
+        if not isinstance(names, Sequence) or isinstance(names, str):
+            raise OptionError(f"bfloat16 {names!r} of {self.name}: a list of names of modules is needed")
+        # From JSON it is a list.
+        object.__setattr__(self, "bfloat16", tuple(map(str, names)))
         if self.ranks is not None:
             self._check_ranks(self.ranks)
         elif type(self.rank) is not int or self.rank < 1:
@@ -145,6 +153,6 @@ class Plan:
 
 
 def _plain(entry: PlanEntry) -> dict[str, Any]:
-    """Without ``ranks`` and ``absorbs`` where there are none: a plan that older releases can read."""
-    values = asdict(entry)
+    """Without what is not used of ``_LATER``: a plan that older releases can read."""
+    values = asdict(entry) | {"bfloat16": list(entry.bfloat16) or None}
     return {key: value for key, value in values.items() if value is not None or key not in _LATER}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.registry import compressible, handler_of, irreplaceable, refusal
+from afm_dist.compression.rounding import round_rows_, rounded_tensors
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
@@ -40,7 +41,7 @@ def compress_(
     Raises:
         OptionError: a module that does not exist, cannot be compressed, shares its weights with
             another one (tied weights) or is smaller than its rank; or moments, or the sensitivity, that
-            are missing.
+            are missing; or rows to round where there are none.
 
     Notes:
         The originals are kept until the last module is rewritten: at most twice the model's memory.
@@ -48,6 +49,8 @@ def compress_(
     with all_or_nothing(model):
         for entry in plan.entries:
             _rewrite(model, entry, OutputStatistics(moments, sensitivity))
+        rounded_tensors(model, plan)
+    round_rows_(model, plan)
     return model
 
 
@@ -60,6 +63,7 @@ def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
     with all_or_nothing(model):
         for entry in plan.entries:
             _rewrite(model, entry, None)
+        rounded_tensors(model, plan)
     return model
 
 

@@ -125,9 +125,9 @@ def _entry(plan: Plan) -> PlanEntry:
             f"{TABLE} cannot absorb {entry.absorbs} without being in memory; leave absorbs out, or use "
             "compress_"
         )
-    if entry.ranks is not None:
+    if entry.bfloat16:
         raise OptionError(
-            f"{TABLE} cannot have ranks by field without being in memory; leave ranks out, or use compress_"
+            f"{TABLE} cannot be rounded without being in memory; leave bfloat16 out, or use compress_"
         )
     return entry
 

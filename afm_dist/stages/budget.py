@@ -23,7 +23,8 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.compression import MOMENTS, TABLE, absorbing, counted_moments, entries_of
+from afm_dist.stages.compression import MOMENTS, counted_moments, entries_of
+from afm_dist.stages.rows import PUBLISHED, TABLE, Rows
 from afm_dist.stages.scoring import SCORED, Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
@@ -48,7 +49,7 @@ class Target:
         ratio: Or how many times smaller than the uncompressed one's they shall be.
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
-        absorb: Whether the table takes in the first-order weights.
+        rows: What becomes of the table's rows besides.
         field_ranks: Whether the fields have one rank in common, or each its own.
         refine: Whether a few allocations are scored on the validation split.
     """
@@ -57,7 +58,7 @@ class Target:
     ratio: float | None = None
     activation: Activation
     kappa: float
-    absorb: bool = False
+    rows: Rows = PUBLISHED
     field_ranks: FieldRanks = "uniform"
     refine: bool = False
 
@@ -70,7 +71,7 @@ class Target:
 
     def entries(self, model: nn.Module) -> list[PlanEntry]:
         """What the budget is spent on, of rank 1."""
-        return entries_of(model, activation=self.activation, kappa=self.kappa, absorb=self.absorb)
+        return entries_of(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,10 @@ def choose_ranks(
         model, config = from_pretrained(source), load_config(source)
         entries = target.entries(model)
         rest = _checked(config, entries, budget, before, target.field_ranks)
-        counted = counted_moments(model, manifest, target.absorb)
+        counted = counted_moments(model, manifest, target.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         names = [entry.name for entry in entries]
-        sensitivity = logit_sensitivity(model, manifest, names, absorb=target.absorb)
+        sensitivity = logit_sensitivity(model, manifest, names, absorb=target.rows.absorb)
         found: dict[str, Allocation] = {}
         for name, (field_ranks, emphasis) in _ways(target).items():
             try:
@@ -195,7 +196,7 @@ def choose_ranks(
             "kappa": target.kappa,
             "field_ranks": target.field_ranks,
             "refine": target.refine,
-            **absorbing(target.absorb),
+            **target.rows.changes(),
         },
         inputs=[data, baseline.stage, statistics],
     )

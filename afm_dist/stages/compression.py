@@ -16,7 +16,7 @@ from afm_dist.checkpoint import (
     save_pretrained,
     size_on_disk,
 )
-from afm_dist.compression.plan import ACTIVATIONS, Activation, Plan, PlanEntry
+from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, Activation, Plan, PlanEntry
 from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Manifest
@@ -24,6 +24,7 @@ from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.methods import AFM, Compared, Methods
+from afm_dist.stages.rows import PUBLISHED, TABLE, Rows, absorbing, first_order
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.from_counts import moments_from_counts
@@ -35,23 +36,22 @@ from afm_dist.statistics.sensitivity_file import load_sensitivity
 MOMENTS = "moments.safetensors"
 SENSITIVITY = "sensitivity.safetensors"
 STREAM_TOLERANCE = 1e-9
-TABLE = "embedding"
 COMPARED = Methods()
 NO_STAGES: Mapping[str, Stage] = {}
 
 
-def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, *, absorb: bool = False) -> None:
+def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, rows: Rows = PUBLISHED) -> None:
     """Refuse ranks larger than their layers, and a compressed model, before anything is started.
 
     Args:
         config: The uncompressed model.
         mlp: How the ranks of its linear layers are chosen.
         embedding: How that of its table is.
-        absorb: Whether the table takes in the first-order weights.
+        rows: What else becomes of the table's rows.
 
     Raises:
         OptionError: names the option, the layer and its width; or the model has no first-order weights
-            that its table may take in.
+            that could be absorbed or rounded.
     """
     if config.plan.entries:
         done = ", ".join(entry.name for entry in config.plan.entries)
@@ -60,19 +60,14 @@ def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, *, absorb: 
         )
     with torch.device("meta"):
         model = config.build()
-    term = absorbed(model) if absorb else None
-    for option, names, policy, into in (
-        ("--mlp-rank", target_linears(model), mlp, None),
-        ("--embedding-dim", [TABLE], embedding, term),
-    ):
+    *linears, table = entries_of(model, activation="none", kappa=DEFAULT_KAPPA, rows=rows)
+    for option, entries, policy in (("--mlp-rank", linears, mlp), ("--embedding-dim", [table], embedding)):
         if not isinstance(policy, FixedRank):
             continue
         try:
-            entries = tuple(
-                PlanEntry(name=name, method="afm", rank=policy.rank, absorbs=into) for name in names
-            )
+            ranked = tuple(replace(entry, rank=policy.rank, folded_into=None) for entry in entries)
             with torch.device("meta"):
-                restructure_(model, Plan(entries=entries))
+                restructure_(model, Plan(entries=ranked))
         except OptionError as error:
             raise OptionError(f"{option} {policy.rank}: {error}") from error
 
@@ -120,23 +115,8 @@ def folded_into(model: nn.Module) -> str | None:
     return folds.get(TABLE)
 
 
-def absorbed(model: nn.Module) -> str:
-    """The first-order term whose weights the table takes in, as the model declares.
-
-    Raises:
-        OptionError: the model declares none.
-    """
-    absorbs: Mapping[str, str] = getattr(type(model), "absorbs", {})
-    if TABLE not in absorbs:
-        raise OptionError(
-            f"--linear-terms absorb: {type(model).__name__} declares no first-order table over the fields of "
-            "its embeddings that could be absorbed; take --linear-terms keep"
-        )
-    return absorbs[TABLE]
-
-
 def entries_of(
-    model: nn.Module, *, activation: Activation, kappa: float, absorb: bool = False
+    model: nn.Module, *, activation: Activation, kappa: float, rows: Rows = PUBLISHED
 ) -> list[PlanEntry]:
     """All that can be compressed of one of the models here: its linear layers and its table, of rank 1."""
     return [
@@ -144,13 +124,7 @@ def entries_of(
             PlanEntry(name=name, method="afm", rank=1, activation=activation, kappa=kappa)
             for name in target_linears(model)
         ),
-        PlanEntry(
-            name=TABLE,
-            method="afm",
-            rank=1,
-            folded_into=folded_into(model),
-            absorbs=absorbed(model) if absorb else None,
-        ),
+        rows.of(PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model)), model),
     ]
 
 
@@ -263,12 +237,9 @@ def table_statistics(
 
 def counted_moments(model: nn.Module, manifest: Manifest, absorb: bool) -> dict[str, Moments]:
     """Moments of the table's fields from the counts; ``absorb``: with the first-order weights."""
-    return moments_from_counts(model, manifest, TABLE, absorbs=absorbed(model) if absorb else None)
-
-
-def absorbing(absorb: bool) -> dict[str, bool]:
-    """What a stage's fingerprint says of it: nothing where the first-order weights are kept, as ever."""
-    return {"absorb": True} if absorb else {}
+    return moments_from_counts(
+        model, manifest, TABLE, absorbs=first_order(model, "absorb") if absorb else None
+    )
 
 
 def _by_data(methods: Methods) -> list[Compared]:
@@ -302,7 +273,7 @@ def rewrite_tables(
     methods: Methods = COMPARED,
     sensitivity: Mapping[str, Stage] = NO_STAGES,
     policy: Policy,
-    absorb: bool = False,
+    rows: Rows = PUBLISHED,
     budget: int | None = None,
 ) -> Models:
     """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
@@ -316,7 +287,7 @@ def rewrite_tables(
         methods: What the run compares.
         sensitivity: Of the logit to the embeddings, of the methods that need it; all, to absorb.
         policy: How the ranks are chosen.
-        absorb: Whether the tables take in the first-order weights.
+        rows: What else becomes of the tables' rows.
         budget: Bytes that a checkpoint may have.
 
     Raises:
@@ -328,13 +299,8 @@ def rewrite_tables(
         for method in methods.factored:
             source = tuned.checkpoints[method.linears]
             model = from_pretrained(source)
-            plan = plan_ranks(
-                moments,
-                policy,
-                method=method.factors,
-                folded_into=folded_into(model),
-                absorbs=absorbed(model) if absorb else None,
-            )
+            ranked = plan_ranks(moments, policy, method=method.factors, folded_into=folded_into(model))
+            plan = Plan(entries=tuple(rows.of(entry, model) for entry in ranked.entries))
             own = load_moments(statistics.file(_table_moments(method))) if method.by_data else moments
             written = storage.join(folder, method.tables)
             felt = sensitivity.get(method.name)
@@ -354,7 +320,7 @@ def rewrite_tables(
             "methods": [method.name for method in methods.factored],
             "policy": asdict(policy),
             "budget": budget,
-            **absorbing(absorb),
+            **rows.changes(),
         },
         inputs=[tuned.stage, statistics, *sensitivity.values()],
     )

@@ -25,13 +25,13 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Layer
 from afm_dist.runs import SUCCESS, Run, Stage, environment
-from afm_dist.stages.compression import TABLE
 from afm_dist.stages.evaluation import RESULTS
+from afm_dist.stages.rows import TABLE
 from afm_dist.stages.training import Models
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
 
-FLOAT_BYTES = 4
+FLOAT_BYTES, BFLOAT16_BYTES = 4, 2
 SHARES = (0.9, 0.95, 0.99)
 RECIPE_KEYS = (
     *("learning_rate", "batch_size", "epochs", "dropout", "l2", "patience"),
@@ -209,8 +209,8 @@ def field_rank_notes(plan: Plan) -> list[str]:
 
 
 def absorption_notes(plan: Plan) -> list[str]:
-    """What the report says of first-order weights that a table has taken in."""
-    return [
+    """What the report says of first-order weights that a table has taken in, and of rounded rows."""
+    absorbed = [
         f"The first-order weights of the ids ({entry.absorbs}) are no table any more: they are one more "
         f"coordinate of the rows that were decomposed, and follow from the codes of {entry.name}. The bytes "
         "and the variance of each field are those of both together, a first-order weight counting as much as "
@@ -218,6 +218,15 @@ def absorption_notes(plan: Plan) -> list[str]:
         for entry in plan.entries
         if entry.absorbs is not None
     ]
+    rounded = [
+        f"The rows of {' and '.join(entry.bfloat16)} are rounded to bfloat16, before fine-tuning and again "
+        "after it: the checkpoint has two bytes for each of their numbers. In memory they are float32, and "
+        "all figures of the compressed models are of the rounded rows; only the validation scores during "
+        "fine-tuning are not."
+        for entry in plan.entries
+        if entry.bfloat16
+    ]
+    return absorbed + rounded
 
 
 def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: Plan) -> list[dict[str, Any]]:
@@ -237,13 +246,15 @@ def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: P
     for field in manifest.categorical:
         numbers = field.cardinality * dim
         rank = None if entry is None else entry.rank_of(field.name)
+        code_bytes = BFLOAT16_BYTES if entry is not None and TABLE in entry.bfloat16 else FLOAT_BYTES
         found.append(
             {
                 "field": field.name,
                 "rows": field.cardinality,
                 "bytes_before": numbers * FLOAT_BYTES,
-                "bytes_after": FLOAT_BYTES
-                * (numbers if rank is None else field.cardinality * rank + dim * (rank + 1)),
+                "bytes_after": numbers * FLOAT_BYTES
+                if rank is None
+                else field.cardinality * rank * code_bytes + dim * (rank + 1) * FLOAT_BYTES,
                 "kept_energy": 1.0
                 if entry is None
                 else kept_energy(field_key(TABLE, field.name), entry, known),

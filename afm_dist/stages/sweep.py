@@ -17,7 +17,7 @@ from afm_dist.checkpoint import (
     size_on_disk,
 )
 from afm_dist.compression.budget import ENTRY_BYTES, allocate, entry_bytes, most_entry_bytes, structure_bytes
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks, Method, Plan
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks, Method, Plan, PlanEntry
 from afm_dist.compression.ranks import in_words, plan_of
 from afm_dist.compression.registry import handler_of
 from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto
@@ -29,13 +29,12 @@ from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     MOMENTS,
     SENSITIVITY,
-    TABLE,
-    absorbing,
     counted_moments,
     entries_of,
     target_linears,
     write_compressed,
 )
+from afm_dist.stages.rows import PUBLISHED, TABLE, Rows
 from afm_dist.stages.scoring import SCORED, Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments, save_moments
@@ -63,7 +62,7 @@ class Sweep:
             and 10 that can be reached.
         activation: Between the factors of linear layers.
         kappa: Of the shifted ReLU.
-        absorb: Whether the tables take in the first-order weights.
+        rows: What becomes of the tables' rows besides.
         field_ranks: Whether the fields have one rank in common, or each its own, where ranks are chosen.
     """
 
@@ -72,7 +71,7 @@ class Sweep:
     ratios: Sequence[float] = ()
     activation: Activation = "shifted"
     kappa: float = DEFAULT_KAPPA
-    absorb: bool = False
+    rows: Rows = PUBLISHED
     field_ranks: FieldRanks = "uniform"
 
     def of(self, config: ModelConfig) -> Sweep:
@@ -115,12 +114,14 @@ class Sweep:
     def smallest(self, config: ModelConfig) -> float:
         """How many times smaller the smallest model is that is tried."""
         with torch.device("meta"):
-            entries = entries_of(
-                config.build(), activation=self.activation, kappa=self.kappa, absorb=self.absorb
-            )
+            entries = self.entries(config.build())
         points = grid(("afm",), self.linear_ranks, self.embedding_dims)
         least = min(structure_bytes(config, point.plan(entries, table=TABLE)) for point in points)
         return structure_bytes(config, Plan()) / (least + ENTRY_BYTES * len(entries))
+
+    def entries(self, model: nn.Module) -> list[PlanEntry]:
+        """What is compressed, of rank 1."""
+        return entries_of(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
 
     @property
     def points(self) -> int:
@@ -163,12 +164,12 @@ def try_ranks(
 
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
-        counted = counted_moments(model, manifest, sweep.absorb)
+        counted = counted_moments(model, manifest, sweep.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         save_moments(storage.join(folder, MOMENTS), moments)
-        entries = entries_of(model, activation=sweep.activation, kappa=sweep.kappa, absorb=sweep.absorb)
+        entries = sweep.entries(model)
         names = [entry.name for entry in entries]
-        sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.absorb)
+        sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.rows.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
         rows = sum(manifest.rows(split) for split in SPLITS)
         scored = len(storage.list_names(storage.join(folder, SCORED)))
@@ -215,8 +216,8 @@ def try_ranks(
         "sweep",
         work,
         config=storage.plain(
-            {key: value for key, value in asdict(sweep).items() if key not in ("ratios", "absorb")}
-            | absorbing(sweep.absorb)
+            {key: value for key, value in asdict(sweep).items() if key not in ("ratios", "rows")}
+            | sweep.rows.changes()
         ),
         inputs=[data, baseline.stage, statistics],
     )

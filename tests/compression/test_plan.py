@@ -31,6 +31,15 @@ def test_first_order_weights_to_absorb_survive_json() -> None:
     assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_rows_to_round_survive_json_and_only_plans_that_have_some_say_so() -> None:
+    plan = PLAN.using(bfloat16=("linear", "embedding"))
+
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert not any("bfloat16" in entry for entry in PLAN.to_json()["entries"])
+    with pytest.raises(OptionError, match=r"bfloat16 'linear' of mlp\.3: a list of names"):
+        PLAN.using(bfloat16="linear")
+
+
 def test_ranks_by_field_survive_json() -> None:
     ranks = {"site": 3, "ad": 0, "hour": 1}
     plan = Plan(entries=(PLAN.entries[2].with_rank(ranks),))

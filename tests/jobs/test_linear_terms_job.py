@@ -1,4 +1,4 @@
-"""First-order weights absorbed into the tables, as a user runs it."""
+"""First-order weights absorbed into the tables, or rounded, as a user runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.checkpoint import from_pretrained, load_config, size_on_disk
 from tests.jobs.commands import succeed
 from tests.jobs.conftest import Compressed, compress_command
 
@@ -39,3 +39,21 @@ def test_the_table_of_first_order_weights_is_gone_and_the_report_says_so(
     (width,) = {layer["width"] for layer in report["layers"] if layer["kind"] == "embedding"}
     assert width == load_config(absorbed).hyper_parameters["embedding_dim"] + 1
     assert any(note.startswith("The first-order weights of the ids (linear)") for note in report["notes"])
+
+
+def test_rounded_rows_have_two_bytes_a_number_and_the_report_says_so(
+    compressed: Compressed, tmp_path: Path
+) -> None:
+    output = tmp_path / "rounded"
+    command = compress_command(compressed.data, compressed.trained, str(output))
+
+    succeed(*command, "--linear-terms", "bfloat16", "--codes", "bfloat16")
+
+    checkpoint = str(output / "checkpoint")
+    assert load_config(checkpoint).plan.entries[-1].bfloat16 == ("embedding", "linear")
+    model = from_pretrained(checkpoint)
+    rows = model.embedding.weight.numel() + model.linear.weight.numel()
+    saved = size_on_disk(f"{compressed.output}/checkpoint") - size_on_disk(checkpoint)
+    assert saved == pytest.approx(2 * rows, abs=200)
+    report = json.loads((output / "report" / "report.json").read_text())
+    assert any(note.startswith("The rows of embedding and linear are rounded") for note in report["notes"])

@@ -21,6 +21,7 @@ from afm_dist.stages.compression import (
     table_statistics,
     target_linears,
 )
+from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.stages.sensitivity import table_sensitivity
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
@@ -51,7 +52,7 @@ class Bench:
         self.statistics = self.run.stage("statistics", lambda folder: _save(folder, moments))
 
     def compress(
-        self, linears: Policy, tables: Policy, *, budget: int | None = None, absorb: bool = False
+        self, linears: Policy, tables: Policy, *, budget: int | None = None, rows: Rows = PUBLISHED
     ) -> tuple[Models, Models]:
         """Without fine-tuning."""
         low_rank = rewrite_linears(
@@ -64,11 +65,11 @@ class Bench:
             ablation=False,
         )
         moments = table_statistics(
-            self.run, self.data, self.dataset, low_rank, stream_check=False, absorb=absorb
+            self.run, self.data, self.dataset, low_rank, stream_check=False, absorb=rows.absorb
         )
-        felt = table_sensitivity(self.run, self.data, self.dataset, low_rank, COMPARED, absorb=absorb)
+        felt = table_sensitivity(self.run, self.data, self.dataset, low_rank, COMPARED, absorb=rows.absorb)
         return low_rank, rewrite_tables(
-            self.run, low_rank, moments, sensitivity=felt, policy=tables, absorb=absorb, budget=budget
+            self.run, low_rank, moments, sensitivity=felt, policy=tables, rows=rows, budget=budget
         )
 
 

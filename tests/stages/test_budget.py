@@ -21,9 +21,11 @@ from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import ARCHITECTURES
 from afm_dist.stages.budget import RANKS, Ranks, Target, check_target, choose_ranks
 from afm_dist.stages.compression import MOMENTS, counted_moments
+from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.statistics.moments_file import load_moments
 from tests.stages.bench import HYPER, Bench
 
+ABSORB = Rows(linear_terms="absorb")
 LARGER = {"embedding_dim": 8, "hidden": [80, 72, 64], "dropout": 0.1}
 
 
@@ -122,10 +124,10 @@ def test_a_budget_counts_the_first_order_weights_that_the_table_absorbs(
     bench = Bench("deepfm", dataset, tmp_path, LARGER)
     source = bench.baseline.checkpoints["baseline"]
     config = load_config(source)
-    keeping, absorbing = (least_of(config, source, absorb=absorb) for absorb in (False, True))
+    keeping, absorbing = (least_of(config, source, rows=rows) for rows in (PUBLISHED, ABSORB))
 
-    ranks = ranks_for(bench, target(bytes=absorbing, absorb=True))
-    _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, absorb=True)
+    ranks = ranks_for(bench, target(bytes=absorbing, rows=ABSORB))
+    _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, rows=ABSORB)
 
     # 37 numbers of the table are gone, p and q of two fields with one code are new.
     assert absorbing == keeping - 4 * (37 - 2 * (1 + 1))
@@ -133,10 +135,28 @@ def test_a_budget_counts_the_first_order_weights_that_the_table_absorbs(
     assert all(size_on_disk(narrow.checkpoints[row]) <= absorbing for row in ("afm-emb", "svd-emb"))
 
 
-def least_of(config: ModelConfig, source: str, *, absorb: bool) -> int:
+@pytest.mark.parametrize("field_ranks", ["uniform", "each"])
+def test_a_budget_buys_more_of_rounded_rows(
+    dataset: Manifest, tmp_path: Path, field_ranks: FieldRanks
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    source = bench.baseline.checkpoints["baseline"]
+    rounded = Rows(linear_terms="bfloat16", codes="bfloat16")
+    least = {rows: least_of(load_config(source), source, rows=rows) for rows in (PUBLISHED, rounded)}
+    budget = least[PUBLISHED] + 200
+
+    ranks = ranks_for(bench, target(bytes=budget, rows=rounded, field_ranks=field_ranks))
+    _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, rows=rounded)
+
+    # Of 37 ids, two bytes less for the first-order weight and two for the one code.
+    assert least[rounded] == least[PUBLISHED] - 2 * 2 * 37
+    assert size_on_disk(narrow.checkpoints["afm-emb"]) <= budget
+
+
+def least_of(config: ModelConfig, source: str, *, rows: Rows) -> int:
     """The smallest budget that can be met."""
     with pytest.raises(OptionError) as caught:
-        check_target(config, source, target(bytes=1, absorb=absorb))
+        check_target(config, source, target(bytes=1, rows=rows))
     return int(re.search(r"bytes: ([\d,]+) is the least", str(caught.value))[1].replace(",", ""))
 
 

@@ -24,12 +24,14 @@ from afm_dist.stages.compression import (
     linear_statistics,
 )
 from afm_dist.stages.report_parts import tables
+from afm_dist.stages.rows import Rows
 from afm_dist.stages.training import Models
 from afm_dist.training.recipe import preset
 from jobs.compress_options import Compress
 from jobs.compress_plan import model_config
 from tests.stages.bench import HYPER, Bench
 
+ABSORB = Rows(linear_terms="absorb")
 FOLDED = {"deepfm", "dcn", "dcnv2", "gdcn", "autoint"}
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -64,7 +66,7 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
 def test_first_order_weights_are_absorbed_on_request(name: str, dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench(name, dataset, tmp_path, HYPER)
 
-    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), absorb=True)
+    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), rows=ABSORB)
 
     for row in ("afm-emb", "svd-emb"):
         (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
@@ -76,7 +78,7 @@ def test_first_order_weights_are_absorbed_on_request(name: str, dataset: Manifes
 
 def test_reported_bytes_are_those_of_the_tensors(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), absorb=True)
+    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), rows=ABSORB)
     plan = Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json"))
     source = bench.baseline.checkpoints["baseline"]
     moments = counted_moments(from_pretrained(source), dataset, absorb=True)
@@ -97,7 +99,7 @@ def test_a_model_without_a_first_order_table_is_told_what_to_do(monkeypatch: pyt
     config = model_config(Compress(model="deepfm"), preset("default"))
 
     with pytest.raises(OptionError, match=r"DeepFM declares no first-order table .* --linear-terms keep"):
-        check_ranks(config, FixedRank(rank=64), FixedRank(rank=2), absorb=True)
+        check_ranks(config, FixedRank(rank=64), FixedRank(rank=2), ABSORB)
 
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:

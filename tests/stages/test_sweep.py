@@ -20,6 +20,7 @@ from afm_dist.models import ARCHITECTURES
 from afm_dist.stages import scoring
 from afm_dist.stages.evaluation import evaluate, throughput
 from afm_dist.stages.report_parts import kept_energy
+from afm_dist.stages.rows import Rows
 from afm_dist.stages.sweep import (
     POINTS,
     Sweep,
@@ -37,6 +38,7 @@ from tests.compression.test_weighted import moments_of
 from tests.small_dataset import write_dataset
 from tests.stages.bench import HYPER, Bench
 
+ABSORB = Rows(linear_terms="absorb")
 SMALL = Sweep(linear_ranks=(2, 6), embedding_dims=(1, 2), ratios=(1.2,), field_ranks="each")
 
 
@@ -82,7 +84,7 @@ def test_a_sweep_that_absorbs_first_order_weights_has_smaller_tables(
 ) -> None:
     keeping = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
     other = Bench("deepfm", dataset, tmp_path, HYPER)
-    absorbing = Sweep(linear_ranks=(2,), embedding_dims=(2,), ratios=(1.2,), absorb=True)
+    absorbing = Sweep(linear_ranks=(2,), embedding_dims=(2,), ratios=(1.2,), rows=ABSORB)
 
     stage = try_ranks(other.run, other.data, other.dataset, other.baseline, other.statistics, absorbing)
     found = {point["name"]: point for point in storage.read_json(stage.file(POINTS))}

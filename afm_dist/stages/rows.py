@@ -1,0 +1,79 @@
+"""What becomes of the numbers that a model has for each id, besides their dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TABLE = "embedding"
+
+LinearTerms = Literal["keep", "absorb", "bfloat16"]
+Codes = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of the table and of the first-order term.
+
+    Attributes:
+        linear_terms: First-order weights stay as they are, are absorbed into the table, or rounded.
+        codes: What a compressed table is stored in.
+    """
+
+    linear_terms: LinearTerms = "keep"
+    codes: Codes = "float32"
+
+    @property
+    def absorb(self) -> bool:
+        """Whether the table takes in the first-order weights."""
+        return self.linear_terms == "absorb"
+
+    def of(self, entry: PlanEntry, model: nn.Module) -> PlanEntry:
+        """The table's entry of a plan with what is said here.
+
+        Raises:
+            OptionError: the model declares no first-order term.
+        """
+        rounded = [TABLE] if self.codes == "bfloat16" else []
+        if self.linear_terms == "bfloat16":
+            rounded.append(first_order(model, self.linear_terms))
+        return replace(
+            entry,
+            absorbs=first_order(model, self.linear_terms) if self.absorb else None,
+            bfloat16=tuple(rounded),
+        )
+
+    def changes(self) -> dict[str, Any]:
+        """What a stage's fingerprint says of it: nothing where all is as published, as ever."""
+        rounded = self.linear_terms == "bfloat16", self.codes == "bfloat16"
+        return absorbing(self.absorb) | ({"bfloat16": list(rounded)} if any(rounded) else {})
+
+
+PUBLISHED = Rows()
+
+
+def absorbing(absorb: bool) -> dict[str, bool]:
+    """What the fingerprint of a stage says that only needs to know whether weights are absorbed."""
+    return {"absorb": True} if absorb else {}
+
+
+def first_order(model: nn.Module, chosen: LinearTerms) -> str:
+    """The first-order term over the fields of the table, as the model declares.
+
+    Raises:
+        OptionError: the model declares none.
+    """
+    declared: Mapping[str, str] = getattr(type(model), "absorbs", {})
+    if TABLE not in declared:
+        raise OptionError(
+            f"--linear-terms {chosen}: {type(model).__name__} declares no first-order table over the fields "
+            "of its embeddings; take --linear-terms keep"
+        )
+    return declared[TABLE]

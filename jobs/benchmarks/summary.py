@@ -2,20 +2,23 @@
 
 python -m jobs.benchmarks.summary RUN [RUN ...]
 
-RUN is the run directory of a jobs/compress.py that trained its baseline itself. Prints Markdown.
+RUN is the run directory of a jobs/compress.py that trained its baseline itself, of one seed or with --seeds.
+Prints Markdown.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import tyro
 
 from afm_dist import console, storage
 from afm_dist.errors import DataError
+from afm_dist.report.comparison import NO_CHOICE
+from afm_dist.report.finished_run import SEED
 from jobs.compress_options import Compress
 
 REPORT = "report/report.json"
@@ -27,12 +30,9 @@ ROWS = {
     "AFM": ("afm-emb", "after-finetune"),
     "SVD": ("svd-emb", "after-finetune"),
 }
-# Runs that differ in one of these options are not averaged.
-NOT_MIXED = (
-    *("preset", "mlp_rank", "mlp_energy", "embedding_dim", "activation", "kappa"),
-    *("finetune_epochs", "finetune_learning_rate", "finetune_batch_size", "finetune_weights"),
-    *("finetune_average", "finetune_patience", "distill", "distill_temperature", "precision", "workers"),
-)
+# Runs may differ in these options and be averaged: where and how they ran, and what they measured besides.
+# Any other option, one that a later release adds too, makes them different compressions.
+MIXED = (*NO_CHOICE, "methods", "ablation", "stream_check")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Compression:
     Attributes:
         model: Architecture.
         data: Name of its folder.
+        fingerprint: Of the dataset; None of the demo, which makes a log for each seed.
         seed: Of the run.
-        options: Tells runs of other presets, ranks and recipes apart.
+        options: All but ``MIXED``: the preset, ranks, recipe.
         auc: Of the test split, by the names of ``ROWS``.
         smaller: Bytes of the baseline over those of the compressed model.
         bayes_auc: The best possible; None where it is not known.
@@ -51,20 +52,29 @@ class Compression:
 
     model: str
     data: str
+    fingerprint: str | None
     seed: int
-    options: str
+    options: Mapping[str, Any]
     auc: Mapping[str, float]
     smaller: float
     bayes_auc: float | None
 
     @classmethod
-    def read(cls, run: str) -> Compression:
-        """From the report of a run.
+    def read(cls, run: str) -> list[Compression]:
+        """From the report of a run: one, or with ``--seeds`` one for each.
 
         Raises:
             DataError: there is none, or a row is missing.
         """
         report: dict[str, Any] = storage.read_json(storage.join(run, REPORT))
+        if "seeds" in report:
+            return [one for seed in report["seeds"] for one in cls.read(storage.join(run, f"{SEED}{seed}"))]
+        if not {"rows", "config", "data"} <= report.keys():
+            raise DataError(f"{run}: its report is not one of jobs/compress.py")
+        return [cls._of(run, report)]
+
+    @classmethod
+    def _of(cls, run: str, report: Mapping[str, Any]) -> Compression:
         rows = {(row["name"], row["stage"]): row for row in report["rows"]}
         missing = [name for name, row in ROWS.items() if row not in rows]
         if missing:
@@ -73,11 +83,13 @@ class Compression:
         if config.get("checkpoint"):
             raise DataError(f"{run}: its baseline was trained elsewhere; nothing here says which model it is")
         # Reports from before an option was there mean its default.
-        options = {name: config.get(name, getattr(Compress, name)) for name in NOT_MIXED}
+        defaults = {each.name: each.default for each in fields(Compress)}
+        options = {name: value for name, value in {**defaults, **config}.items() if name not in MIXED}
         return cls(
             model=config["model"],
-            options=storage.fingerprint(options),
+            options=options,
             data=data_name(config),
+            fingerprint=data.get("fingerprint") if config.get("data") else None,
             seed=config["seed"],
             auc={name: rows[row]["auc"] for name, row in ROWS.items()},
             smaller=rows[ROWS["baseline"]]["bytes"] / rows[ROWS["AFM"]]["bytes"],
@@ -89,7 +101,7 @@ def table(runs: Iterable[Compression]) -> str:
     """A row per dataset and model, in order.
 
     Raises:
-        DataError: a seed occurs twice in a row.
+        DataError: a seed occurs twice in a row, or its runs differ in more than the seed.
     """
     groups: dict[tuple[str, str], list[Compression]] = {}
     for run in runs:
@@ -100,10 +112,11 @@ def table(runs: Iterable[Compression]) -> str:
     for (data, model), group in sorted(groups.items()):
         if len({run.seed for run in group}) < len(group):
             raise DataError(f"{data}, {model}: two runs of one seed")
-        if len({run.options for run in group}) > 1:
-            raise DataError(
-                f"{data}, {model}: runs with other options; one of {', '.join(NOT_MIXED)} differs"
-            )
+        if len({run.fingerprint for run in group}) > 1:
+            raise DataError(f"{data}, {model}: runs on different datasets whose folders have this name")
+        for name in differing([run.options for run in group]):
+            values = ", ".join(dict.fromkeys(str(run.options.get(name)) for run in group))
+            raise DataError(f"{data}, {model}: runs with other options; --{name.replace('_', '-')}: {values}")
         cells = [spread([run.auc[name] for run in group]) for name in ROWS]
         # Of the same seed: the models share their rows, their order and their baseline.
         cells += [spread([run.auc[a] - run.auc[b] for run in group], sign=True) for a, b in differences]
@@ -112,6 +125,12 @@ def table(runs: Iterable[Compression]) -> str:
         cells.append(f"{statistics.mean(run.smaller for run in group):.1f}×")
         lines.append([data, model, str(len(group)), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options in which runs differ."""
+    names = dict.fromkeys(name for each in options for name in each)
+    return [name for name in names if any(each.get(name) != options[0].get(name) for each in options)]
 
 
 def data_name(config: Mapping[str, Any]) -> str:
@@ -139,7 +158,7 @@ class Summary:
 
 def main(config: Summary) -> None:
     """Run the job."""
-    console.say(table(Compression.read(run) for run in config.runs))
+    console.say(table(one for run in config.runs for one in Compression.read(run)))
 
 
 if __name__ == "__main__":

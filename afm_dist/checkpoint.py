@@ -320,8 +320,14 @@ def count_parameters(model: nn.Module) -> int:
 
 def size_on_disk(location: str) -> int:
     """Bytes of a checkpoint directory's files."""
-    return sum(
-        size
-        for name, size in storage.list_sizes(location).items()
-        if name == CONFIG or name.startswith("model")
-    )
+    return sum(size for name, size in storage.list_sizes(location).items() if _is_part(name))
+
+
+def content_fingerprint(location: str) -> str:
+    """Tells a checkpoint directory's files from those of other contents."""
+    names = [name for name in storage.list_names(location) if _is_part(name)]
+    return storage.fingerprint({name: storage.file_sha256(storage.join(location, name)) for name in names})
+
+
+def _is_part(name: str) -> bool:
+    return name == CONFIG or name.startswith("model")

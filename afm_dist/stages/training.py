@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 from afm_dist import console, storage
-from afm_dist.checkpoint import CONFIG, ModelConfig, check_schema, load_config, save_pretrained
+from afm_dist.checkpoint import (
+    ModelConfig,
+    check_schema,
+    content_fingerprint,
+    load_config,
+    save_pretrained,
+)
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
 from afm_dist.resources import AUTOMATIC, ResourceOptions
@@ -53,9 +59,7 @@ def external_baseline(location: str, manifest: Manifest) -> Models:
     """
     location = storage.absolute(location)
     check_schema(load_config(location), manifest, checkpoint=location)
-    names = [name for name in storage.list_names(location) if name == CONFIG or name.startswith("model")]
-    content = {name: storage.file_sha256(storage.join(location, name)) for name in names}
-    stage = Stage.external("baseline", location, storage.fingerprint(content))
+    stage = Stage.external("baseline", location, content_fingerprint(location))
     return Models(stage=stage, checkpoints={"baseline": location}, histories={})
 
 

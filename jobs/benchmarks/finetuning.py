@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from afm_dist import console, storage
-from afm_dist.checkpoint import CONFIG, from_pretrained, load_config, save_pretrained
+from afm_dist.checkpoint import CONFIG, content_fingerprint, from_pretrained, load_config, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.machine import use_all_cores
@@ -29,6 +29,7 @@ from afm_dist.training.history import History
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
+from jobs.benchmarks.finished import folder_of
 from jobs.benchmarks.summary import data_name, spread
 from jobs.compress_options import Compress, recipes
 
@@ -161,16 +162,15 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
     samples: list[Sample] = []
     for recipe, ways in by_recipe.items():
         # A start of Ray Train costs seconds: one for all that share a recipe.
-        key = storage.fingerprint(
+        place = folder_of(
+            folder,
             {
                 **asdict(recipe),
                 "run": start.run,
-                "sources": _contents(start),
+                "sources": {name: content_fingerprint(source) for name, source in start.sources.items()},
                 "data": start.manifest.fingerprint(),
-                "revision": environment()["git_revision"],
-            }
+            },
         )
-        place = storage.join(folder, key[:16])
         candidates = {
             (name, way.name): Candidate(
                 name=f"{name}-{way.slug}",
@@ -191,15 +191,6 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
                 before = History(curve=history.curve[:1], kept_step=0)
                 samples.append(_sample(start, seed, name, UNTUNED, start.sources[name], before))
     return samples
-
-
-def _contents(start: Start) -> dict[str, str]:
-    return {
-        f"{name}/{file}": storage.file_sha256(storage.join(source, file))
-        for name, source in start.sources.items()
-        for file in storage.list_names(source)
-        if file == CONFIG or file.startswith("model")
-    }
 
 
 def _sample(start: Start, seed: int, name: str, way: str, checkpoint: str, history: History) -> Sample:

@@ -19,6 +19,8 @@ from afm_dist.training.registration import RAY_TRAIN, Registered, Registrar
 from afm_dist.training.worker import PROGRESS, Assignment, run_worker
 
 POLL_S = 0.5
+# Of one stage, so that a line stays one.
+NAMED_CANDIDATES = 8
 # Where each look is several requests.
 POLL_OBJECT_STORE_S = 5.0
 
@@ -35,8 +37,14 @@ def run_once(assignment: Assignment, candidates: Sequence[str], total_rows: int,
     Raises:
         Exception: see ``failures.reason_to_try_again``.
     """
-    with _following(assignment, ", ".join(candidates), total_rows, emit):
+    with _following(assignment, _in_words(candidates), total_rows, emit):
         _Trainer(assignment, candidates).fit()
+
+
+def _in_words(candidates: Sequence[str]) -> str:
+    more = len(candidates) - NAMED_CANDIDATES
+    named = ", ".join(candidates[:NAMED_CANDIDATES])
+    return f"{named} and {more} more" if more > 0 else named
 
 
 class _Trainer(TorchTrainer):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -36,10 +36,8 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.machine import use_all_cores
-from afm_dist.runs import environment
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
-    TABLE,
     check_ranks,
     counted_moments,
     entries_of,
@@ -47,6 +45,7 @@ from afm_dist.stages.compression import (
     write_compressed,
 )
 from afm_dist.stages.methods import FACTORED
+from afm_dist.stages.rows import TABLE, LinearTerms, Rows
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch
@@ -54,15 +53,14 @@ from afm_dist.training.fit import fit
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
 from jobs.benchmarks.ablation_tables import Combination, Measured, effects_table, grid_table, references
-from jobs.benchmarks.finished import folder_of
+from jobs.benchmarks.finished import folder_of, revision
 
 BATCH = 1 << 13
 PRESET = preset("default")
 DISTILL = (0.0, 0.5)
 METHODS = {method.name: method for method in FACTORED}
-KEEP, ABSORB = "keep", "absorb"
-# All but the first need first-order weights that the table may take in.
-LINEAR_TERMS = (KEEP, ABSORB)
+# All but the first need a first-order term over the fields of the table.
+LINEAR_TERMS: tuple[LinearTerms, ...] = get_args(LinearTerms)
 BASELINE, CONTROL = "baseline", "control"
 
 
@@ -98,9 +96,14 @@ class Ablation:
 
 def combinations(model: nn.Module) -> list[Combination]:
     """All that can be done with a model."""
-    can_absorb = TABLE in getattr(type(model), "absorbs", {})
-    terms = [term for term in LINEAR_TERMS if can_absorb or term == KEEP]
+    declared = TABLE in getattr(type(model), "absorbs", {})
+    terms = LINEAR_TERMS if declared else LINEAR_TERMS[:1]
     return [Combination(*levels) for levels in product(METHODS, ACTIVATIONS, terms)]
+
+
+def rows_of(one: Combination) -> Rows:
+    """What becomes of the numbers of each id."""
+    return Rows(linear_terms=one.linear_terms)
 
 
 def plan_of(model: nn.Module, one: Combination, *, linear_rank: int, embedding_dim: int | None) -> Plan:
@@ -112,8 +115,7 @@ def plan_of(model: nn.Module, one: Combination, *, linear_rank: int, embedding_d
         linear_rank: Of its linear layers.
         embedding_dim: Of its table; None leaves it as it is.
     """
-    absorb = one.linear_terms == ABSORB
-    entries = entries_of(model, activation=one.activation, kappa=DEFAULT_KAPPA, absorb=absorb)
+    entries = entries_of(model, activation=one.activation, kappa=DEFAULT_KAPPA, rows=rows_of(one))
     point = GridPoint(
         method=METHODS[one.method].factors, linear_rank=linear_rank, embedding_dim=embedding_dim
     )
@@ -210,13 +212,13 @@ def _compress(config: Ablation, manifest: Manifest, source: str, targets: Mappin
     console.say("  statistics")
     model = from_pretrained(source)
     linears = _linear_moments(model, manifest, target_linears(model))
-    joint = sorted({one.linear_terms == ABSORB for one in left})
+    joint = sorted({rows_of(one).absorb for one in left})
     tables = {absorb: counted_moments(model, manifest, absorb) for absorb in joint}
     names = [*target_linears(model), TABLE]
     felt = {absorb: logit_sensitivity(model, manifest, names, absorb=absorb) for absorb in joint}
     behind: dict[str, Mapping[str, Moments]] = {}
     for one in left:
-        absorb, own = one.linear_terms == ABSORB, linears
+        absorb, own = rows_of(one).absorb, linears
         if METHODS[one.method].in_turn:
             # They follow from the factors of the layers alone, not from what becomes of the table.
             if one.activation not in behind:
@@ -267,7 +269,7 @@ def page(config: Ablation, models: Sequence[Measured], architecture: str) -> str
         f"{config.embedding_dim} dimensions. {references(models)}",
         effects_table(models),
         grid_table(models),
-        f"Revision {environment()['git_revision']}.",
+        f"Revision {revision()}.",
     ]
     return "\n\n".join(lines)
 

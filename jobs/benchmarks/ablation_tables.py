@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from afm_dist.compression.plan import Activation
+from afm_dist.stages.rows import LinearTerms
 from jobs.benchmarks.summary import spread
 
 
@@ -22,7 +23,7 @@ class Combination(NamedTuple):
 
     method: str
     activation: Activation
-    linear_terms: str
+    linear_terms: LinearTerms
 
     @property
     def name(self) -> str:

@@ -22,14 +22,13 @@ from afm_dist.checkpoint import CONFIG, content_fingerprint, from_pretrained, lo
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.machine import use_all_cores
-from afm_dist.runs import environment
 from afm_dist.stages.evaluation import Subject, measure_quality
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
-from jobs.benchmarks.finished import folder_of
+from jobs.benchmarks.finished import folder_of, revision
 from jobs.benchmarks.summary import data_name, spread
 from jobs.compress_options import Compress, recipes
 
@@ -242,7 +241,7 @@ def table(samples: Iterable[Sample]) -> str:
                 lines.append([data, model, shown, str(len(ways[way])), *_cells(ways[way], ways[UNTUNED])])
         choices.append(f"Chosen by validation for {data}, {model}: {best}.")
     rows = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([*rows, "", *choices, f"Revision {environment()['git_revision']}."])
+    return "\n".join([*rows, "", *choices, f"Revision {revision()}."])
 
 
 def chosen(ways: Mapping[str, Mapping[str, Sample]]) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from afm_dist import storage
 from afm_dist.runs import environment
+
+
+@cache
+def revision() -> str:
+    """Of the sources that this process began with, whatever is committed while it works."""
+    return str(environment()["git_revision"])
 
 
 def folder_of(output: str, facts: Any) -> str:
@@ -15,5 +22,4 @@ def folder_of(output: str, facts: Any) -> str:
         output: Of the benchmark.
         facts: JSON-serialisable.
     """
-    revision = environment()["git_revision"]
-    return storage.join(output, storage.fingerprint({"facts": facts, "revision": revision})[:16])
+    return storage.join(output, storage.fingerprint({"facts": facts, "revision": revision()})[:16])

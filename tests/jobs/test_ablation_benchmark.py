@@ -25,7 +25,7 @@ from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
 from jobs.benchmarks import ablation
-from jobs.benchmarks.ablation import ABSORB, KEEP, METHODS, Ablation, check, measure, page
+from jobs.benchmarks.ablation import LINEAR_TERMS, METHODS, Ablation, check, measure, page
 from jobs.benchmarks.ablation_tables import Combination, Measured, effects_table, grid_table
 from jobs.benchmarks.summary import spread
 from tests.small_dataset import FIELDS, write_dataset
@@ -68,12 +68,12 @@ def cube(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, lis
     """Made-up AUCs of three models, as arrays and as the benchmark has them."""
     generator = np.random.default_rng(seed)
     baseline, control = generator.normal(size=3), generator.normal(size=(3, 2))
-    before, after = generator.normal(size=(3, 4, 3, 2)), generator.normal(size=(3, 4, 3, 2, 2))
+    before, after = generator.normal(size=(3, 4, 3, 3)), generator.normal(size=(3, 4, 3, 3, 2))
     cells = {
         (i, j, k): Combination(method, relu, terms)  # type: ignore[arg-type]
         for i, method in enumerate(METHODS)
         for j, relu in enumerate(RELU)
-        for k, terms in enumerate((KEEP, ABSORB))
+        for k, terms in enumerate(LINEAR_TERMS)
     }
     models = [
         Measured(
@@ -96,7 +96,7 @@ def test_an_effect_is_the_mean_over_all_other_factors_and_its_deviation_that_of_
     gains = {1: after - control[:, None, None, None], 0: before - baseline[:, None, None, None]}
     aucs = {1: after, 0: before}
     expected = []
-    for factor, levels in enumerate((METHODS, RELU, (KEEP, ABSORB), ("0", "0.5"))):
+    for factor, levels in enumerate((METHODS, RELU, LINEAR_TERMS, ("0", "0.5"))):
         for level, name in enumerate(levels):
             cells = [("method", "ReLU", "linear terms", "distillation")[factor], name]
             for tuned in (1, 0):
@@ -118,9 +118,9 @@ def test_a_row_of_the_grid_compares_with_the_same_models_baseline_and_control() 
 
     found = rows(grid_table(models))
 
-    assert len(found) == 24
-    assert found[7] == [
-        *("svd", "none", ABSORB, "3.00×"),
+    assert len(found) == 36
+    assert found[10] == [
+        *("svd", "none", "absorb", "3.00×"),
         spread((before[:, 1, 0, 1] - baseline).tolist(), sign=True),
         *(spread((after[:, 1, 0, 1, w] - control[:, w]).tolist(), sign=True) for w in range(2)),
     ]
@@ -133,7 +133,7 @@ def test_without_fine_tuning_there_is_only_before_and_a_factor_of_one_level_is_n
             one,
             control={},
             after={},
-            before={c: auc for c, auc in one.before.items() if c.linear_terms == KEEP},
+            before={c: auc for c, auc in one.before.items() if c.linear_terms == "keep"},
         )
         for one in models
     ]
@@ -163,7 +163,7 @@ def test_each_combination_is_compressed_and_scored_once(
     # Those behind compressed layers for each activation, all others once.
     assert passes == [[first, *behind], *(3 * [[name] for name in behind])]
     assert measured.baseline == auc(score_shards(baseline, data, data.shards("test")))
-    assert len(measured.before) == 4 * 3 * 2
+    assert len(measured.before) == 4 * 3 * 3
     (folder,) = tmp_path.iterdir()
     for one, found in measured.before.items():
         compressed = from_pretrained(str(folder / one.name))
@@ -172,10 +172,8 @@ def test_each_combination_is_compressed_and_scored_once(
         entries = load_config(str(folder / one.name)).plan.entries
         assert [entry.rank for entry in entries] == [3, 3, 2]
         assert {entry.activation for entry in entries[:2]} == {one.activation}
-        assert {entry.absorbs for entry in entries} == {
-            None,
-            *(["linear"] if one.linear_terms == ABSORB else []),
-        }
+        told = {"keep": (None, ()), "absorb": ("linear", ()), "bfloat16": (None, ("linear",))}
+        assert (entries[2].absorbs, entries[2].bfloat16) == told[one.linear_terms]
     weights = {name: second_factors(folder / f"{name}-shifted-keep") for name in METHODS}
     # Nothing stands before the first layer.
     assert torch.equal(weights["sequential"][0], weights["afm"][0])
@@ -198,7 +196,7 @@ def test_a_model_that_cannot_absorb_keeps_its_first_order_weights(monkeypatch: p
 
     every = ablation.combinations(build_model("deepfm", FIELDS, HYPER))
 
-    assert {one.linear_terms for one in every} == {KEEP}
+    assert {one.linear_terms for one in every} == {"keep"}
     assert len(every) == 12
 
 
@@ -232,8 +230,8 @@ def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_m
         assert {one.teacher for one in candidates} == {sources[1]}
         # They were not changed here.
         assert (found.control[weight], found.after[weight]) == (found.baseline, found.before)
-    assert len({one.output for _, candidates in asked.values() for one in candidates}) == 2 * 7
-    assert page(config, [found], "deepfm").count("| svd |") == 6
+    assert len({one.output for _, candidates in asked.values() for one in candidates}) == 2 * 10
+    assert page(config, [found], "deepfm").count("| svd |") == 9
 
 
 @pytest.mark.parametrize(

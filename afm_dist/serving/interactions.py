@@ -1,6 +1,7 @@
 """The interactions of each architecture as functions of the codes: what serving computes behind the lookup.
 
-An architecture without an entry in ``_FORMS`` is served as it is, on expanded codes.
+An architecture without a form of its own, or one in which what the form rewrites is itself compressed, is
+served as it is, on expanded codes.
 Shape legend: B batch, F fields, C numeric fields, T embedding dimension, K_i code dimension of
 field i.
 """
@@ -8,7 +9,6 @@ field i.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -28,7 +28,11 @@ def interactions_of(model: CTRModel) -> nn.Module:
     Args:
         model: In eval mode; becomes a part of the result. Its tables may be empty.
     """
-    return _FORMS.get(type(model), Interactions)(model)
+    if type(model) is DeepFM and reads_codes(model):
+        return DeepFMInteractions(model)
+    if type(model) is DCN and reads_codes(model) and _crosses_are_linear(model):
+        return DCNInteractions(model)
+    return Interactions(model)
 
 
 class Interactions(nn.Module):
@@ -159,9 +163,20 @@ class DCNInteractions(nn.Module):
         return logits
 
 
+def _crosses_are_linear(model: DCN) -> bool:
+    """Whether neither a cross nor the output behind them is itself compressed."""
+    crosses = cast("list[CrossLayer]", list(model.cross))
+    return all(isinstance(each, nn.Linear) for each in (model.cross_output, *(c.linear for c in crosses)))
+
+
 def on_codes(linear: nn.Linear, table: Narrow) -> nn.Linear:
     """A linear layer over [e, numeric] (B, F·T + C) as one over [codes, numeric] (B, ΣK_i + C)."""
     return folded_linear(linear, table) if projected(table) else linear
+
+
+def reads_codes(model: CTRModel) -> bool:
+    """Whether the MLP's inputs are the codes: folded, or the embeddings themselves."""
+    return model.embedding.folded or not projected(model.embedding)
 
 
 def projected(table: Narrow) -> bool:
@@ -187,9 +202,3 @@ def blocks_of(table: Narrow) -> Tensor:
 def biases_of(table: Narrow) -> Tensor:
     """The biases of the fields' embeddings, shape (F, T), float64."""
     return torch.stack([table.factors(i).bias.detach().double() for i in range(len(table.names))])
-
-
-_FORMS: Mapping[type[CTRModel], Callable[..., nn.Module]] = {
-    DeepFM: DeepFMInteractions,
-    DCN: DCNInteractions,
-}

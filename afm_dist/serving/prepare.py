@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +31,11 @@ def prepare_for_inference(
     Args:
         model: Compressed or not; is not changed.
         precision: Of the table in memory. All else, and every computation, is float32. With ``float32`` the
-            logits are the model's to 1e-5; ``bfloat16`` halves the table and ``int8`` (rows with a step of
-            their own, first-order weights in two bytes) makes it smaller still where codes are wide: see
-            ``afm_dist.serving.rows`` for what the numbers are off by.
+            logits are the model's to 1e-5, or 1e-5 of the largest where that is more; ``bfloat16`` halves
+            the table and ``int8`` (rows with a step of their own, first-order weights in two bytes) makes it
+            smaller still where codes are wide: see ``afm_dist.serving.rows`` for what the numbers are off by.
         compile: Compile it with ``torch.compile``, here and now, for batches of any size and torch's present
-            number of threads. Needs a C++ compiler.
+            number of threads. Needs a C++ compiler. A copy of the result is not compiled.
 
     Returns:
         In eval mode, on the model's device: ids (B, F) int64 and numbers (B, C) float32 -> logits (B,).
@@ -83,6 +84,15 @@ class InferenceModel(nn.Module):
             OptionError: it cannot be compiled.
         """
         self._score = compiled(self.scorer)
+
+    def train(self, mode: bool = True) -> InferenceModel:
+        """Stays in eval mode: it has nothing to train, and serves in whatever it is a part of."""
+        del mode
+        return super().train(False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled, which goes on scoring with this module's weights: copies are eager."""
+        return {**self.__dict__, "_score": None}
 
     def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> logits (B,), float32.

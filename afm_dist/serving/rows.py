@@ -119,7 +119,7 @@ class Int8Rows(PackedRows):
 
     Attributes:
         table: Shape (V, K + 3): codes, step − 128, and the weight's high byte and low byte − 128;
-            (V, K + 1) without first-order weights.
+            (V, K + 1) without first-order weights, (V, 2) without codes.
         step: What the steps of a field's rows are multiples of, shape (F, 1).
         weight_step: What the first-order weights of a field are multiples of, shape (F,).
     """
@@ -132,7 +132,7 @@ class Int8Rows(PackedRows):
         self, n_rows: int, n_fields: int, code_dim: int, *, weighted: bool, device: torch.device
     ) -> None:
         super().__init__(code_dim, weighted=weighted)
-        width = code_dim + (3 if weighted else 1)
+        width = code_dim + (1 if code_dim else 0) + (2 if weighted else 0)
         self.register_buffer("table", torch.empty(n_rows, width, dtype=torch.int8, device=device))
         self.register_buffer("step", torch.zeros(n_fields, 1, device=device))
         self.register_buffer("weight_step", torch.zeros(n_fields, device=device))
@@ -146,15 +146,15 @@ class Int8Rows(PackedRows):
         for block in range(0, len(codes), _BLOCK):
             part = slice(block, min(block + _BLOCK, len(codes)))
             table = self.table[start + part.start : start + part.stop]
-            self._write_codes(table, field, codes[part].float())
+            if self.code_dim:
+                self._write_codes(table, field, codes[part].float())
             if weights is not None:
                 self._write_weights(table, field, weights[part].float())
 
     def _write_codes(self, table: Tensor, field: int, codes: Tensor) -> None:
         K = self.code_dim
         step = self.step[field].clamp(min=_TINY)
-        largest = codes.abs().amax(1, keepdim=True) if K else codes.new_zeros(len(codes), 1)
-        levels = (largest / 127 / step).ceil().clamp(max=255)
+        levels = (codes.abs().amax(1, keepdim=True) / 127 / step).ceil().clamp(max=255)
         table[:, :K] = (codes / (levels * step).clamp(min=_TINY)).round().clamp(-127, 127).to(torch.int8)
         table[:, K : K + 1] = (levels - 128).to(torch.int8)
 
@@ -168,10 +168,12 @@ class Int8Rows(PackedRows):
         """One lookup for both."""
         numbers = functional.embedding(rows, self.table).float()
         K = self.code_dim
-        codes = numbers[..., :K] * ((numbers[..., K : K + 1] + 128) * self.step)
+        codes = numbers[..., :K]
+        if K:
+            codes = codes * ((numbers[..., K : K + 1] + 128) * self.step)
         if not self.weighted:
             return codes, None
-        return codes, (256 * numbers[..., K + 1] + numbers[..., K + 2] + 128) * self.weight_step
+        return codes, (256 * numbers[..., -2] + numbers[..., -1] + 128) * self.weight_step
 
 
 # Rows that are rounded at a time: their temporaries stay small beside the table.

@@ -74,15 +74,18 @@ class _FirstOrder(nn.Module):
 
 
 def _without_tables(model: CTRModel) -> CTRModel:
-    """A copy in float32 whose tables have no rows, folded where the model declares that this is right."""
+    """A copy in float32 whose tables have no rows, folded where the model declares that this is right.
+
+    A reader that is a linear layer no more, being compressed itself, goes on reading the embeddings.
+    """
     memo: dict[int, Any] = {}
     for owner in model.modules():
         if isinstance(owner, FusedEmbedding | LinearTerm):
             memo[id(owner.weight)] = nn.Parameter(owner.weight.new_empty(0, owner.weight.shape[1]))
     rest = copy.deepcopy(model, memo).eval().float()
-    for name, reader in rest.folds.items():
-        table = cast(Narrow, rest.get_submodule(name))
-        if projected(table) and not table.folded:
-            rest.set_submodule(reader, folded_linear(cast(nn.Linear, rest.get_submodule(reader)), table))
+    for name, reader_name in rest.folds.items():
+        table, reader = cast(Narrow, rest.get_submodule(name)), rest.get_submodule(reader_name)
+        if projected(table) and not table.folded and isinstance(reader, nn.Linear):
+            rest.set_submodule(reader_name, folded_linear(reader, table))
             table.folded = True
     return rest

@@ -99,7 +99,9 @@ class PackedTable(nn.Module):
     def _lookup(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         if len(self.groups) == 1:
             codes, weights = self.groups[0](rows)
-            return codes.flatten(1), None if weights is None else weights.sum(1)
+            # Codes of no width have no size from which ONNX could tell the flat one.
+            flat = codes.flatten(1) if codes.shape[2] else codes.new_zeros(rows.shape[0], 0)
+            return flat, None if weights is None else weights.sum(1)
         parts = rows.index_select(1, self.order).split(self.sizes, 1)
         found = [group(part) for group, part in zip(self.groups, parts, strict=True)]
         codes = torch.cat([codes.flatten(1) for codes, _ in found], 1)

@@ -21,6 +21,7 @@ from afm_dist.export.export import BOUNDS, SUFFIXES, check_format
 from afm_dist.serving.rows import PRECISIONS, Precision
 from tests.models.small_models import FIELDS, MODELS, NO_NUMBERS, SHAPES, inputs, small_model
 from tests.models.test_compressed_architectures import everything
+from tests.serving.test_prepare import Compression, compressed
 
 slow = pytest.mark.slow
 NUMBERS = pytest.mark.parametrize("fields", [FIELDS, NO_NUMBERS], ids=["numbers", "no numbers"])
@@ -104,6 +105,15 @@ def test_onnx_computes_every_compressed_model(name: str, fields: tuple[Field, ..
 
     assert parity.difference <= 1e-5
     assert_runs_as(model, path, "onnx", fields=fields, bound=1e-5)
+
+
+@pytest.mark.parametrize("compression", ["ranks folded and absorbed", "ranks 0"])
+def test_onnx_computes_fields_without_codes(compression: Compression, tmp_path: Path) -> None:
+    model = compressed("deepfm", compression)
+
+    path, _ = exported(model, "deepfm", "onnx", tmp_path)
+
+    assert_runs_as(model, path, "onnx", fields=FIELDS, bound=1e-5)
 
 
 @slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Literal, get_args
 
 import pytest
@@ -20,9 +21,25 @@ from afm_dist.serving.rows import Precision
 from tests.models.small_models import FIELDS, FOLDABLE, MODELS, NO_NUMBERS, STARTS, inputs, small_model
 
 Compression = Literal[
-    "none", "mlp", "emb", "folded", "absorbed", "absorbed and folded", "ranks", "ranks folded and absorbed"
+    "none",
+    "mlp",
+    "emb",
+    "folded",
+    "absorbed",
+    "absorbed and folded",
+    "ranks",
+    "ranks folded and absorbed",
+    "ranks 0",
+    "readers",
+    "readers, tables as they are",
 ]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+
+RANKS: dict[str, dict[str, int]] = {
+    "ranks": {"site": 2, "ad": 0, "hour": 1},
+    "ranks folded and absorbed": {"site": 2, "ad": 0, "hour": 1},
+    "ranks 0": {"site": 0, "ad": 0, "hour": 0},
+}
 
 CASES = [(name, how) for name in MODELS for how in COMPRESSIONS if name in FOLDABLE or "folded" not in how]
 
@@ -33,6 +50,7 @@ every_precision = pytest.mark.parametrize("precision", ["float32", "bfloat16", "
 
 def compressed(name: str, compression: Compression, fields: tuple[Field, ...] = FIELDS) -> CTRModel:
     """A model with random weights, in the structure that the compression leads to."""
+    assert compression in COMPRESSIONS
     model = small_model(name, fields)
     activations = ("shifted", "plain", "none")
     layers = [
@@ -41,13 +59,15 @@ def compressed(name: str, compression: Compression, fields: tuple[Field, ...] = 
     ]
     if compression == "none":
         return model
-    if compression != "mlp":
+    if "readers" in compression:
+        layers += [PlanEntry(name=layer, method="afm", rank=1, activation="none") for layer in readers(model)]
+    if compression not in ("mlp", "readers, tables as they are"):
         layers.append(
             PlanEntry(
                 name="embedding",
                 method="afm",
-                rank=2,
-                ranks={"site": 2, "ad": 0, "hour": 1} if "ranks" in compression else None,
+                rank=0 if compression == "ranks 0" else 2,
+                ranks=RANKS.get(compression),
                 folded_into="mlp.0" if "folded" in compression else None,
                 absorbs="linear" if "absorbed" in compression else None,
             )
@@ -57,6 +77,13 @@ def compressed(name: str, compression: Compression, fields: tuple[Field, ...] = 
         for parameter in model.parameters():
             nn.init.normal_(parameter, 0.1, 0.4)
     return model.eval()
+
+
+def readers(model: CTRModel) -> list[str]:
+    """The linear layers that read the embeddings: nobody's default, and everybody's right."""
+    crosses = ("cross.0.linear", "cross_output")
+    names = dict(model.named_modules())
+    return [name for name in ("mlp.0", *crosses) if name in names]
 
 
 @every_case
@@ -76,7 +103,11 @@ def test_a_large_batch_is_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     ids, numeric = inputs(300)
     whole = prepared(ids, numeric)
     monkeypatch.setattr(prepare, "_BLOCK", 7)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    rows: list[int] = []
+    prepared.scorer.register_forward_hook(lambda scorer, given, logits: rows.append(len(logits)))
     torch.testing.assert_close(prepared(ids, numeric), whole)
+    assert sum(rows) == 300 and max(rows) == 7 * 2
     with pytest.raises(ValueError, match="ids of 300 rows and numbers of 299"):
         prepared(ids, numeric[1:])
 
@@ -92,7 +123,7 @@ def test_batches_of_one_and_of_none(name: str, precision: Precision) -> None:
 
 
 @every_precision
-@pytest.mark.parametrize("compression", ["emb", "ranks", "ranks, absorbed and folded"])
+@pytest.mark.parametrize("compression", ["emb", "ranks", "ranks 0", "ranks folded and absorbed"])
 def test_an_id_outside_its_field_is_named(precision: Precision, compression: Compression) -> None:
     prepared = prepare_for_inference(compressed("deepfm", compression), precision=precision)
     ids, numeric = inputs(3)
@@ -102,6 +133,32 @@ def test_an_id_outside_its_field_is_named(precision: Precision, compression: Com
             prepared(ids, numeric)
     with pytest.raises(ValueError, match=r"ids of shape \(3, 2\): expected \(B, 3\)"):
         prepared(ids[:, :2], numeric)
+
+
+def test_a_copy_scores_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "compiled", lambda scorer: lambda ids, numeric: scorer(ids, numeric))
+    prepared = prepare_for_inference(compressed("deepfm", "emb"), compile=True)
+    ids, numeric = inputs(5)
+    expected = prepared(ids, numeric)
+
+    own, packed = copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))
+    for parameter in (*prepared.parameters(), *prepared.buffers()):
+        parameter.data.zero_()
+
+    torch.testing.assert_close(own(ids, numeric), expected)
+    torch.testing.assert_close(packed(ids, numeric), expected)
+    assert (prepared(ids, numeric) == 0).all()
+
+
+def test_it_stays_in_eval_mode() -> None:
+    model = small_model("deepfm", dropout=0.9)
+    ids, numeric = inputs(30)
+    prepared = prepare_for_inference(model)
+
+    nn.ModuleDict({"serving": prepared}).train()
+
+    assert not any(module.training for module in prepared.modules())
+    torch.testing.assert_close(prepared(ids, numeric), model(ids, numeric).detach())
 
 
 def test_the_model_stays_as_it_was_and_shares_nothing() -> None:
@@ -156,6 +213,15 @@ def test_lower_precision_moves_the_logits_little_and_takes_less_memory(name: str
         error = (prepared(ids, numeric) - expected).abs().max() / scale
         assert 1e-6 < error < 0.05, precision
     assert exact.scorer.table.groups[0].table.nbytes == 20 * 4 * 5
+
+
+@torch.inference_mode()
+def test_fields_without_codes_have_two_bytes_an_id_in_int8() -> None:
+    model = compressed("deepfm", "ranks 0")
+    ids, numeric = inputs(300)
+    prepared = prepare_for_inference(model, precision="int8")
+    assert prepared.scorer.table.groups[0].table.nbytes == 20 * 2
+    torch.testing.assert_close(prepared(ids, numeric), model(ids, numeric), rtol=0, atol=1e-3)
 
 
 def test_a_table_of_zeros_has_an_exact_int8_form() -> None:

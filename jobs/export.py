@@ -67,7 +67,7 @@ def main(config: Export) -> None:
     console.say(
         f"largest difference of a logit from the checkpoint's: {parity.difference:.2g} on {parity.rows:,} "
         f"rows, {parity.real_rows:,} of them of the dataset (accepted: {BOUNDS[config.precision]:.2g}, or "
-        f"{ROUND_OFF:.2g} of the logit)"
+        f"{ROUND_OFF:.2g} of the largest logit)"
     )
     if not parity.real_rows:
         console.warn(

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from socket import gethostname
 from unittest.mock import Mock
@@ -21,6 +22,7 @@ from torch._inductor import config as inductor
 from afm_dist import preprocessing
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
 from afm_dist.export import Parity, ParityError, aoti, export, onnx_file, torch_export
 from afm_dist.export.check import check, made_up_batches
@@ -31,6 +33,7 @@ from afm_dist.serving.prepare import prepare_for_inference
 from jobs.export import Export, main
 from tests.models.small_models import FIELDS, NO_NUMBERS, SHAPES, inputs, small_model
 from tests.models.test_compressed_architectures import everything
+from tests.small_dataset import write_dataset
 from tests.test_preprocessing import prepared, save_model
 
 OLDER = f"an older file of {PRODUCER}0.1"
@@ -220,6 +223,70 @@ def test_round_off_of_large_logits_is_measured_by_their_size() -> None:
 
     with pytest.raises(ParityError, match=r"or 1e-05 of the logit; the model's reach 1\S+\)"):
         check(lambda *rows: right(*rows) * (1 + 2e-5), model, FIELDS, bound=1e-5, data=None, name="F")
+
+
+def test_round_off_of_another_formula_is_measured_by_the_largest_logit() -> None:
+    def model(ids: Tensor, numeric: Tensor) -> Tensor:
+        return 1000.0 * ids.sum(1)
+
+    exact = score(model)
+    largest = 1000.0 * (6 + 3 + 8)
+
+    def run_off_by(part: float) -> Callable[..., Tensor]:
+        return lambda *rows: exact(*rows) + part * largest
+
+    compare = partial(check, model=model, fields=FIELDS, bound=1e-5, data=None, name="F")
+    compare(run_off_by(8e-6), of_largest=True)
+
+    with pytest.raises(ParityError, match=r"or 1e-05 of the largest logit; the model's reach 1\.7e\+04\)"):
+        compare(run_off_by(1.2e-5), of_largest=True)
+    with pytest.raises(ParityError, match=r"or 1e-05 of the logit;"):
+        compare(run_off_by(8e-6))
+
+
+def test_a_form_with_other_round_off_is_written_and_what_is_off_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("nfm")
+    with torch.no_grad():
+        model.mlp[-1].weight.mul_(1000)
+        largest = max(float(model(*rows).abs().max()) for rows in made_up_batches(FIELDS) if len(rows[0]))
+
+    def exported(of_form: float, of_file: float) -> Parity:
+        """With a form and a file that are off by parts of the largest logit."""
+
+        def form(ids: Tensor, numeric: Tensor) -> Tensor:
+            return model(ids, numeric) + of_form * largest
+
+        right = score(form)
+        module = sys.modules["afm_dist.export.export"]
+        monkeypatch.setattr(module, "prepare_for_inference", lambda *args, **options: form)
+        monkeypatch.setattr(module, "trace", Mock())
+        monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text(OLDER))
+        monkeypatch.setattr(torch_export, "load", lambda path: lambda *rows: right(*rows) + of_file * largest)
+        return export(model, CONFIG, "torch-export", str(tmp_path / "model.pt2"))
+
+    assert exported(8e-6, 0).difference == pytest.approx(8e-6 * largest, rel=0.05)
+    with pytest.raises(ParityError, match=r"1e-05 of the logit; .*; try another --format"):
+        exported(0, 8e-6)
+    with pytest.raises(ParityError, match=r"1e-05 of the largest logit; .* serve the checkpoint"):
+        exported(1.2e-5, 0)
+
+
+def test_rows_of_the_test_split_are_compared(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path, fields=FIELDS, splits={"train": (50,), "test": (20,)})
+    (batch,) = read_batches(data, data.shards("test"), 20)
+    only_there = batch.numeric[:, 0].max()
+    model = small_model("nfm")
+    right = score(model)
+    compare = partial(check, model=model, fields=FIELDS, bound=1e-5, data=data, name="F")
+    assert compare(right).real_rows == 20
+
+    def wrong(ids: Tensor, numeric: Tensor) -> Tensor:
+        return right(ids, numeric) + (numeric[:, 0] == only_there)
+
+    with pytest.raises(ParityError, match="by up to 1 on 20 rows of the dataset, where"):
+        compare(wrong)
 
 
 # What the files are ----------------------------------------------------------------------------------

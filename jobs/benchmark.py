@@ -105,6 +105,9 @@ def check(config: Benchmark) -> None:
         value = getattr(config, option)
         if value is not None and value < 1:
             raise OptionError(f"--{option.replace('_', '-')} {value}: must be at least 1")
+    for option in ("batch_sizes", "runtimes"):
+        if not getattr(config, option):
+            raise OptionError(f"--{option.replace('_', '-')}: names none; give one or more, or leave it out")
     if min(config.batch_sizes) < 1:
         raise OptionError(f"--batch-sizes {min(config.batch_sizes)}: a batch has at least one row")
     for option in ("hidden", "avazu_hidden"):

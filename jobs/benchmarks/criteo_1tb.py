@@ -67,7 +67,7 @@ class Source:
 
     Attributes:
         suite: Of the benchmark.
-        name: Of its figure.
+        name: Of its figure, with "N threads" for the threads of all cores.
         unit: As the page has it.
         per_core: Whether the figure is of all cores together.
     """
@@ -77,6 +77,15 @@ class Source:
     unit: str
     per_core: bool = False
 
+    def of(self, cores: int) -> str:
+        """The name of the figure on a machine of so many cores."""
+        return self.name.replace("N threads", f"{cores} thread{'s' * (cores > 1)}")
+
+    def command(self, cores: int) -> str:
+        """What measures it there."""
+        threads = f"--threads {cores} " if "N threads" in self.name else ""
+        return f"python jobs/benchmark.py {self.suite} {threads}--json {self.suite}.json"
+
 
 SOURCES: Mapping[str, Source] = {
     "prepare": Source("prepare", "prepare, log to shards", "rows/s and core", True),
@@ -84,7 +93,7 @@ SOURCES: Mapping[str, Source] = {
     "row_bytes": Source("prepare", "a row in shards", "bytes"),
     "statistics": Source("pass", "pass on Ray", "rows/s and core", True),
     "train": Source("training", "batch 10000: DeepFM, 1e+07 ids", "rows/s and core", True),
-    "score": Source("inference", "DeepFM", "rows/s and core", True),
+    "score": Source("inference", "Criteo, batch 10000, N threads, eager: DeepFM", "rows/s and core", True),
     "partial": Source("statistics", "Criteo: partial of two layers", "MB"),
     "merge": Source("statistics", "Criteo: load and merge a partial", "ms"),
     "decompose": Source("statistics", "Criteo: decompose two layers", "ms"),
@@ -103,12 +112,13 @@ def rates_of(figures: Iterable[Mapping[str, Any]], cores: int) -> Rates:
     values = {(figure["suite"], figure["name"]): float(figure["value"]) for figure in figures}
     found = {}
     for rate, source in SOURCES.items():
-        if (source.suite, source.name) not in values:
+        name = source.of(cores)
+        if (source.suite, name) not in values:
             raise DataError(
-                f"no figure {source.name!r} of the suite {source.suite!r}; run "
-                f"python jobs/benchmark.py {source.suite} --json {source.suite}.json"
+                f"no figure {name!r} of suite {source.suite!r}; run {source.command(cores)} on a machine of "
+                f"{cores} cores (--cores)"
             )
-        value = values[source.suite, source.name] / (cores if source.per_core else 1)
+        value = values[source.suite, name] / (cores if source.per_core else 1)
         found[rate] = float(f"{value:.3g}")
     return Rates(**found)
 

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afm_dist import console
+from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import WARM_UP_ROUNDS, Speedup, time_in_turn
 from afm_dist.serving.rows import Precision
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.inference_models import BASELINE, EMB, Shape, models_of
-from jobs.benchmarks.inference_runtimes import MLP_ALONE, Prepared, Runtime, Score
+from jobs.benchmarks.inference_runtimes import MLP_ALONE, Prepared, Runtime, Score, is_installed
 from jobs.benchmarks.result import Result, compared, rates
 
 SUITE = "inference"
@@ -48,8 +50,19 @@ def run(
         runtimes: Each is measured.
         precision: Of the tables of the forms for inference.
         rounds: Rounds that count.
+
+    Raises:
+        OptionError: no runtime is installed.
     """
-    prepared = Prepared(models_of(shape), shape.fields, precision)
+    present = [runtime for runtime in runtimes if is_installed(runtime)]
+    if not present:
+        raise OptionError(
+            f"--runtimes {' '.join(runtimes)}: ONNX Runtime is not installed; pip install 'afm-dist[onnx]', "
+            "or name another runtime"
+        )
+    if len(present) < len(runtimes):
+        console.say("  without ONNX Runtime, which is not installed (pip install 'afm-dist[onnx]')")
+    prepared = Prepared(models_of(shape), shape.fields, precision, max(batch_sizes))
     (pool,) = criteo_shape.batches(shape.cardinalities, BATCHES * max(batch_sizes), 1, shape.numeric)
     ids, numeric = pool.ids.long(), pool.numeric
     results = []
@@ -57,8 +70,7 @@ def run(
     try:
         for count in threads:
             torch.set_num_threads(count)
-            scorers = {runtime: prepared.scorers(runtime) for runtime in runtimes}
-            scorers = {runtime: scores for runtime, scores in scorers.items() if scores}
+            scorers = {runtime: prepared.scorers(runtime) for runtime in present}
             for size in batch_sizes:
                 batches = [*zip(ids.split(size), numeric.split(size), strict=True)][: len(ids) // size]
                 named = f"{shape.name}, batch {size}, {count} thread{'s' * (count > 1)}, "

@@ -14,7 +14,6 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from afm_dist import console
 from afm_dist.dataset.manifest import Field
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.serving.prepare import InferenceModel, in_blocks, prepare_for_inference
@@ -26,8 +25,11 @@ Score = Callable[[Tensor, Tensor], object]
 
 MLP_ALONE = "MLP alone"
 SEPARATE = "separate tables"
-# Rows of which the MLP alone has inputs.
-ROWS = 10_000
+
+
+def is_installed(runtime: Runtime) -> bool:
+    """Whether it can be measured here."""
+    return runtime != "onnx" or all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
 class Prepared:
@@ -37,18 +39,21 @@ class Prepared:
         models: Uncompressed and compressed, by name.
         fields: Of the models.
         precision: Of the tables of the forms for inference.
+        rows: Of the largest batch; for so many the MLP alone has inputs.
     """
 
-    def __init__(self, models: Mapping[str, DeepFM], fields: Sequence[Field], precision: Precision) -> None:
+    def __init__(
+        self, models: Mapping[str, DeepFM], fields: Sequence[Field], precision: Precision, rows: int
+    ) -> None:
         self._models = models
         self._fields = fields
         self._folder = tempfile.TemporaryDirectory(prefix="inference-")
         self._precision = precision
         self._mlp = models[EMB].mlp
-        self._inputs = torch.randn(ROWS, cast(nn.Linear, self._mlp[0]).in_features)
+        self._inputs = torch.randn(rows, cast(nn.Linear, self._mlp[0]).in_features)
 
     def scorers(self, runtime: Runtime) -> dict[str, Score]:
-        """By name; for the present number of threads. None where the runtime is not installed."""
+        """By name; for the present number of threads."""
         makers = {"eager": self._eager, "form": self._form, "compiled": self._compiled, "onnx": self._onnx}
         return makers[runtime]()
 
@@ -71,9 +76,6 @@ class Prepared:
         return scores
 
     def _onnx(self) -> dict[str, Score]:
-        if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
-            console.say("  without ONNX Runtime, which is not installed (pip install 'afm-dist[onnx]')")
-            return {}
         return {name: _session(path) for name, path in self._files.items()}
 
     def _alone(self, mlp: Callable[[Tensor], Tensor]) -> Score:

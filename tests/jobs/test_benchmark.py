@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from afm_dist.errors import OptionError
 from jobs.benchmark import Benchmark, check, main
+from jobs.benchmarks import inference, inference_models, inference_runtimes
+from jobs.benchmarks.criteo_1tb import SOURCES
 from jobs.benchmarks.result import Result, rates
 from tests.jobs import commands
 
@@ -34,6 +38,13 @@ def check_figures(figures: list[dict[str, Any]], suite: str) -> None:
         else:
             assert figure["reference"] in names
             assert 0 < figure["ratio_min"] <= figure["ratio"] <= figure["ratio_max"]
+    # The page about the terabyte log finds its figures by their names, but for the sizes.
+    sought = {sizeless(each.of(1)) for each in SOURCES.values() if each.suite == suite}
+    assert sought <= set(map(sizeless, names))
+
+
+def sizeless(name: str) -> str:
+    return re.sub(r"\d[\de+]*", "#", name)
 
 
 @pytest.mark.parametrize("suite", ["statistics", "metrics"])
@@ -48,6 +59,7 @@ def test_inference_is_compared_within_a_runtime(tmp_path: Path) -> None:
     main(Benchmark(suite="inference", quick=True, runtimes=("eager", "form"), json=str(output)))
     figures = json.loads(output.read_text(encoding="utf-8"))
     check_figures(figures, "inference")
+    assert SOURCES["score"].name.startswith(f"Criteo, batch {max(Benchmark(suite='inference').batch_sizes)},")
     references = {figure["name"]: figure["reference"] for figure in figures}
     for runtime in ("eager", "form"):
         case = f"Criteo, batch 100, 1 thread, {runtime}: "
@@ -56,6 +68,30 @@ def test_inference_is_compared_within_a_runtime(tmp_path: Path) -> None:
     latencies = {figure["name"]: figure["value"] for figure in figures if figure["unit"] == "ms"}
     one = "Criteo, batch 1, 1 thread, form: AFM EMB, "
     assert 0 < latencies[f"{one}p50"] <= latencies[f"{one}p99"]
+
+
+def test_the_mlp_alone_scores_as_many_rows_as_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = replace(inference_models.CRITEO, vocabulary=100, hidden=(4, 4, 4), mlp_rank=2)
+    models = inference_models.models_of(shape)
+    rows = set()
+    models["AFM EMB"].mlp.register_forward_hook(lambda mlp, given, logits: rows.add(len(logits)))
+    monkeypatch.setattr(inference, "models_of", lambda shape: models)
+    monkeypatch.setattr(inference, "BATCHES", 1)
+
+    figures = inference.run(
+        shape, batch_sizes=(10_001,), threads=(1,), runtimes=("eager",), precision="float32", rounds=1
+    )
+
+    assert "Criteo, batch 10001, 1 thread, eager: MLP alone" in {figure.name for figure in figures}
+    assert rows == {10_001}
+
+
+def test_runtimes_of_which_none_is_installed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_runtimes, "find_spec", lambda name: None)
+    with pytest.raises(
+        OptionError, match=r"--runtimes onnx: .* pip install 'afm-dist\[onnx\]', or name another"
+    ):
+        main(Benchmark(suite="inference", quick=True, runtimes=("onnx",)))
 
 
 @pytest.mark.slow
@@ -117,7 +153,13 @@ def test_schema_is_the_contract() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"rounds": 0}, "--rounds 0"), ({"hidden": (4, 4)}, "--hidden 4 4"), ({"rows": -1}, "--rows -1")],
+    [
+        ({"rounds": 0}, "--rounds 0"),
+        ({"hidden": (4, 4)}, "--hidden 4 4"),
+        ({"rows": -1}, "--rows -1"),
+        ({"batch_sizes": ()}, "--batch-sizes: names none"),
+        ({"runtimes": ()}, "--runtimes: names none"),
+    ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

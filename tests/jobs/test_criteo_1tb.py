@@ -67,11 +67,16 @@ def test_one_worker_exchanges_nothing_and_more_workers_more() -> None:
     assert received == sorted(received)
 
 
-def test_rates_come_from_the_figures_of_all_cores() -> None:
+@pytest.mark.parametrize("cores", [1, 2])
+def test_rates_come_from_the_figures_of_all_cores(cores: int) -> None:
     figures = [
-        {"suite": source.suite, "name": source.name, "value": value * (2 if source.per_core else 1)}
+        {"suite": source.suite, "name": source.of(cores), "value": value * (cores if source.per_core else 1)}
         for source, value in zip(criteo_1tb.SOURCES.values(), asdict(RATES).values(), strict=True)
     ]
-    assert criteo_1tb.rates_of(figures, cores=2) == RATES
-    with pytest.raises(DataError, match=r"Avazu: decompose two layers.*benchmark\.py statistics"):
-        criteo_1tb.rates_of(figures[:-1], cores=2)
+    assert criteo_1tb.rates_of(figures, cores=cores) == RATES
+    with pytest.raises(DataError, match=r"Avazu: decompose two layers.*benchmark\.py statistics --json"):
+        criteo_1tb.rates_of(figures[:-1], cores=cores)
+    with pytest.raises(
+        DataError, match=r"4 threads, eager: DeepFM.*benchmark\.py inference --threads 4 --json"
+    ):
+        criteo_1tb.rates_of([each for each in figures if each["suite"] != "inference"], cores=4)

@@ -25,6 +25,9 @@ DEFAULT_KAPPA = 2.0
 Method = Literal["afm", "svd", "weighted"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
+# What all architectures here name their fused table.
+TABLE = "embedding"
+
 # Whether the fields of a table have one rank in common, or each its own.
 FieldRanks = Literal["uniform", "each"]
 

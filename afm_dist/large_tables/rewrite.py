@@ -11,18 +11,21 @@ from afm_dist import __version__, storage
 from afm_dist.checkpoint import MAX_FILE_BYTES, write_checkpoint
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.ranks import field_key
 from afm_dist.compression.rewrite import compress_
 from afm_dist.errors import OptionError
 from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.codes import CodeParts, make_codes
 from afm_dist.large_tables.ranges import row_groups
-from afm_dist.large_tables.source import TABLE, WEIGHT, Source, empty_model
+from afm_dist.large_tables.source import WEIGHT, Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
 from afm_dist.resources import CPU_EACH, CpuOptions
 from afm_dist.statistics.moments import RANGE_ROWS, Moments
 from afm_dist.tensors import named_tensors
+
+# Folders of parts beside the result.
+CODES_PREFIX = "codes-"
 
 
 def compress_table(
@@ -75,6 +78,7 @@ def compress_table(
             "version": __version__,
             "checkpoint": source.mark(),
             "plan": plan.to_json(),
+            "range_rows": range_rows,
             "encode": storage.sha256(b"".join(bytes(as_bytes(matrix.contiguous())) for matrix in encode)),
         }
     )
@@ -82,7 +86,7 @@ def compress_table(
         table=source.table,
         encode=encode,
         groups=row_groups(source.cardinalities, range_rows),
-        folder=storage.join(target, f"codes-{fingerprint[:16]}"),
+        folder=storage.join(target, f"{CODES_PREFIX}{fingerprint[:16]}"),
         fingerprint=fingerprint,
     )
     make_codes(parts, options=options, emit=emit)
@@ -102,7 +106,10 @@ def compress_table(
     sizes = {name: item.nbytes for name, item in described.items()}
     plan.save(storage.join(target, "plan.json"))
     write_checkpoint(target, config, sizes, write, max_file_bytes=max_file_bytes)
-    storage.remove(parts.folder)
+    # Also those of an interrupted call that asked for something else.
+    for name in storage.list_names(target):
+        if name.startswith(CODES_PREFIX):
+            storage.remove(storage.join(target, name))
 
 
 def _entry(plan: Plan) -> PlanEntry:

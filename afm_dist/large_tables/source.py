@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from afm_dist import storage
 from afm_dist.checkpoint import CONFIG, ModelConfig, fill_, load_config
-from afm_dist.compression.plan import Plan
+from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import AfmError, DataError, OptionError
 from afm_dist.large_tables.stored import StoredTensor, stored_tensors
 from afm_dist.tensors import named_tensors
 
-TABLE = "embedding"
 WEIGHT = f"{TABLE}.weight"
 
 

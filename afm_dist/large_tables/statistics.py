@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from afm_dist import __version__
+from afm_dist.checkpoint import check_schema
 from afm_dist.cluster import ensure_ray
+from afm_dist.compression.plan import TABLE
 from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.vocabulary_file import read_count_range
 from afm_dist.errors import DataError
 from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.ranges import Group, row_groups, rows_of
-from afm_dist.large_tables.source import TABLE, Source
+from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.stored import StoredTensor
 from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
 from afm_dist.statistics.moments import RANGE_ROWS, TABLE_ROWS, Moments, moments_of_blocks
@@ -94,10 +96,12 @@ def stored_moments(
         By ``embedding[field]``.
 
     Raises:
-        DataError: a vocabulary or a file of the checkpoint is damaged, or an embedding of an id that occurs
-            is not finite.
+        DataError: the model was trained on another schema, a vocabulary or a file of the checkpoint is
+            damaged, or an embedding of an id that occurs is not finite.
         StageError: workers kept dying, or the storage kept failing.
     """
+    # Tasks pair the fields of both by their places.
+    check_schema(source.config, manifest, checkpoint=source.location)
     for field in manifest.categorical:
         # Tasks read ranges of a vocabulary, which no checksum covers.
         if field.name in manifest.vocabulary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from afm_dist.compression.plan import TABLE
 from afm_dist.report import text
 from afm_dist.report.elements import (
     EMPTY,
@@ -22,7 +23,6 @@ from afm_dist.report.model_sections import name_cell
 from afm_dist.report.plots import sweep as plots
 from afm_dist.report.schema import Report, SweepPoint
 
-TABLE = "embedding"
 FULL = "full"
 METHODS = {"afm": "AFM", "weighted": "Weighted AFM", "svd": "SVD of the weights"}
 

@@ -17,7 +17,7 @@ from afm_dist.compression.absorb import in_agreeing_units
 from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.ranks import field_key, field_name, in_words, module_name
 from afm_dist.dataset import description_json
 from afm_dist.dataset.description import Description
@@ -26,7 +26,6 @@ from afm_dist.errors import DataError
 from afm_dist.report.schema import Layer
 from afm_dist.runs import SUCCESS, Run, Stage, environment
 from afm_dist.stages.evaluation import RESULTS
-from afm_dist.stages.rows import TABLE
 from afm_dist.stages.training import Models
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from afm_dist.compression.plan import PlanEntry
+from afm_dist.compression.plan import TABLE, PlanEntry
 from afm_dist.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import nn
-
-TABLE = "embedding"
 
 LinearTerms = Literal["keep", "absorb", "bfloat16"]
 Codes = Literal["float32", "bfloat16"]

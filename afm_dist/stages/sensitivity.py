@@ -8,12 +8,13 @@ from torch import nn
 
 from afm_dist import storage
 from afm_dist.checkpoint import from_pretrained
+from afm_dist.compression.plan import TABLE
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import SENSITIVITY, target_linears
 from afm_dist.stages.methods import Methods
-from afm_dist.stages.rows import TABLE, absorbing
+from afm_dist.stages.rows import absorbing
 from afm_dist.stages.training import Models
 from afm_dist.statistics.sensitivity_file import save_sensitivity
 

@@ -27,7 +27,7 @@ from afm_dist.checkpoint import (
     load_config,
     size_on_disk,
 )
-from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, Plan
+from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, TABLE, Plan
 from afm_dist.compression.ranks import FixedRank, module_name
 from afm_dist.compression.sequential import compress_in_turn_
 from afm_dist.compression.sweep import GridPoint
@@ -45,7 +45,7 @@ from afm_dist.stages.compression import (
     write_compressed,
 )
 from afm_dist.stages.methods import FACTORED
-from afm_dist.stages.rows import TABLE, LinearTerms, Rows
+from afm_dist.stages.rows import LinearTerms, Rows
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch

@@ -272,6 +272,42 @@ def test_a_damaged_part_is_named_and_made_again_by_the_next_run(
     assert files(new) == in_memory(checkpoint, tmp_path / "memory", plan, moments)
 
 
+def test_a_rewrite_that_goes_on_with_other_ranges_takes_no_part_for_another(
+    manifest: Manifest,
+    checkpoint: str,
+    tmp_path: Path,
+    in_this_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Source.open(checkpoint)
+    moments = moments_from_counts(from_pretrained(checkpoint), manifest)
+    plan, new = planned(moments), tmp_path / "new"
+
+    def interrupted(parts: CodeParts, **options: Any) -> None:
+        # With ranges of 7 this part has as many rows, but others.
+        parts.make(5)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewrite, "make_codes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compress_table(source, str(new), plan, moments, range_rows=10)
+    assert any(new.glob("codes-*/*"))
+
+    compress_table(source, str(new), plan, moments, range_rows=7)
+
+    assert files(new) == in_memory(checkpoint, tmp_path / "memory", plan, moments)
+    # Nothing of either call is left.
+    assert not list(new.glob("codes-*"))
+
+
+def test_fields_in_another_order_are_refused(manifest: Manifest, checkpoint: str, tmp_path: Path) -> None:
+    turned = replace(manifest, fields=tuple(reversed(manifest.fields)))
+
+    with pytest.raises(DataError, match="trained on another schema"):
+        stored_moments(Source.open(checkpoint), turned, folder=str(tmp_path))
+
+
 def test_an_embedding_that_is_not_finite_is_named(manifest: Manifest, tmp_path: Path) -> None:
     def diverge(model: Any) -> None:
         model.embedding.weight[31 + 6, 2] = float("inf")
@@ -344,7 +380,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
         ({"method": "svd"}, "'svd' of embedding.*take afm or weighted"),
         ({"absorbs": "linear"}, "cannot absorb linear"),
         ({"ranks": {"site": 2, "always": 0, "ad": 1}}, "cannot have ranks by field"),
-        ({"rank": 2, "ranks": {"any": 2}}, "cannot have ranks by field without being in memory"),
+        ({"bfloat16": ("embedding",)}, "cannot be rounded without being in memory"),
         ({"name": "mlp.3"}, "a plan for mlp.3"),
         ({"method": "weighted"}, "needs the sensitivity"),
     ],

@@ -6,6 +6,7 @@ Everything here is a function of tensors, in float64: no files, no Ray, no modul
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -283,24 +284,11 @@ def projected_table(table: Tensor, projection: Projection) -> TableFactors:
     )
 
 
-def afm_table(table: Tensor, spectrum: Spectrum, rank: int) -> TableFactors:
-    """Atomic feature mimicking of one embedding table (paper eq. 10).
-
-    Codes D U_k, projection U_k, bias (I − U_kU_kᵀ)E[e].
-
-    Args:
-        table: D, one row per id, shape (V, T).
-        spectrum: Of the looked-up rows, weighted by how often each id occurs.
-        rank: K, 1 ≤ K ≤ T.
-
-    Raises:
-        ValueError: the rank is outside 1..T.
-    """
-    return projected_table(table, principal(spectrum, rank))
-
-
 def svd_table(table: Tensor, rank: int) -> TableFactors:
     """The control: truncated SVD of the table itself, every row counting once (section 3.1).
+
+    Rows that hold NaN or infinity count for nothing, as those that never occur may; their codes are not
+    finite, as those of ``projected_table`` are not.
 
     Args:
         table: D, one row per id, shape (V, T).
@@ -312,9 +300,8 @@ def svd_table(table: Tensor, rank: int) -> TableFactors:
     width = table.shape[1]
     check_rank(rank, width)
     gram = torch.zeros(width, width, dtype=torch.float64)
-    for rows in table.split(TABLE_ROWS):
-        block = rows.double()
-        gram += block.T @ block
+    for rows in _finite_rows(table):
+        gram += rows.T @ rows
     _, vectors = torch.linalg.eigh(gram)
     components = fix_signs(vectors.flip(1))[:, :rank]
     return TableFactors(
@@ -322,6 +309,30 @@ def svd_table(table: Tensor, rank: int) -> TableFactors:
         projection=components,
         bias=torch.zeros(width, dtype=torch.float64),
     )
+
+
+def mean_row(table: Tensor) -> Tensor:
+    """The mean of a table's rows, each counting once, but for those that hold NaN or infinity.
+
+    Args:
+        table: D, one row per id, shape (V, T).
+
+    Returns:
+        Shape (T,), float64; zeros where no row counts.
+    """
+    total, count = torch.zeros(table.shape[1], dtype=torch.float64), 0
+    for rows in _finite_rows(table):
+        total += rows.sum(0)
+        count += len(rows)
+    return total / max(1, count)
+
+
+def _finite_rows(table: Tensor) -> Iterator[Tensor]:
+    """Blocks of rows, float64."""
+    for rows in table.split(TABLE_ROWS):
+        block = rows.double()
+        finite = block.isfinite().all(1)
+        yield block if finite.all() else block[finite]
 
 
 def codes_of(table: Tensor, components: Tensor) -> Tensor:

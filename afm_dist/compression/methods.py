@@ -8,13 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from afm_dist.compression.factorize import (
     LinearFactors,
     Projection,
     TableFactors,
+    mean_row,
     principal,
     projected_linear,
     projected_table,
@@ -24,7 +24,6 @@ from afm_dist.compression.factorize import (
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Method, PlanEntry
 from afm_dist.compression.weighted import weighted_projection
-from afm_dist.statistics.moments import TABLE_ROWS
 
 
 class Factorization(ABC):
@@ -132,7 +131,7 @@ class SingularValues(Factorization):
     def mean(self, table: Tensor, key: str, known: OutputStatistics) -> Tensor:
         """Over the rows of the table, each counting once."""
         del key, known
-        return torch.stack([rows.double().sum(0) for rows in table.split(TABLE_ROWS)]).sum(0) / len(table)
+        return mean_row(table)
 
 
 FACTORIZATIONS: Mapping[Method, Factorization] = {

@@ -11,10 +11,13 @@ from afm_dist.compression import factorize
 from afm_dist.compression.factorize import (
     LinearFactors,
     Spectrum,
+    TableFactors,
     afm_linear,
-    afm_table,
     eigendecompose,
     fold,
+    mean_row,
+    principal,
+    projected_table,
     svd_linear,
     svd_table,
 )
@@ -333,6 +336,10 @@ def table_and_counts() -> tuple[Tensor, Tensor]:
     return table, torch.randint(0, 9, (40,), generator=generator)
 
 
+def afm_table(table: Tensor, spectrum: Spectrum, rank: int) -> TableFactors:
+    return projected_table(table, principal(spectrum, rank))
+
+
 def expand(codes: Tensor, projection: Tensor, bias: Tensor) -> Tensor:
     return codes @ projection.T + bias
 
@@ -365,6 +372,28 @@ def test_svd_of_a_table_is_its_best_approximation() -> None:
 
     error = torch.linalg.norm(expand(factors.codes, factors.projection, factors.bias) - table)
     assert float(error) == pytest.approx(float(torch.linalg.svdvals(table)[2:].norm()), rel=1e-9)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_svd_leaves_out_rows_that_are_not_finite_as_those_that_never_occur_may_be(
+    broken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factorize, "TABLE_ROWS", 7)
+    table, _ = table_and_counts()
+    spoilt = table.clone()
+    spoilt[10, 1] = broken
+    # A block of which no row is left.
+    spoilt[21:28] = broken
+    finite = spoilt.isfinite().all(1)
+
+    factors, alone = svd_table(spoilt, 2), svd_table(table[finite], 2)
+
+    torch.testing.assert_close(factors.projection, alone.projection, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(factors.codes[finite], alone.codes, rtol=1e-9, atol=1e-12)
+    # No other than with ``afm``: a row that was broken stays so, it is not given made-up codes.
+    assert not factors.codes[~finite].isfinite().all(1).any()
+    torch.testing.assert_close(mean_row(spoilt), table[finite].mean(0), rtol=1e-12, atol=1e-14)
+    assert (mean_row(torch.full_like(table, broken)) == 0).all()
 
 
 def test_tables_are_factorized_block_by_block_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import afm_dist
 from afm_dist.compression import registry
-from afm_dist.compression.factorize import afm_table, eigendecompose
+from afm_dist.compression.factorize import eigendecompose, principal, projected_table
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.ranks import field_key
 from afm_dist.statistics.moments import Moments
@@ -61,7 +61,7 @@ class StackedHandler(afm_dist.Handler[Stacked]):
     ) -> None:
         for i, expand in enumerate(new.expand):
             spectrum = eigendecompose(moments[field_key(entry.name, str(i))])
-            factors = afm_table(module.weight[i], spectrum, entry.rank)
+            factors = projected_table(module.weight[i], principal(spectrum, entry.rank))
             new.weight[i] = factors.codes
             expand.weight.copy_(factors.projection)
             expand.bias.copy_(factors.bias)

@@ -82,6 +82,9 @@ def allocate(
 ) -> Allocation:
     """The ranks of some modules with the least error, such that the whole model fits into a budget.
 
+    The least to within the thinning of the fronts (``FRONT``, ``FIELDS_FRONT``); with ranks by field no more
+    than with common ones.
+
     The error of a module is that of the components it drops, each weighed by what it does to the logit;
     those of several modules are added up, as if they were not correlated. What a ReLU between the
     factors cuts is not among it.
@@ -143,19 +146,30 @@ def check_budget(
     Raises:
         OptionError: says what is possible.
     """
-    whole = structure_bytes(config, Plan())
-    least = whole + besides
-    for entry in entries:
-        smallest = [entry.with_rank(1)]
-        if field_ranks == "each" and (fields := fields_of(config, entry.name)):
-            smallest.append(entry.with_rank(dict.fromkeys(fields, 0)))
-        least += min(0, *(structure_bytes(config, Plan(entries=(one,))) - whole for one in smallest))
+    least = least_bytes(config, entries, field_ranks) + besides
     if budget < least:
         names = ", ".join(entry.name for entry in entries)
         raise OptionError(
             f"a budget of {budget:,} bytes: {least:,} is the least this model can "
             f"become by compressing {names}; give more to --target-bytes, or less to --target-ratio"
         )
+
+
+def least_bytes(config: ModelConfig, entries: Sequence[PlanEntry], field_ranks: FieldRanks) -> int:
+    """Bytes of all tensors of the smallest model that ranks can make.
+
+    Args:
+        config: The uncompressed model.
+        entries: What would be compressed.
+        field_ranks: As in ``allocate``.
+    """
+    whole = least = structure_bytes(config, Plan())
+    for entry in entries:
+        smallest = [entry.with_rank(1)]
+        if field_ranks == "each" and (fields := fields_of(config, entry.name)):
+            smallest.append(entry.with_rank(dict.fromkeys(fields, 0)))
+        least += min(0, *(structure_bytes(config, Plan(entries=(one,))) - whole for one in smallest))
+    return least
 
 
 def fields_of(config: ModelConfig, name: str) -> dict[str, int]:

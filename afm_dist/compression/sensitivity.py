@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from afm_dist.compression.factorize import Projection
 from afm_dist.compression.registry import handler_of
 from afm_dist.dataset.batch import Batch
+from afm_dist.statistics.moments import one_thread
 
 # How many rows tell enough, and how many at a time.
 SAMPLE_ROWS = 1 << 16
 SAMPLE_BATCH = 1 << 12
 
 
+@one_thread()
 def output_sensitivity(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -46,6 +48,10 @@ def output_sensitivity(
 
     Raises:
         ValueError: no rows, or a module whose output the logit does not depend on.
+
+    Notes:
+        On one thread, so that neither the result nor the ranks that follow from it depend on how many cores
+        a machine has.
     """
     modules = {name: model.get_submodule(name) for name in names}
     products: dict[str, Tensor] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -13,8 +14,15 @@ from torch import Tensor, nn
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.budget import Allocation, allocate, check_budget, most_entry_bytes, structure_bytes
-from afm_dist.compression.plan import Activation, FieldRanks, Plan, PlanEntry
+from afm_dist.compression.budget import (
+    Allocation,
+    allocate,
+    check_budget,
+    least_bytes,
+    most_entry_bytes,
+    structure_bytes,
+)
+from afm_dist.compression.plan import TABLE, Activation, FieldRanks, Plan, PlanEntry
 from afm_dist.compression.ranks import GivenRanks, in_words, plan_of
 from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
 from afm_dist.dataset.batch import Batch
@@ -24,8 +32,8 @@ from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import MOMENTS, counted_moments, entries_of
-from afm_dist.stages.rows import PUBLISHED, TABLE, Rows
-from afm_dist.stages.scoring import SCORED, Scoring
+from afm_dist.stages.rows import PUBLISHED, Rows
+from afm_dist.stages.scoring import scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
@@ -37,6 +45,12 @@ SAMPLE_SHARDS = 16
 # predicted. All of it is to first order, and a ReLU between factors is no part of it.
 EMPHASES = (10.0, 0.1)
 PREDICTED, ONE_DIMENSION = "as-predicted", "one-dimension"
+_TIMES = {f"tables-times-{times:g}": times for times in EMPHASES}
+# What a reader is told of them, behind their names.
+EXPLAINED = {
+    **{name: f"counts the errors of the tables {times:g} times" for name, times in _TIMES.items()},
+    ONE_DIMENSION: "has one rank for all fields",
+}
 WAYS = len(EMPHASES) + 2
 
 
@@ -126,13 +140,13 @@ def choose_ranks(
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
         entries = target.entries(model)
-        rest = _checked(config, entries, budget, before, target.field_ranks)
+        rest, field_ranks = _checked(config, entries, budget, before, target.field_ranks)
         counted = counted_moments(model, manifest, target.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         names = [entry.name for entry in entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=target.rows.absorb)
         found: dict[str, Allocation] = {}
-        for name, (field_ranks, emphasis) in _ways(target).items():
+        for name, (way, emphasis) in _ways(field_ranks, target.refine).items():
             try:
                 one = allocate(
                     config,
@@ -140,7 +154,7 @@ def choose_ranks(
                     moments,
                     sensitivity,
                     budget - rest,
-                    field_ranks=field_ranks,
+                    field_ranks=way,
                     emphasis={TABLE: emphasis},
                 )
             except OptionError:
@@ -151,41 +165,25 @@ def choose_ranks(
             plan = plan_of(entries, one.ranks)
             if all(plan != plan_of(entries, other.ranks) for other in found.values()):
                 found[name] = one
-        scores: dict[str, dict[str, Any]] = {}
-        if len(found) > 1:
-            rows = manifest.rows("validation")
-            scored = len(storage.list_names(storage.join(folder, SCORED)))
-            with console.progress("ranks", len(found) * rows, before=scored * rows) as advance:
-                score = Scoring(
-                    run,
-                    manifest,
-                    source,
-                    folder,
-                    moments,
-                    sensitivity,
-                    splits=["validation"],
-                    options=options,
-                    advance=advance,
-                )
-                scores = {
-                    name: score(name, "afm", plan_of(entries, one.ranks)) for name, one in found.items()
-                }
-            score.forget()
-        chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
-        best = found[chosen]
-        console.say(
-            f"  for {budget:,} bytes: {in_words(best.ranks)}; predicted root mean square change of the logit "
-            f"{math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
+        scorer = scoring(
+            run,
+            manifest,
+            source,
+            folder,
+            moments,
+            sensitivity,
+            splits=["validation"],
+            models=len(found),
+            what="ranks",
+            options=options,
         )
-        tried = [
-            {"name": name, **asdict(one)}
-            | {key: scores[name][key] for key in ("validation_auc", "validation_log_loss") if name in scores}
-            for name, one in found.items()
-        ]
-        storage.write_json(
-            storage.join(folder, RANKS),
-            {"budget": budget, **asdict(best), "chosen": chosen, "tried": tried},
-        )
+        with scorer if len(found) > 1 else nullcontext() as score:
+            scores = (
+                {}
+                if score is None
+                else {name: score(name, "afm", plan_of(entries, one.ranks)) for name, one in found.items()}
+            )
+            _write(folder, budget, found, scores)
 
     stage = run.stage(
         "ranks",
@@ -205,12 +203,32 @@ def choose_ranks(
     return Ranks(stage=stage, linears=GivenRanks(ranks=ranks), tables=GivenRanks(ranks=tables), budget=budget)
 
 
-def _ways(target: Target) -> dict[str, tuple[FieldRanks, float]]:
+def _write(
+    folder: str, budget: int, found: Mapping[str, Allocation], scores: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """The best of some allocations, and what is known of the others."""
+    chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
+    best = found[chosen]
+    console.say(
+        f"  for {budget:,} bytes: {in_words(best.ranks)}; predicted root mean square change of the logit "
+        f"{math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
+    )
+    tried = [
+        {"name": name, **asdict(one)}
+        | {key: scores[name][key] for key in ("validation_auc", "validation_log_loss") if name in scores}
+        for name, one in found.items()
+    ]
+    storage.write_json(
+        storage.join(folder, RANKS), {"budget": budget, **asdict(best), "chosen": chosen, "tried": tried}
+    )
+
+
+def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, float]]:
     """The allocations that are worth a look, by name; the first is the predicted best."""
-    ways: dict[str, tuple[FieldRanks, float]] = {PREDICTED: (target.field_ranks, 1.0)}
-    if target.refine:
-        ways |= {f"tables-times-{times:g}": (target.field_ranks, times) for times in EMPHASES}
-        if target.field_ranks == "each":
+    ways: dict[str, tuple[FieldRanks, float]] = {PREDICTED: (field_ranks, 1.0)}
+    if refine:
+        ways |= {name: (field_ranks, times) for name, times in _TIMES.items()}
+        if field_ranks == "each":
             ways[ONE_DIMENSION] = ("uniform", 1.0)
     return ways
 
@@ -234,21 +252,27 @@ def check_target(config: ModelConfig, checkpoint: str | None, target: Target) ->
 
 def _checked(
     config: ModelConfig, entries: Sequence[PlanEntry], budget: int, before: int, field_ranks: FieldRanks
-) -> int:
+) -> tuple[int, FieldRanks]:
     """Refuse a budget that cannot be met, or that the uncompressed checkpoint meets.
 
     Returns:
-        What a compressed checkpoint holds besides tensors: names, the plan, the layout of the file.
+        What a compressed checkpoint holds besides tensors: names, the plan, the layout of the file. And
+        ``field_ranks``, or ``uniform`` where a tiny model has no room for the names of ranks by field.
     """
     if budget >= before:
         raise OptionError(
             f"a budget of {budget:,} bytes: the uncompressed checkpoint has {before:,}, nothing needs to be "
             "compressed; give less to --target-bytes, or more to --target-ratio"
         )
-    names = sum(most_entry_bytes(config, entry, field_ranks) for entry in entries)
-    rest = before - structure_bytes(config, Plan()) + names
-    check_budget(config, entries, budget, besides=rest, field_ranks=field_ranks)
-    return rest
+    besides = before - structure_bytes(config, Plan())
+    rests = {
+        way: besides + sum(most_entry_bytes(config, entry, way) for entry in entries)
+        for way in dict.fromkeys((field_ranks, "uniform"))
+    }
+    least = {way: least_bytes(config, entries, way) + rest for way, rest in rests.items()}
+    way = field_ranks if least[field_ranks] <= budget else min(least, key=least.__getitem__)
+    check_budget(config, entries, budget, besides=rests[way], field_ranks=way)
+    return rests[way], way
 
 
 def logit_sensitivity(

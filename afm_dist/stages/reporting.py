@@ -17,7 +17,7 @@ from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.report.model_card import FILE_NAME as CARD
 from afm_dist.report.model_card import model_card
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.budget import ONE_DIMENSION, PREDICTED, RANKS, Ranks
+from afm_dist.stages.budget import EXPLAINED, PREDICTED, RANKS, Ranks
 from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
@@ -249,11 +249,12 @@ def _budget_note(ranks: Ranks) -> str:
     losses = ", ".join(
         f"{one['name']} {one['validation_log_loss']:.5f} (AUC {one['validation_auc']:.4f})" for one in scored
     )
+    explained = [f"{PREDICTED} has {predicted}"]
+    explained += [f"{name} {EXPLAINED[name]}" for one in scored if (name := one["name"]) in EXPLAINED]
     return (
         f"Ranks for a budget of {chosen['budget']:,} bytes: {chosen['chosen']}, which of {len(scored)} "
         f"allocations has the least log loss on the validation split before fine-tuning: {losses}. "
-        f"{PREDICTED} has {predicted}; tables-times-10 and tables-times-0.1 count the errors of the tables "
-        f"ten times and a tenth, {ONE_DIMENSION} has one rank for all fields."
+        f"{'; '.join(explained)}."
     )
 
 

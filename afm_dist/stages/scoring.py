@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from afm_dist import storage
+from afm_dist import console, storage
 from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
 from afm_dist.compression.budget import entry_bytes, structure_bytes
 from afm_dist.compression.plan import Plan
@@ -67,8 +68,11 @@ class Scoring:
         """
         location = storage.join(self._folder, SCORED, f"{name}.json")
         if storage.exists(location):
-            self.found.append(storage.read_json(location))
-            return self.found[-1]
+            stored = storage.read_json(location)
+            # Another processor may choose other ranks from the same statistics.
+            if stored["plan"] == plan.to_json():
+                self.found.append(stored)
+                return self.found[-1]
         model = compress_(from_pretrained(self._source), plan, self._moments, self._sensitivity)
         measured = {
             split: score_split(
@@ -98,6 +102,50 @@ class Scoring:
         self.found.append(result)
         return result
 
-    def forget(self) -> None:
-        """Remove what was kept in case of an interruption."""
-        storage.remove(storage.join(self._folder, SCORED))
+
+@contextmanager
+def scoring(
+    run: Run,
+    manifest: Manifest,
+    source: str,
+    folder: str,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    *,
+    splits: Sequence[str],
+    models: int,
+    what: str,
+    options: ResourceOptions,
+) -> Iterator[Scoring]:
+    """A ``Scoring`` with its progress bar; what it remembers is removed once all went well.
+
+    So what is made of the scores is written inside: until then they can be made use of again.
+
+    Args:
+        run: The run directory.
+        manifest: The dataset.
+        source: Checkpoint of the uncompressed model.
+        folder: Of the stage.
+        moments: Of the outputs that are compressed.
+        sensitivity: Of the logit to them.
+        splits: On whose rows.
+        models: How many are scored, at most.
+        what: Name of the stage.
+        options: What tasks are given.
+    """
+    remembered = storage.join(folder, SCORED)
+    rows = sum(manifest.rows(split) for split in splits)
+    before = len(storage.list_names(remembered)) * rows
+    with console.progress(what, models * rows, before=before) as advance:
+        yield Scoring(
+            run,
+            manifest,
+            source,
+            folder,
+            moments,
+            sensitivity,
+            splits=splits,
+            options=options,
+            advance=advance,
+        )
+    storage.remove(remembered)

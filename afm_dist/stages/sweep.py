@@ -17,7 +17,15 @@ from afm_dist.checkpoint import (
     size_on_disk,
 )
 from afm_dist.compression.budget import ENTRY_BYTES, allocate, entry_bytes, most_entry_bytes, structure_bytes
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks, Method, Plan, PlanEntry
+from afm_dist.compression.plan import (
+    DEFAULT_KAPPA,
+    TABLE,
+    Activation,
+    FieldRanks,
+    Method,
+    Plan,
+    PlanEntry,
+)
 from afm_dist.compression.ranks import in_words, plan_of
 from afm_dist.compression.registry import handler_of
 from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto
@@ -34,8 +42,8 @@ from afm_dist.stages.compression import (
     target_linears,
     write_compressed,
 )
-from afm_dist.stages.rows import PUBLISHED, TABLE, Rows
-from afm_dist.stages.scoring import SCORED, Scoring
+from afm_dist.stages.rows import PUBLISHED, Rows
+from afm_dist.stages.scoring import scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
@@ -171,20 +179,18 @@ def try_ranks(
         names = [entry.name for entry in entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.rows.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
-        rows = sum(manifest.rows(split) for split in SPLITS)
-        scored = len(storage.list_names(storage.join(folder, SCORED)))
-        with console.progress("sweep", sweep.points * rows, before=scored * rows) as advance:
-            score = Scoring(
-                run,
-                manifest,
-                source,
-                folder,
-                moments,
-                sensitivity,
-                splits=SPLITS,
-                options=options,
-                advance=advance,
-            )
+        with scoring(
+            run,
+            manifest,
+            source,
+            folder,
+            moments,
+            sensitivity,
+            splits=SPLITS,
+            models=sweep.points,
+            what="sweep",
+            options=options,
+        ) as score:
             score(BASELINE, BASELINE, Plan())
             uniform = [
                 (score(point.name, point.method, point.plan(entries, table=TABLE)), point)
@@ -209,8 +215,7 @@ def try_ranks(
                 best = allocate(config, weighted, moments, sensitivity, budget, field_ranks=field_ranks)
                 name = point.name.replace(point.method, BUDGET, 1)
                 score(name, BUDGET, plan_of(weighted, best.ranks))
-        storage.write_json(storage.join(folder, POINTS), score.found)
-        score.forget()
+            storage.write_json(storage.join(folder, POINTS), score.found)
 
     return run.stage(
         "sweep",

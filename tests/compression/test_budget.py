@@ -91,6 +91,25 @@ def test_of_a_linear_readout_it_is_the_product_of_its_weights() -> None:
     torch.testing.assert_close(found["layer"], torch.outer(model.weights, model.weights))
 
 
+def test_it_is_measured_on_one_thread_whatever_the_machine_has() -> None:
+    rows = [Batch(torch.zeros(5, 0), torch.randn(5, 6, dtype=torch.float64), torch.zeros(5))]
+    seen: list[int] = []
+
+    def forward(model: nn.Module, batch: Batch) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return forward_batch(model, batch)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        output_sensitivity(Readout(), rows, ["layer"], forward=forward)
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+    assert (seen, after) == ([1], 2)
+
+
 def test_the_predicted_error_of_a_linear_readout_is_the_one_there_is() -> None:
     model = Readout()
     numeric = torch.randn(400, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,17 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import ARCHITECTURES
-from afm_dist.stages.budget import RANKS, Ranks, Target, check_target, choose_ranks
+from afm_dist.stages.budget import (
+    EXPLAINED,
+    PREDICTED,
+    RANKS,
+    Ranks,
+    Target,
+    check_target,
+    choose_ranks,
+)
 from afm_dist.stages.compression import MOMENTS, counted_moments
+from afm_dist.stages.reporting import _budget_note
 from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.statistics.moments_file import load_moments
 from tests.stages.bench import HYPER, Bench
@@ -107,6 +117,58 @@ def test_a_budget_too_small_for_one_dimension_is_met_by_ranks_of_each_field(
     assert "one-dimension" not in tried
 
 
+def test_scores_outlive_a_result_that_could_not_be_written(
+    dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    budget = size_on_disk(bench.baseline.checkpoints["baseline"]) * 2 // 5
+    scored: list[str] = []
+
+    def score(*args: Any, name: str, **options: Any) -> Quality:
+        scored.append(name)
+        return Quality(500, auc=0.5, log_loss=0.1 * len(scored), calibration=None)
+
+    def full(*args: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("afm_dist.stages.scoring.score_split", score)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr("afm_dist.stages.budget._write", full)
+        ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
+    before = list(scored)
+
+    chosen = ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
+
+    assert len(before) > 1
+    assert scored == before
+    assert sorted(path.name for path in Path(chosen.stage.path).iterdir()) == ["_SUCCESS", RANKS]
+    note = _budget_note(chosen)
+    for name, words in EXPLAINED.items():
+        assert (f"{name} {words}" in note) == (name in scored)
+    assert note.endswith(".") and set(scored) < {PREDICTED, *EXPLAINED}
+
+
+def test_where_ranks_by_field_do_not_fit_a_common_one_may(dataset: Manifest, tmp_path: Path) -> None:
+    """The names of ranks by field take more than they save of tables so small."""
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    source = bench.baseline.checkpoints["baseline"]
+    config = load_config(source)
+    least = {way: least_of(config, source, rows=PUBLISHED, field_ranks=way) for way in ("uniform", "each")}
+    assert least["each"] == least["uniform"]
+
+    ranks = ranks_for(bench, target(bytes=least["uniform"], field_ranks="each"))
+    _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget)
+
+    assert ranks.tables.ranks == {"embedding": 1}
+    assert all(size_on_disk(narrow.checkpoints[row]) <= ranks.budget for row in ("afm-emb", "svd-emb"))
+    # Larger tables become the smallest at rank 0.
+    larger = replace(
+        config, fields=tuple(replace(f, cardinality=10**5 * f.cardinality) for f in config.fields)
+    )
+    none = {way: least_of(larger, None, rows=PUBLISHED, field_ranks=way) for way in ("uniform", "each")}
+    assert none["each"] < none["uniform"]
+
+
 def refusal(bench: Bench, bytes: int) -> str:
     """What is said of a budget, before anything starts and by the stage."""
     source = bench.baseline.checkpoints["baseline"]
@@ -153,10 +215,12 @@ def test_a_budget_buys_more_of_rounded_rows(
     assert size_on_disk(narrow.checkpoints["afm-emb"]) <= budget
 
 
-def least_of(config: ModelConfig, source: str, *, rows: Rows) -> int:
+def least_of(
+    config: ModelConfig, source: str | None, *, rows: Rows, field_ranks: FieldRanks = "uniform"
+) -> int:
     """The smallest budget that can be met."""
     with pytest.raises(OptionError) as caught:
-        check_target(config, source, target(bytes=1, rows=rows))
+        check_target(config, source, target(bytes=1, rows=rows, field_ranks=field_ranks))
     return int(re.search(r"bytes: ([\d,]+) is the least", str(caught.value))[1].replace(",", ""))
 
 

@@ -74,10 +74,9 @@ def compress(config: Compress) -> None:
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
     warn_of_rounds(config, (first, second))
-    ablation = config.ablation == "on" or (config.ablation == "auto" and config.demo)
     output = config.output or DEMO_OUTPUT
     described = model_config(config, chosen)
-    compression.check_ranks(described, mlp, embedding, config.rows)
+    compression.check_ranks(described, mlp, embedding, config.rows, checkpoint=config.checkpoint)
     described, rows = planned_model(config, chosen, described)
     target = budget.Target(
         bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
@@ -91,7 +90,7 @@ def compress(config: Compress) -> None:
     if config.budgeted:
         budget.check_target(described, config.checkpoint, target)
     asked = sweep_of(config).of(described) if config.sweep else None
-    planned = plan(config, chosen, described, rows, ablation, asked)
+    planned = plan(config, chosen, described, rows, config.compares_modes, asked)
     if config.dry_run:
         show(planned, check=config.resources.capacity_check)
         return
@@ -155,7 +154,7 @@ def compress(config: Compress) -> None:
         policy=mlp,
         activation=config.activation,
         kappa=config.kappa,
-        ablation=ablation,
+        ablation=config.compares_modes,
     )
     tuned = training.finetune(
         run,
@@ -244,7 +243,7 @@ def compress(config: Compress) -> None:
             subjects=subjects,
             quality=quality,
             throughput=speed,
-            ablation=ablation,
+            ablation=config.compares_modes,
             ranks=ranks,
             methods=methods,
             scratch=small,

@@ -141,6 +141,11 @@ class Compress:
         return self.data is None
 
     @property
+    def compares_modes(self) -> bool:
+        """Whether all ReLU modes are compared; a sweep has one."""
+        return not self.sweep and (self.ablation == "on" or (self.ablation == "auto" and self.demo))
+
+    @property
     def rows(self) -> Rows:
         """What becomes of the numbers of each id."""
         return Rows(linear_terms=self.linear_terms, codes=self.codes)
@@ -215,7 +220,7 @@ def check(config: Compress) -> None:
         ("--model", config.model != Compress.model and config.checkpoint, "--checkpoint is given"),
         (
             "--kappa",
-            config.kappa != DEFAULT_KAPPA and config.activation != "shifted",
+            config.kappa != DEFAULT_KAPPA and config.activation != "shifted" and not config.compares_modes,
             f"--activation is {config.activation}",
         ),
         *(

@@ -16,15 +16,16 @@ from afm_dist.checkpoint import (
     save_pretrained,
     size_on_disk,
 )
-from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, Activation, Plan, PlanEntry
+from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, TABLE, Activation, Plan, PlanEntry
 from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError, StageError
+from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.methods import AFM, Compared, Methods
-from afm_dist.stages.rows import PUBLISHED, TABLE, Rows, absorbing, first_order
+from afm_dist.stages.rows import PUBLISHED, Rows, absorbing, first_order
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.from_counts import moments_from_counts
@@ -32,6 +33,7 @@ from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
 from afm_dist.statistics.sensitivity_file import load_sensitivity
+from afm_dist.tensors import named_tensors
 
 MOMENTS = "moments.safetensors"
 SENSITIVITY = "sensitivity.safetensors"
@@ -40,18 +42,27 @@ COMPARED = Methods()
 NO_STAGES: Mapping[str, Stage] = {}
 
 
-def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, rows: Rows = PUBLISHED) -> None:
-    """Refuse ranks larger than their layers, and a compressed model, before anything is started.
+def check_ranks(
+    config: ModelConfig,
+    mlp: Policy,
+    embedding: Policy,
+    rows: Rows = PUBLISHED,
+    *,
+    checkpoint: str | None = None,
+) -> None:
+    """Refuse ranks larger than their layers, and models that cannot be compressed, before anything starts.
 
     Args:
         config: The uncompressed model.
         mlp: How the ranks of its linear layers are chosen.
         embedding: How that of its table is.
         rows: What else becomes of the table's rows.
+        checkpoint: Where the model is; None: it will be trained.
 
     Raises:
         OptionError: names the option, the layer and its width; or the model has no first-order weights
-            that could be absorbed or rounded.
+            that could be absorbed or rounded, is compressed already, or holds other numbers than float32.
+        DataError: a file of the checkpoint is missing or damaged.
     """
     if config.plan.entries:
         done = ", ".join(entry.name for entry in config.plan.entries)
@@ -60,6 +71,8 @@ def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, rows: Rows 
         )
     with torch.device("meta"):
         model = config.build()
+    if checkpoint is not None:
+        _check_types(model, checkpoint)
     *linears, table = entries_of(model, activation="none", kappa=DEFAULT_KAPPA, rows=rows)
     for option, entries, policy in (("--mlp-rank", linears, mlp), ("--embedding-dim", [table], embedding)):
         if not isinstance(policy, FixedRank):
@@ -70,6 +83,20 @@ def check_ranks(config: ModelConfig, mlp: Policy, embedding: Policy, rows: Rows 
                 restructure_(model, Plan(entries=ranked))
         except OptionError as error:
             raise OptionError(f"{option} {policy.rank}: {error}") from error
+
+
+def _check_types(model: nn.Module, checkpoint: str) -> None:
+    """Refuse stored tensors of another type than the model's: budgets count bytes by those."""
+    stored = stored_tensors(checkpoint)
+    for name, tensor in named_tensors(model).items():
+        if name in stored and stored[name].dtype != tensor.dtype:
+            found, needed = (
+                str(dtype).removeprefix("torch.") for dtype in (stored[name].dtype, tensor.dtype)
+            )
+            raise OptionError(
+                f"--checkpoint: tensor {name} of {checkpoint} is {found}, the model's is {needed}; save the "
+                "model with all numbers in float32: save_pretrained(model.float(), …)"
+            )
 
 
 def target_linears(model: nn.Module) -> list[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
 from afm_dist.compression.layers import LowRankLinear
-from afm_dist.compression.plan import Plan
+from afm_dist.compression.plan import Method, Plan, PlanEntry
 from afm_dist.compression.ranks import FixedRank, GivenRanks
+from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.models import ARCHITECTURES, build_model
@@ -29,6 +33,7 @@ from afm_dist.stages.training import Models
 from afm_dist.training.recipe import preset
 from jobs.compress_options import Compress
 from jobs.compress_plan import model_config
+from tests.small_dataset import write_vocabulary
 from tests.stages.bench import HYPER, Bench
 
 ABSORB = Rows(linear_terms="absorb")
@@ -100,6 +105,60 @@ def test_a_model_without_a_first_order_table_is_told_what_to_do(monkeypatch: pyt
 
     with pytest.raises(OptionError, match=r"DeepFM declares no first-order table .* --linear-terms keep"):
         check_ranks(config, FixedRank(rank=64), FixedRank(rank=2), ABSORB)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("embedding.weight", torch.bfloat16), ("mlp.0.bias", torch.float64)]
+)
+def test_a_checkpoint_of_other_numbers_is_refused_before_hours_of_work(
+    name: str, dtype: torch.dtype, dataset: Manifest, tmp_path: Path
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    source = bench.baseline.checkpoints["baseline"]
+    config = load_config(source)
+    ranks = FixedRank(rank=3), FixedRank(rank=2)
+    check_ranks(config, *ranks, checkpoint=source)
+    model = from_pretrained(source)
+    parameter = model.get_parameter(name)
+    parameter.data = parameter.data.to(dtype)
+    other = str(tmp_path / "other")
+    save_pretrained(model, other, config)
+
+    with pytest.raises(
+        OptionError, match=rf"--checkpoint: tensor {name} of .*other is .*, the model's is float32"
+    ):
+        check_ranks(config, *ranks, checkpoint=other)
+
+    # What it says to do helps.
+    save_pretrained(from_pretrained(other).float(), other, config)
+    check_ranks(config, *ranks, checkpoint=other)
+
+
+@pytest.mark.parametrize("method", ["afm", "svd"])
+@pytest.mark.parametrize("ranks", [2, {"site": 0, "ad": 2}])
+def test_a_row_that_never_occurs_may_hold_anything_whatever_the_method(
+    method: Method, ranks: Any, dataset: Manifest, tmp_path: Path
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    source = bench.baseline.checkpoints["baseline"]
+    spoilt = from_pretrained(source)
+    never = 29
+    with torch.no_grad():
+        spoilt.embedding.weight[never] = float("nan")
+    save_pretrained(spoilt, source, load_config(source))
+    counts = np.arange(never, -1, -1)
+    counts[0] += dataset.rows("train") - counts.sum()
+    vocabulary = write_vocabulary(dataset.location, "site", counts)
+    manifest = replace(dataset, vocabulary={**dataset.vocabulary, "site": vocabulary})
+    moments = counted_moments(spoilt, manifest, absorb=False)
+    batch = bench.batches[0]
+    ids = batch.ids[:, 0]
+    ids[ids == never] = 0
+
+    entry = PlanEntry(name="embedding", method=method, rank=1, folded_into="mlp.0").with_rank(ranks)
+    compressed = compress_(from_pretrained(source), Plan(entries=(entry,)), moments)
+
+    assert compressed(batch.ids, batch.numeric).isfinite().all()
 
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:

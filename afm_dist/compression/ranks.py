@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from afm_dist.compression.factorize import Spectrum, eigendecompose
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks, Method, Plan, PlanEntry
+from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
 from afm_dist.errors import OptionError
 from afm_dist.statistics.moments import Moments
 
@@ -89,11 +89,11 @@ def plan_ranks(
     kappa: float = DEFAULT_KAPPA,
     folded_into: str | None = None,
     absorbs: str | None = None,
-    field_ranks: FieldRanks = "uniform",
 ) -> Plan:
     """A plan for the modules whose moments were collected.
 
-    Moments of a field of a fused table are named ``module[field]``; such a table gets one entry.
+    Moments of a field of a fused table are named ``module[field]``; such a table gets one entry, with the
+    largest rank that the policy gives a field, or with the ranks that were given.
 
     Args:
         moments: By module name, from ``collect_moments``.
@@ -103,8 +103,6 @@ def plan_ranks(
         kappa: Of the shifted ReLU.
         folded_into: Linear layer that reads a table's codes directly.
         absorbs: First-order term whose weights are the last coordinate of a table's moments.
-        field_ranks: Of a fused table: ``each`` field has the rank that the policy gives it, or all have the
-            largest of them. Given ranks are as they were given.
 
     Raises:
         OptionError: a rank larger than its module, or moments of no rows.
@@ -123,7 +121,7 @@ def plan_ranks(
             own = ranks.setdefault(module, {})
             assert isinstance(own, dict)
             own[field] = rank
-    if field_ranks == "uniform" and not isinstance(policy, GivenRanks):
+    if not isinstance(policy, GivenRanks):
         ranks = {name: max(rank.values()) if isinstance(rank, dict) else rank for name, rank in ranks.items()}
     return Plan(
         entries=tuple(

@@ -49,12 +49,10 @@ def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
     }
 
     plan = plan_ranks(moments, KeptEnergy(share=0.99), folded_into="mlp.0")
-    each = plan_ranks(moments, KeptEnergy(share=0.99), field_ranks="each")
 
     assert [(entry.name, entry.rank, entry.ranks, entry.folded_into) for entry in plan.entries] == [
         ("embedding", 3, None, "mlp.0")
     ]
-    assert [entry.ranks for entry in each.entries] == [{"site": 1, "ad": 3, "hour": 2}]
 
 
 def test_given_ranks_by_field_are_those_of_the_plan() -> None:

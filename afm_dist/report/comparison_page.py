@@ -61,17 +61,30 @@ def sentence(content: Comparison) -> str:
             f"{len(content['runs'])} runs on {len(content['data'])} datasets, each compared with its control."
         )
     shipped = [row for row in content["rows"] if row["ships"]]
-    smallest = min(shipped, key=lambda row: row["bytes"])
-    best = max(shipped, key=lambda row: row["auc"])
+    # As shown: what a reader sees as equal is called equal.
+    size = {id(row): float(_megabytes(row).replace(",", "")) for row in shipped}
+    auc = {id(row): float(text.score(row["auc"])) for row in shipped}
+    smallest = min(shipped, key=lambda row: (size[id(row)], -auc[id(row)]))
+    best = max(shipped, key=lambda row: (auc[id(row)], -size[id(row)]))
+    if len(shipped) > 1 and len({*size.values()}) == 1:
+        if len({*auc.values()}) == 1:
+            return f"The models that ship have one size and one AUC: {_size_and_auc(best)}."
+        return f"The models that ship have one size. Highest AUC: {best['run']}, {_short(best)}."
     if smallest is best:
-        return f"{smallest['run']} ships the smallest model and the one with the highest AUC: {_short(best)}."
+        equal = [row for row in shipped if size[id(row)] == size[id(best)]]
+        small = "the smallest model" if len(equal) == 1 else "one of the smallest models"
+        return f"{best['run']} ships {small} and the one with the highest AUC: {_short(best)}."
     return f"Smallest: {smallest['run']}, {_short(smallest)}. Highest AUC: {best['run']}, {_short(best)}."
 
 
 def _short(row: ComparedRow) -> str:
     control = row.get("vs_control")
     against = "" if control is None else f", {_signed(control)} against its control"
-    return f"{_megabytes(row)} MB, AUC {text.score(row['auc'])}{against}"
+    return f"{_size_and_auc(row)}{against}"
+
+
+def _size_and_auc(row: ComparedRow) -> str:
+    return f"{_megabytes(row)} MB, AUC {text.score(row['auc'])}"
 
 
 def notes(content: Comparison) -> list[str]:

@@ -86,6 +86,43 @@ def test_runs_on_other_data_have_sections_of_their_own() -> None:
     assert "| b |" in second and "| a |" not in second
 
 
+@pytest.mark.parametrize(
+    ("sizes_and_scores", "expected"),
+    [
+        # Bytes differ by names only, and are shown alike.
+        (
+            [(406_000_000, 0.8027), (406_000_100, 0.8037)],
+            "The models that ship have one size. Highest AUC: b, 406 MB, AUC 0.8037",
+        ),
+        (
+            [(406_000_000, 0.80271), (406_000_100, 0.80272)],
+            "The models that ship have one size and one AUC: 406 MB, AUC 0.8027.",
+        ),
+        (
+            [(2_298_000_000, 0.8037), (406_000_000, 0.8027)],
+            "Smallest: b, 406 MB, AUC 0.8027. Highest AUC: a, 2,298 MB, AUC 0.8037.",
+        ),
+        ([(406_000_000, 0.8037), (2_298_000_000, 0.8027)], "a ships the smallest model and the one with"),
+        # The same AUC, as shown, at fewer bytes.
+        ([(406_000_000, 0.80271), (2_298_000_000, 0.80272)], "a ships the smallest model and the one with"),
+        (
+            [(406_000_000, 0.8027), (406_000_100, 0.8037), (500_000_000, 0.8)],
+            "b ships one of the smallest models and the one with the highest AUC: 406 MB, AUC 0.8037",
+        ),
+    ],
+)
+def test_the_headline_calls_equal_what_is_shown_alike(
+    sizes_and_scores: list[tuple[int, float]], expected: str
+) -> None:
+    content = compare([example_run(f"runs/{name}") for name, _ in zip("abc", sizes_and_scores, strict=False)])
+    shipped = [each for each in content["rows"] if each["ships"]]
+    for each, (size, auc) in zip(shipped, sizes_and_scores, strict=True):
+        each.pop("vs_control")
+        each.update(bytes=size, auc=auc)
+
+    assert sentence(content).startswith(expected)
+
+
 def test_seeds_with_a_log_each_are_refused() -> None:
     demo = example_run("runs/demo", seeds=(0, 1))
     demo.reports[1]["data"]["fingerprint"] = "f" * 64

@@ -250,7 +250,7 @@ def check(config: Compress) -> None:
 
 def warn_of_rounds(config: Compress, rounds: Sequence[Recipe]) -> None:
     """Warn of options that the rounds of fine-tuning have too few evaluations for."""
-    evaluations = min(recipe.epochs * recipe.evaluations_per_epoch for recipe in rounds)
+    evaluations = min(recipe.most_evaluations for recipe in rounds)
     if config.finetune_average and evaluations < 2:
         console.warn("--finetune-average is ignored: a round has one evaluation, so there is no average")
     if config.finetune_patience is not None and config.finetune_patience >= evaluations:
@@ -329,9 +329,21 @@ def sweep_of(config: Compress) -> Sweep:
     )
 
 
+# What gives the attributes of a recipe, of those that have values which cannot be.
+_OPTIONS = {
+    "seed": "--seed",
+    "epochs": "--finetune-epochs",
+    "learning_rate": "--finetune-learning-rate",
+    "batch_size": "--finetune-batch-size",
+    "patience": "--finetune-patience",
+    "distill_weight": "--distill",
+    "distill_temperature": "--distill-temperature",
+}
+
+
 def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:
     """The recipe of the baseline, when it is trained here."""
-    return chosen.train.using(**_ways(config))
+    return chosen.train.using_options(_OPTIONS, **_ways(config))
 
 
 def _ways(config: Compress) -> dict[str, Any]:
@@ -351,4 +363,8 @@ def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
         "distill_temperature": config.distill_temperature,
         **_ways(config),
     }
-    return chosen.finetune_mlp.using(**changes), chosen.finetune_embedding.using(**changes)
+    first, second = (
+        recipe.using_options(_OPTIONS, **changes)
+        for recipe in (chosen.finetune_mlp, chosen.finetune_embedding)
+    )
+    return first, second

@@ -15,6 +15,7 @@ from afm_dist.runs import Resume, Run
 from afm_dist.training.recipe import (
     CHECKPOINT_MINUTES,
     Precision,
+    Recipe,
     TableOptimizer,
     check_checkpoint_minutes,
     preset,
@@ -101,7 +102,8 @@ def main(config: Train) -> None:
     check_workers(config.workers)
     check_checkpoint_minutes(config.checkpoint_minutes)
     chosen = preset(config.preset)
-    recipe = chosen.train.using(
+    recipe = chosen.train.using_options(
+        {name: f"--{name.replace('_', '-')}" for name in vars(config)},
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -118,8 +120,7 @@ def main(config: Train) -> None:
         clip_norm=config.clip_norm,
         seed=config.seed,
     )
-    if recipe.reset_tables and recipe.epochs == 1:
-        console.warn("--reset-tables is ignored: there is one epoch; give --epochs")
+    warn_of_ignored(config, recipe)
     hyper_parameters = chosen.shape(
         embedding_dim=config.embedding_dim, hidden=config.hidden, dropout=config.dropout
     )
@@ -150,6 +151,32 @@ def main(config: Train) -> None:
     subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
     say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
     console.say(f"checkpoint: {shipped.path}")
+
+
+def warn_of_ignored(config: Train, recipe: Recipe) -> None:
+    """Warn of options without effect."""
+    evaluations = recipe.most_evaluations
+    for option, ignored, because in (
+        ("--reset-tables", recipe.reset_tables and recipe.epochs == 1, "there is one epoch; give --epochs"),
+        (
+            "--evaluations-per-epoch",
+            recipe.reset_tables and config.evaluations_per_epoch is not None,
+            "--reset-tables is given",
+        ),
+        (
+            f"--patience {config.patience}",
+            config.patience is not None and config.patience >= evaluations,
+            f"the evaluations are {evaluations}",
+        ),
+        # The first evaluation is the best so far, and after the last one nothing is learned.
+        (
+            "--plateau-factor",
+            config.plateau_factor is not None and evaluations < 3,
+            f"the evaluations are {evaluations}, and it takes three",
+        ),
+    ):
+        if ignored:
+            console.warn(f"{option} is ignored: {because}")
 
 
 if __name__ == "__main__":

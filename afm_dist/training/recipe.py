@@ -86,9 +86,9 @@ class Recipe:
             if weight is not None and not 0 <= weight < math.inf:
                 raise OptionError(f"{name} {weight}: must be 0 or more, and finite")
         if not 0 < self.plateau_factor <= 1:
-            raise OptionError(f"plateau factor {self.plateau_factor}: must lie in (0, 1]; try 0.1")
+            raise OptionError(f"plateau_factor {self.plateau_factor}: must lie in (0, 1]; try 0.1")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise OptionError(f"clip norm {self.clip_norm}: must be positive and finite")
+            raise OptionError(f"clip_norm {self.clip_norm}: must be positive and finite")
         if self.seed < 0:
             raise OptionError(f"seed {self.seed}: must not be negative")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -96,10 +96,10 @@ class Recipe:
         if self.trained not in get_args(Trained):
             raise OptionError(f"trained {self.trained}: unknown; choose from {', '.join(get_args(Trained))}")
         if not 0 <= self.distill_weight < 1:
-            raise OptionError(f"distill weight {self.distill_weight}: must lie in [0, 1); try 0.5")
+            raise OptionError(f"distill_weight {self.distill_weight}: must lie in [0, 1); try 0.5")
         if not 0 < self.distill_temperature < math.inf:
             raise OptionError(
-                f"distill temperature {self.distill_temperature}: must be positive and finite; try 2"
+                f"distill_temperature {self.distill_temperature}: must be positive and finite; try 2"
             )
         if self.reset_tables and self.trained != "all":
             raise OptionError(f"reset_tables with trained {self.trained}: tables drawn anew must be trained")
@@ -111,6 +111,28 @@ class Recipe:
     def using(self, **changes: Any) -> Recipe:
         """The same recipe with what is not None replaced."""
         return replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+    def using_options(self, options: Mapping[str, str], **changes: Any) -> Recipe:
+        """As ``using``, where the changes are a job's options.
+
+        Args:
+            options: What the option is called that gives an attribute.
+            changes: Attributes; None where the option is not given.
+
+        Raises:
+            OptionError: a value that cannot be, by the name of its option.
+        """
+        try:
+            return self.using(**changes)
+        except OptionError as error:
+            # Each message begins with the attribute.
+            name, _, problem = str(error).partition(" ")
+            raise OptionError(f"{options.get(name, name)} {problem}") from error
+
+    @property
+    def most_evaluations(self) -> int:
+        """How often the validation split is scored, if nothing ends the round before."""
+        return self.epochs * (1 if self.reset_tables else self.evaluations_per_epoch)
 
 
 @dataclass(frozen=True, kw_only=True)

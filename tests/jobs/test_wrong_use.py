@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import tyro
 
-from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.manifest import Field, FieldKind, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.training.recipe import preset
+from jobs import train
 from jobs.compress import Compress, check, main
 from jobs.compress_options import baseline_recipe, recipes
 from tests.jobs.commands import fail, run_warm
 from tests.jobs.conftest import Compressed, write_clicks
+from tests.small_dataset import write_dataset
 
 
 def prepare_command(source: Path, output: Path) -> list[str]:
@@ -83,6 +86,10 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--data", "somewhere"], "--output"),
         (["--preset", "afm-crito"], "afm-criteo"),
         (["--model", "deepfn"], "deepfm"),
+        (["--finetune-learning-rate", "-1"], "--finetune-learning-rate -1.0: must be positive"),
+        (["--finetune-epochs", "0"], "--finetune-epochs 0: must be at least 1"),
+        (["--finetune-batch-size", "0"], "--finetune-batch-size 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must not be negative"),
     ],
 )
 def test_wrong_option_is_named_before_anything_starts(
@@ -92,6 +99,68 @@ def test_wrong_option_is_named_before_anything_starts(
     with pytest.raises(OptionError) as caught:
         main(tyro.cli(Compress, args=[*options, *output]))
     assert expected in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--learning-rate", "-1"], "--learning-rate -1.0: must be positive and finite"),
+        (["--table-learning-rate", "0"], "--table-learning-rate 0.0: must be positive and finite"),
+        (["--l2", "-1"], "--l2 -1.0: must be 0 or more"),
+        (["--table-l2", "inf"], "--table-l2 inf: must be 0 or more, and finite"),
+        (["--plateau-factor", "2"], "--plateau-factor 2.0: must lie in (0, 1]"),
+        (["--clip-norm", "0"], "--clip-norm 0.0: must be positive"),
+        (["--evaluations-per-epoch", "0"], "--evaluations-per-epoch 0: must be at least 1"),
+        (["--patience", "0"], "--patience 0: must be at least 1"),
+    ],
+)
+def test_wrong_option_of_training_is_named(options: list[str], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(expected)}"):
+        train.main(tyro.cli(train.Train, args=["--data", "data", "--output", str(tmp_path), *options]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--patience", "4"], "--patience 4 is ignored: the evaluations are 4"),
+        (["--epochs", "2", "--patience", "7"], ""),
+        (["--reset-tables"], "--reset-tables is ignored: there is one epoch"),
+        (["--reset-tables", "--epochs", "2", "--patience", "2"], "--patience 2 is ignored"),
+        (
+            ["--reset-tables", "--epochs", "2", "--evaluations-per-epoch", "2"],
+            "--evaluations-per-epoch is ignored: --reset-tables is given",
+        ),
+        (["--evaluations-per-epoch", "2", "--plateau-factor", "0.1"], "--plateau-factor is ignored"),
+        (["--evaluations-per-epoch", "3", "--plateau-factor", "0.1"], ""),
+    ],
+)
+def test_option_of_training_without_effect_is_warned_of(
+    options: list[str], expected: str, dataset: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data", dataset.location, "--output", str(tmp_path / "run"), "--dry-run"]
+    train.main(tyro.cli(train.Train, args=[*common, *options]))
+
+    warned = " ".join(capsys.readouterr().err.split())
+    assert expected in warned
+    assert warned.count("is ignored") == (1 if expected else 0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "model", "expected"),
+    [
+        (("numeric", "numeric"), "deepfm", "the dataset has no categorical field"),
+        (("categorical", "numeric"), "fibinet", "one categorical field has no partner to interact with"),
+    ],
+)
+def test_a_dataset_that_a_model_cannot_be_of_is_refused_by_the_job(
+    kinds: tuple[FieldKind, ...], model: str, expected: str, tmp_path: Path
+) -> None:
+    fields = [Field(name=f"f{i}", kind=kind, cardinality=30) for i, kind in enumerate(kinds)]
+    write_dataset(tmp_path / "data", fields=tuple(fields))
+
+    with pytest.raises(OptionError, match=f"^--model {model}: {expected}"):
+        train.main(train.Train(data=str(tmp_path / "data"), output=str(tmp_path / "run"), model=model))
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -15,14 +16,32 @@ from afm_dist.checkpoint import ModelConfig, save_pretrained
 from afm_dist.export.export import check_format
 from afm_dist.models import ARCHITECTURES
 from data_prep import presets
+from jobs.benchmark import Benchmark
 from jobs.compare import Compare
 from jobs.compare import main as compare
+from jobs.compress_options import Compress
+from jobs.compress_tables import CompressTables
+from jobs.evaluate import Evaluate
 from jobs.export import Export
+from jobs.predict import Predict
+from jobs.prepare import Prepare
+from jobs.train import Train
 from tests.data_prep.raw_logs import criteo_text
 from tests.jobs.commands import ROOT, run
 from tests.models.small_models import FIELDS, SHAPES, inputs, small_model
 from tests.report.example_runs import example_run, write_run
 
+JOBS = {
+    "benchmark": Benchmark,
+    "compare": Compare,
+    "compress": Compress,
+    "compress_tables": CompressTables,
+    "evaluate": Evaluate,
+    "export": Export,
+    "predict": Predict,
+    "prepare": Prepare,
+    "train": Train,
+}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -52,11 +71,76 @@ def test_program_for_your_own_model_runs(
     assert (tmp_path / "compressed" / "model.safetensors").exists()
 
 
-def test_options_named_in_the_readme_exist() -> None:
-    jobs = ("prepare", "train", "compress", "compare", "predict")
-    help_text = "".join(run(f"jobs/{job}.py", "--help").stdout for job in jobs)
-    for option in set(re.findall(r"`(--[a-z-]+)[ `]", README)) - {"--help"}:
-        assert option in help_text, option
+def options_of(job: str) -> set[str]:
+    """The options of a job, from what its command line is made of."""
+    fields = [
+        field
+        for each in dataclasses.fields(JOBS[job])
+        for field in (dataclasses.fields(each.default) if dataclasses.is_dataclass(each.default) else [each])
+    ]
+    return {f"--{field.name.replace('_', '-')}" for field in fields}
+
+
+def options_in(text: str) -> set[str]:
+    """The options that a text names in its code."""
+    return {option for code in re.findall(r"`([^`]+)`", text) for option in re.findall(r"--[a-z0-9-]+", code)}
+
+
+def tables_of_options() -> dict[str, str]:
+    """By job, the table that says which of its options does what."""
+    found = re.findall(r"^\| you want \| option of `jobs/(\w+)\.py` \|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    return dict(found)
+
+
+def prose_of(section: str) -> str:
+    """A section without its tables and programs."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return re.sub(r"^\|.*\n", "", text, flags=re.MULTILINE)
+
+
+def test_options_of_a_table_are_those_of_its_job() -> None:
+    tables = tables_of_options()
+
+    assert set(tables) == {"compress", "train"}
+    for job, table in tables.items():
+        assert options_in(table) <= options_of(job), job
+
+
+@pytest.mark.parametrize(
+    ("section", "jobs"),
+    [
+        ("Your own data", ("prepare", "train")),
+        ("Scoring raw rows", ("predict",)),
+        ("Large logs", ("prepare",)),
+        ("Comparing runs", ("compare",)),
+        ("Files for serving", ("export",)),
+        ("On a cluster", ("compress",)),
+        ("How it works", ("compress",)),
+    ],
+)
+def test_options_of_a_section_are_those_of_its_jobs(section: str, jobs: tuple[str, ...]) -> None:
+    named = options_in(prose_of(section)) - {"--help"}
+
+    assert named
+    assert named <= set().union(*map(options_of, jobs))
+
+
+def test_options_that_training_shares_with_compression_are_named() -> None:
+    (sentence,) = re.findall(r"Of these `jobs/train.py` shares(.*?);", README, re.DOTALL)
+
+    assert options_in(sentence) == options_in(tables_of_options()["compress"]) & options_of("train")
+
+
+def test_jobs_that_have_a_dry_run_are_named() -> None:
+    (sentence,) = re.findall(r"Every job has `--help`\.(.*?) have `--dry-run`", README, re.DOTALL)
+
+    assert set(re.findall(r"`(\w+)\.py`", sentence)) == {
+        job for job in JOBS if "--dry-run" in options_of(job)
+    }
+    # A job is what calls run_job.
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "jobs").glob("*.py")}
+    assert set(JOBS) == {name for name, source in sources.items() if "run_job(" in source}
 
 
 def test_command_that_compares_runs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

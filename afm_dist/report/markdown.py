@@ -90,8 +90,8 @@ def _results(report: Report) -> str:
         )
     explanation = (
         "Bold ships. “vs control” compares with the uncompressed model after as many rounds of the same "
-        "fine-tuning (none: the baseline itself). MB are 10⁶ bytes; “Faster” is throughput over the "
-        "baseline's, “Range” its smallest and largest measurement."
+        "fine-tuning (none: the baseline itself). MB are 10⁶ bytes of the checkpoint; “Faster” is "
+        "throughput over the baseline's, “Range” its smallest and largest measurement."
     )
     return f"## Results\n\n{markdown_table(columns, body, 2)}\n\n{explanation}"
 

@@ -112,7 +112,7 @@ def _result_line(report: Report, row: Row, *, validated: bool) -> Line:
 def _how_to_read(report: Report) -> str:
     words = (
         "“vs control” compares with the uncompressed model after as many rounds of the same fine-tuning, "
-        "and with the baseline where there was none. MB are 10⁶ bytes of parameters and tables. “Faster” is "
+        "and with the baseline where there was none. MB are 10⁶ bytes of the checkpoint. “Faster” is "
         "throughput over the baseline's, “Range” its smallest and largest measurement."
     )
     test = report.get("data", {}).get("splits", {}).get("test")

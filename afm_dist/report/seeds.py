@@ -6,9 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from afm_dist import storage
 from afm_dist.errors import DataError
@@ -20,6 +18,7 @@ from afm_dist.report.markdown import markdown_table
 from afm_dist.report.markdown import plain as escaped
 from afm_dist.report.schema import Report, Row, Stage
 from afm_dist.report.summary import baseline_of, control_of, find, ordered
+from afm_dist.report.terminal import add_row, terminal_table
 
 FORMAT_VERSION = 1
 HEADINGS = ("Model", "Fine-tuning", "AUC", "vs baseline", "vs control", "Log loss", "Smaller", "Faster")
@@ -140,23 +139,16 @@ def write_seeds_report(content: SeedsReport, output: str) -> None:
 
 def seeds_table(content: SeedsReport) -> Table:
     """For the terminal."""
-    result = Table(
-        title=Text(f"{content['title']}, seeds {_seeds(content)}"),
-        title_justify="left",
-        caption=Text("mean ± deviation over the seeds · ~: within noise"),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    result = terminal_table(
+        f"{content['title']}, seeds {_seeds(content)}",
+        "mean ± deviation over the seeds · ~: within noise",
+        names=("model",),
+        words=("stage",),
+        figures=("AUC", "vs base", "vs ctrl", "smaller"),
     )
-    result.add_column("model", overflow="fold", min_width=8)
-    result.add_column("stage", no_wrap=True)
-    for name in ("AUC", "vs base", "vs ctrl", "smaller"):
-        result.add_column(name, justify="right", no_wrap=True)
     for row in content["rows"]:
         cells = [row["name"], text.FINE_TUNING[row["stage"]], *_figures(row, "~")]
-        style = "bold" if _ships(content, row) else ""
-        result.add_row(*(Text(cell) for cell in (*cells[:5], cells[6])), style=style)
+        add_row(result, (*cells[:5], cells[6]), ships=_ships(content, row))
     return result
 
 

@@ -12,7 +12,6 @@ from afm_dist.planning.capacity import Estimate, Plan, size
 from afm_dist.planning.show import conclude
 from afm_dist.resources import CPU_EACH, Cluster, CpuOptions, TaskResources
 from data_prep.protocol import Protocol, SplitBy
-from data_prep.sources import files
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.planted import PART_ROWS
@@ -94,7 +93,7 @@ def _read(source: Source) -> _Log:
         rows[block.file] += block.expected_rows
     return _Log(
         fields=source.fields,
-        bytes=sum(files.describe(path).bytes for path in source.paths),
+        bytes=sum(file.bytes for file in source.inputs),
         rows_of_files=rows,
         n_blocks=len(blocks),
     )

@@ -229,7 +229,6 @@ class _Preparation:
     ) -> Manifest:
         """Write the manifest, last of all, and remove what is no longer needed."""
         check_unchanged(self.source, self.plan)
-        inputs = [files.describe(path) for path in self.source.paths]
         manifest = Manifest(
             location=self.output,
             label=self.source.label,
@@ -240,7 +239,7 @@ class _Preparation:
             seed=self.protocol.seed,
             sources=tuple(
                 {"name": file.name, "bytes": file.bytes, "sha256": checksum}
-                for file, checksum in zip(inputs, checksums, strict=True)
+                for file, checksum in zip(self.source.inputs, checksums, strict=True)
             ),
             facts={
                 **make_facts(self.source, self.protocol, self.rules, found, unknown),

@@ -28,7 +28,7 @@ def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
         "version": __version__,
         **source.identity(),
         **storage.plain(asdict(protocol)),
-        "inputs": [asdict(files.describe(path)) for path in source.paths],
+        "inputs": [asdict(file) for file in source.inputs],
     }
 
 

@@ -16,8 +16,15 @@ import pyarrow.csv as pa_csv
 
 from afm_dist.errors import DataError
 from data_prep.sources import files
-from data_prep.sources.csv_lines import QUOTE, Seen, ends_in_values, line_ends, lone_returns
-from data_prep.sources.files import Lines
+from data_prep.sources.csv_lines import (
+    Seen,
+    ends_in_values,
+    header_and_rest,
+    line_ends,
+    lone_returns,
+    original,
+)
+from data_prep.sources.files import QUOTE, Lines
 from data_prep.sources.source import RawField, RawRows, Rejected, distinct_names
 from data_prep.sources.tabular_columns import Content
 from data_prep.sources.tabular_rows import MISSING_NUMBERS, rows_of, text_of
@@ -68,7 +75,12 @@ class _Piece:
             return self
         gone = empty.intersection(self.lines[blank].tolist())
         empty -= gone
-        kept = ~np.isin(self.lines, list(gone))
+        return self.filter(~np.isin(self.lines, list(gone)))
+
+    def filter(self, kept: np.ndarray) -> _Piece:
+        """The rows where ``kept`` (B) is true."""
+        if kept.all():
+            return self
         return replace(
             self, frame=self.frame.filter(pl.Series(kept)), numbers=self.numbers[kept], lines=self.lines[kept]
         )
@@ -99,17 +111,26 @@ class CsvTable:
         self.bytes = files.describe(path).bytes
         self.compression = files.compression_of(path)
         sample = files.head(path, SAMPLE_BYTES)
-        self.row_bytes = len(sample) / max(1, sample.count(b"\n"))
-        header = sample.partition(b"\n")[0]
+        self.row_bytes = len(sample) / max(1, line_ends(sample))
+        header = header_and_rest(sample)[0]
         self.delimiter = "\t" if header.count(b"\t") > header.count(b",") else ","
         self.names: list[str] = []
-        with self._reader(lambda row: "skip", Seen(line=1)) as reader:
-            self.names = distinct_names(reader.schema.names, wanted, path)
+        seen = Seen(line=1)
+        with self._reader(lambda row: "skip", seen) as reader:
+            names = reader.schema.names
+        if 1 in seen.overlong:
+            raise DataError(
+                f"{path}:1: the header is longer than {files.MAX_LINE_BYTES} bytes; does each line end in LF?"
+            )
+        if seen.undecodable and any("\0" in name for name in names):
+            raise DataError(f"{path}: cannot be read as CSV (the header is not UTF-8 text)")
+        self.names = distinct_names(names, wanted, path)
         self.types = self.spellings = dict.fromkeys(self.names, "text")
         # Again, now that the names are known: Arrow would make numbers of long identifiers.
-        with self._reader(lambda row: "skip", Seen(line=1)) as reader:
+        seen = Seen(line=1)
+        with self._reader(lambda row: "skip", seen) as reader:
             first = next((batch for batch in reader if batch.num_rows), None)
-        sample_rows = self._frame(first.slice(0, SAMPLE_ROWS)) if first else pl.DataFrame()
+        sample_rows = self._frame(first.slice(0, SAMPLE_ROWS), seen) if first else pl.DataFrame()
         self.contents: dict[str, Content] = {
             name: content_of(text_of(sample_rows[name])) if first else "empty" for name in self.names
         }
@@ -159,11 +180,16 @@ class CsvTable:
             yield rows.with_rejected(piece.rejected)
 
     def _batches(self) -> Iterator[_Piece]:
-        """The whole file."""
+        """The whole file.
+
+        Raises:
+            DataError: a quote is still open at its end.
+        """
         malformed: dict[int, _Malformed] = {}
         seen = Seen(line=1)
         row = 0
         line = self.first_line + sum(line_ends(name.encode()) for name in self.names)
+        last_line, empty_row = line, -1
         with self._reader(partial(_keep, malformed, self.first_line), seen) as reader:
             for batch in reader:
                 numbers = _numbers_of_rows(row, batch.num_rows, malformed)
@@ -176,23 +202,30 @@ class CsvTable:
                 ends = np.ones(n_rows, dtype=np.int64)
                 if seen.quoted:
                     ends[numbers - row] += ends_in_values(batch)
-                    for number, bad in of_batch.items():
-                        ends[number - row] += bad.line_ends
+                    for number, broken in of_batch.items():
+                        ends[number - row] += broken.line_ends
                 starts = line + np.cumsum(ends) - ends
-                rejected = [bad.rejected(int(starts[number - row])) for number, bad in of_batch.items()]
+                rejected = {
+                    number: of_batch[number].rejected(int(starts[number - row])) for number in of_batch
+                }
+                if n_rows:
+                    last_line = int(starts[-1])
+                if batch.num_rows and not any(column[-1].is_valid for column in batch.columns):
+                    empty_row = int(numbers[-1])
                 row, line = row + n_rows, line + int(ends.sum())
-                rejected += [seen.overlong.pop(bad) for bad in sorted(seen.overlong) if bad < line]
-                yield _Piece(self._frame(batch), numbers, starts[numbers - (row - n_rows)], rejected).without(
-                    seen.empty
-                )
-        rejected = list(seen.overlong.values())
-        for number in sorted(malformed):
-            rejected.append(malformed[number].rejected(line + number - row))
-            line += malformed[number].line_ends
-        if rejected:
-            nothing = np.zeros(0, dtype=np.int64)
-            empty = pl.DataFrame(schema=dict.fromkeys(self.names, pl.Binary))
-            yield _Piece(empty, nothing, nothing, rejected)
+                of_rows = starts[numbers - (row - n_rows)]
+                for index, bad in seen.take_overlong(starts, line).items():
+                    rejected[row - n_rows + index] = bad
+                piece = _Piece(self._frame(batch, seen), numbers, of_rows, list(rejected.values()))
+                yield piece.filter(~np.isin(numbers, list(rejected))).without(seen.empty)
+        # Where the empty line after the last is no row, a quote swallowed it.
+        if empty_row != row + len(malformed) - 1:
+            for number in sorted(malformed):
+                last_line, line = line, line + 1 + malformed[number].line_ends
+            raise DataError(
+                f"{self.path}:{last_line}: a quote in the row that begins here is not closed, so that the "
+                'rest of the file became one value; close it, or write it twice ("") within a quoted value'
+            )
 
     def _parsed_lines(self, start: int, end: int, row: int) -> Iterator[_Piece]:
         """The lines of a byte range of a file where each is a row; ``row`` is the first's number."""
@@ -215,13 +248,13 @@ class CsvTable:
             numbers = _numbers_of_rows(row, table.num_rows, malformed)
             rejected = [bad.rejected(number + self.first_line) for number, bad in malformed.items()]
             rejected += seen.overlong.values()
-            yield _Piece(pl.DataFrame(table), numbers, numbers + self.first_line, rejected).without(
-                seen.empty
-            )
+            piece = _Piece(self._frame(table, seen), numbers, numbers + self.first_line, rejected)
+            yield piece.without(seen.empty)
             row += lines.count
 
-    def _frame(self, batch: pa.RecordBatch) -> pl.DataFrame:
-        return pl.DataFrame(batch.rename_columns(self.names))
+    def _frame(self, batch: pa.Table | pa.RecordBatch, seen: Seen) -> pl.DataFrame:
+        frame = pl.DataFrame(batch.rename_columns(self.names))
+        return frame.select(_restored(column) for column in frame) if seen.undecodable else frame
 
     def _options(self, malformed: Callable[[InvalidRow], str]) -> dict[str, Any]:
         return {
@@ -248,7 +281,7 @@ class CsvTable:
             lines = files.lines_of_compressed(self.path, self.compression)
         try:
             with (
-                _Stream(seen.texts(lines)) as stream,
+                _Stream(seen.whole(lines)) as stream,
                 pa_csv.open_csv(stream, **self._options(malformed)) as reader,
             ):
                 yield reader
@@ -257,6 +290,8 @@ class CsvTable:
 
     def _unreadable(self, error: Exception) -> DataError:
         message = str(error).splitlines()[0]
+        if "Empty CSV" in message:
+            message = "the header does not end; perhaps a quote is not closed"
         if "straddling" in message:
             message = f"a row has more than {BATCH_BYTES:,} bytes; perhaps a quote is not closed"
         return DataError(f"{self.path}: cannot be read as CSV ({message})")
@@ -289,10 +324,11 @@ class _Stream(io.RawIOBase):
 
 def _keep(malformed: dict[int, _Malformed], first: int, row: InvalidRow) -> str:
     """Note a malformed row; ``first`` is what Arrow calls row 0."""
+    text = original(row.text.encode()).decode(errors="backslashreplace")
     malformed[row.number - first] = _Malformed(
         reason=f"{row.actual_columns} fields instead of {row.expected_columns}",
-        text=row.text[: files.MAX_REJECTED_BYTES],
-        line_ends=line_ends(row.text.encode("utf-8", errors="replace")),
+        text=text[: files.MAX_REJECTED_BYTES],
+        line_ends=line_ends(row.text.encode()),
     )
     return "skip"
 
@@ -313,6 +349,14 @@ def _joined(pieces: Iterable[Lines]) -> Iterator[Lines]:
             waiting = []
     if waiting:
         yield Lines.concatenate(waiting)
+
+
+def _restored(column: pl.Series) -> pl.Series:
+    """The values as they stand in the file, where some bytes are not UTF-8."""
+    if column.is_null().all() or not column.bin.contains(b"\0").any():
+        return column
+    values = [value and original(value) for value in column]
+    return pl.Series(column.name, values, dtype=pl.Binary)
 
 
 def _text_array(values: pl.Series) -> pa.Array:

@@ -25,6 +25,7 @@ MAX_LINE_BYTES = 1 << 20
 MAX_REJECTED_BYTES = 2_000
 MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+QUOTE = b'"'
 
 Compression = Literal["gzip", "zstd"]
 
@@ -51,7 +52,8 @@ class Lines:
     Attributes:
         text: The lines.
         overlong: Indices of lines of more than ``MAX_LINE_BYTES``, of which ``text`` holds only
-            the beginning.
+            the beginning, and a quote where the rest has an odd number of them: what is quoted after the
+            line still is.
     """
 
     text: bytes
@@ -264,15 +266,17 @@ def _decompressor(raw: Any, compression: Compression) -> Any:
 def _whole_lines(chunks: Iterator[bytes]) -> Iterator[Lines]:
     """The same bytes cut at line ends, overlong lines shortened."""
     waiting: list[bytes] = []
-    size = 0
+    size = quotes = 0
     dropping = False
     for chunk in chunks:
         if dropping:
             # The rest of a line whose beginning is in ``waiting``.
-            end = chunk.find(b"\n")
-            if end < 0:
+            rest, newline, after = chunk.partition(b"\n")
+            quotes += rest.count(QUOTE)
+            if not newline:
                 continue
-            chunk = chunk[end:]
+            waiting.append(QUOTE * (quotes % 2))
+            chunk = newline + after
             dropping = False
         cut = chunk.rfind(b"\n") + 1
         if cut:
@@ -284,9 +288,13 @@ def _whole_lines(chunks: Iterator[bytes]) -> Iterator[Lines]:
             size += len(rest)
         if size > 2 * MAX_LINE_BYTES and size > CHUNK_BYTES:
             # Still longer than the limit, so that ``_checked`` finds it.
-            waiting = [b"".join(waiting)[: MAX_LINE_BYTES + 1]]
+            text = b"".join(waiting)
+            waiting = [text[: MAX_LINE_BYTES + 1]]
             size = len(waiting[0])
+            quotes = text.count(QUOTE, MAX_LINE_BYTES + 1)
             dropping = True
+    if dropping:
+        waiting.append(QUOTE * (quotes % 2))
     if waiting:
         yield _checked(b"".join(waiting))
 
@@ -304,6 +312,7 @@ def _checked(text: bytes) -> Lines:
         kept.append(text[copied : start + MAX_LINE_BYTES])
         end = text.find(b"\n", start)
         copied = len(text) if end < 0 else end
+        kept.append(QUOTE * (text.count(QUOTE, start + MAX_LINE_BYTES, copied) % 2))
     return Lines(b"".join([*kept, text[copied:]]), tuple(overlong))
 
 

@@ -16,7 +16,7 @@ from afm_dist import console
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError
 from data_prep.columns import Column
-from data_prep.sources import files
+from data_prep.sources.files import InputFile
 from data_prep.split import SplitRule
 
 MAX_NAME_BYTES = 200
@@ -100,7 +100,7 @@ class Source(ABC):
         kind: Name of the format.
         label: Name of the label column.
         fields: Input columns, in model order.
-        paths: The input files, in order.
+        inputs: The input files, in order, as they were before anything of them was read.
         token_type: Polars type of the categorical columns that ``read`` yields.
         first_line: Line in the file of row 0.
         kept: Types of the columns that are carried along as they are, by name.
@@ -109,10 +109,15 @@ class Source(ABC):
     kind: str
     label: str
     fields: tuple[RawField, ...]
-    paths: tuple[str, ...]
+    inputs: tuple[InputFile, ...]
     token_type: pl.DataType
     first_line: int = 1
     kept: Mapping[str, pa.DataType] = MappingProxyType({})
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The input files, in order."""
+        return tuple(file.path for file in self.inputs)
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -173,36 +178,36 @@ class Source(ABC):
 
 
 def open_inputs(
-    paths: Sequence[str], data_start: Callable[[str], int | None], *, may_have_no_rows: bool = False
-) -> tuple[str, ...]:
+    inputs: Sequence[InputFile], data_start: Callable[[str], int | None], *, may_have_no_rows: bool = False
+) -> tuple[InputFile, ...]:
     """The inputs that hold rows; among several, those without any are passed over.
 
     Args:
-        paths: The files, in order.
+        inputs: The files, in order, described before anything of them is read: what replaces one of them
+            later is noticed.
         data_start: Bytes before the first row of a file; None: it has no rows.
         may_have_no_rows: Whether a header without rows will do, where no other file has any.
 
     Raises:
-        DataError: a file is absent, or none holds a row.
+        DataError: none holds a row.
     """
-    kept: list[str] = []
-    rowless: list[str] = []
-    for path in paths:
-        size = files.describe(path).bytes
-        if size and data_start(path) is not None:
-            kept.append(path)
+    kept: list[InputFile] = []
+    rowless: list[InputFile] = []
+    for file in inputs:
+        if file.bytes and data_start(file.path) is not None:
+            kept.append(file)
             continue
-        what = "the file has a header and no rows" if size else "the file is empty"
-        if size and may_have_no_rows:
-            rowless.append(path)
-        if len(paths) == 1:
+        what = "the file has a header and no rows" if file.bytes else "the file is empty"
+        if file.bytes and may_have_no_rows:
+            rowless.append(file)
+        if len(inputs) == 1:
             if rowless:
                 break
-            raise DataError(f"{path}: {what}; check how it was downloaded or exported")
-        console.warn(f"{path}: {what}; passed over")
+            raise DataError(f"{file.path}: {what}; check how it was downloaded or exported")
+        console.warn(f"{file.path}: {what}; passed over")
     kept = kept or rowless[:1]
     if not kept:
-        raise DataError(f"none of the {len(paths)} input files holds a row; the first is {paths[0]}")
+        raise DataError(f"none of the {len(inputs)} input files holds a row; the first is {inputs[0].path}")
     return tuple(kept)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
 from data_prep.sources import files
+from data_prep.sources.csv_lines import header_and_rest
 from data_prep.sources.csv_table import CsvTable
 from data_prep.sources.parquet_table import ParquetTable, is_string
 from data_prep.sources.source import Block, RawField, RawRows, Source, open_inputs
@@ -46,7 +47,8 @@ class TabularSource(Source):
     ) -> None:
         self.label = columns.label or ""
         data_start = partial(_data_start, wanted=columns.wanted)
-        self.paths = open_inputs(paths, data_start, may_have_no_rows=columns.only_named)
+        described = [files.describe(path) for path in paths]
+        self.inputs = open_inputs(described, data_start, may_have_no_rows=columns.only_named)
         self.block_bytes = block_bytes
         self._tables: list[Table] = [_open(path, columns.wanted) for path in self.paths]
         self.first_line = self._tables[0].first_line
@@ -157,8 +159,10 @@ def _open(path: str, wanted: Collection[str] | None) -> Table:
 
 
 def _data_start(path: str, wanted: Collection[str] | None) -> int | None:
-    """Bytes before the first row; None: there is none."""
+    """Bytes before the first row, as far as a sample tells; None: there is none."""
     if is_parquet(path):
         return 0 if sum(ParquetTable(path, wanted).row_groups) else None
-    header, newline, rest = files.head(path, CHECKED_BYTES).partition(b"\n")
-    return len(header) + len(newline) if rest else None
+    sample = files.head(path, CHECKED_BYTES)
+    _, rest = header_and_rest(sample)
+    is_whole = len(sample) < CHECKED_BYTES - len(files.BYTE_ORDER_MARK)
+    return None if is_whole and not rest else len(sample) - len(rest)

@@ -86,6 +86,7 @@ class TextLog(Source):
         kept: Sequence[str] = (),
     ) -> None:
         self.fields = tuple(text_field.field for text_field in self.layout)
+        described = [files.describe(path) for path in paths]
         if not labelled:
             self._forget_label(paths)
         if missing := [name for name in kept if name not in self.names]:
@@ -93,10 +94,9 @@ class TextLog(Source):
                 f"--keep {', '.join(missing)}: {paths[0]} has no such column; it has: {', '.join(self.names)}"
             )
         self.kept = dict.fromkeys(kept, pa.string())
-        self.paths = open_inputs(paths, self.data_start, may_have_no_rows=not labelled)
+        self.inputs = open_inputs(described, self.data_start, may_have_no_rows=not labelled)
         self._compression = tuple(files.compression_of(path) for path in self.paths)
-        self._sizes = [files.describe(path).bytes for path in self.paths]
-        size = sum(self._sizes)
+        size = sum(file.bytes for file in self.inputs)
         self.block_bytes = block_bytes or min(max(size // BLOCKS, MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
 
     @property
@@ -154,8 +154,8 @@ class TextLog(Source):
     def blocks(self) -> list[Block]:
         """Byte ranges of plain files; whole compressed files."""
         result = []
-        for index, (path, size) in enumerate(zip(self.paths, self._sizes, strict=True)):
-            sample = files.head(path, SAMPLE_BYTES)
+        for index, file in enumerate(self.inputs):
+            sample, size = files.head(file.path, SAMPLE_BYTES), file.bytes
             row_bytes = len(sample) / max(1, sample.count(b"\n"))
             step = self.block_bytes
             if self._compression[index]:

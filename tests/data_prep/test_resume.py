@@ -95,6 +95,19 @@ def test_an_interruption_after_any_task_changes_no_bit(
     assert after > 20
 
 
+def test_a_file_that_grows_after_its_size_was_read_gives_no_dataset(
+    table: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    source = _source(table)
+    with table.open("a") as file:
+        file.write("1,a1,s1,0.5\n" * 300)
+
+    with pytest.raises(DataError, match=r"clicks\.csv: the file changed while it was being read"):
+        prepare(source, str(tmp_path / "data"), PROTOCOL)
+
+    assert not (tmp_path / "data" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("stage", ["scan", "parse", "fields", "encode", "finish"])
 def test_a_stage_that_was_finished_is_not_repeated(
     whole: Manifest,

@@ -151,6 +151,98 @@ def test_an_open_quote_that_swallows_the_file_is_named(
         _read(path)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+@pytest.mark.parametrize("row", ['0,b,1,"5 inch', '0,"5 inch,1,y', '0,"b\nc",1,"5 inch'])
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_quote_that_is_open_at_the_end_is_refused_with_the_line_of_its_row(
+    tmp_path: Path, end: str, row: str, after: int
+) -> None:
+    path = tmp_path / "t.csv"
+    newline = end or "\n"
+    lines = [HEADER, "1,a,2,x", '1,"a\nb",2,x', row, *["1,a,2,x"] * after]
+    path.write_bytes((newline.join(lines) + end).encode())
+
+    with pytest.raises(DataError, match=r"t\.csv:5: a quote in the row that begins here is not closed"):
+        _read(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "", "\n\n\n", "\n\r\n"])
+@pytest.mark.parametrize("last", ['0,b,1,"y"', '0,b,1,""', '0,b,1,"y\n"', "broken", "0,b,1,y"])
+def test_a_file_whose_quotes_are_closed_is_read_to_its_end(tmp_path: Path, end: str, last: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes((f'{HEADER}\n1,"a",2,x\n{last}{end}').encode())
+
+    got = _read(path)
+
+    rows = {'0,b,1,""': None, '0,b,1,"y\n"': "y\n"}
+    good = [] if last == "broken" else [[0, "b", 1, rows.get(last, "y")]]
+    assert got.rows == [[1, "a", 2, "x"], *good]
+    assert got.reasons == ([(3, "1 fields instead of 4")] if last == "broken" else [])
+
+
+def test_a_quote_that_is_open_in_the_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('click,ad,price,"site\n1,a,2,x\n')
+
+    with pytest.raises(DataError, match=r"t\.csv: .*header does not end; perhaps a quote is not closed"):
+        _read(path)
+
+
+@pytest.mark.parametrize("block_bytes", [60, 1 << 20])
+@pytest.mark.parametrize("quoted", ["y", '"y"'])
+def test_a_malformed_row_that_is_not_utf8_is_rejected_alone(
+    tmp_path: Path, block_bytes: int, quoted: str
+) -> None:
+    path = tmp_path / "t.csv"
+    lines = [b"1,caf\xc3\xa9,1,x", b"0,caf\xe9\xff,1,x,more", b"0,caf\xe9,1,x", b"1,b,2," + quoted.encode()]
+    path.write_bytes(b"\n".join([HEADER.encode(), *lines]) + b"\n")
+
+    got = _read(path, block_bytes=block_bytes)
+
+    assert got.rows == [[1, "café", 1, "x"], [1, "b", 2, "y"]]
+    assert got.reasons == [
+        (3, "5 fields instead of 4"),
+        (4, r"ad 'caf\\xe9' is not UTF-8 text without NUL bytes"),
+    ]
+    assert got.rejected[0].text == r"0,caf\xe9\xff,1,x,more"
+
+
+def test_kept_values_that_are_not_utf8_are_missing_and_those_with_nul_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"{HEADER},id\n1,a,1,x,1\n1,a,1,x,".encode() + b"caf\xe9\n1,a,1,x,\0\n")
+    options = ColumnOptions(label=None, categorical=("ad",), only_named=True, kept=("id",))
+    source = TabularSource([str(path)], options)
+
+    (rows,) = source.read(source.blocks()[0], 0)
+
+    assert rows.kept["id"].to_pylist() == ["1", None, "\0"]
+
+
+@pytest.mark.parametrize("block_bytes", [40, 1 << 20])
+def test_lines_that_end_in_cr_alone_are_rows(tmp_path: Path, block_bytes: int) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("\r".join([HEADER, "1,a,2,x", "0,b,1,y", ""]).encode())
+
+    assert _read(path, block_bytes=block_bytes).rows == [[1, "a", 2, "x"], [0, "b", 1, "y"]]
+
+
+def test_a_header_longer_than_the_sample_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.tabular.CHECKED_BYTES", len(HEADER))
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER}\n1,a,2,x\n")
+
+    assert _read(path).rows == [[1, "a", 2, "x"]]
+
+
+def test_a_header_that_is_overlong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 10)
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER}\n1,a,2,x\n")
+
+    with pytest.raises(DataError, match=r"t\.csv:1: the header is longer than 10 bytes; .* LF"):
+        _read(path)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_lone_carriage_return_gives_the_same_rows_for_any_size_of_blocks(tmp_path: Path, end: str) -> None:
     path = tmp_path / "t.csv"
@@ -201,6 +293,13 @@ def test_missing_rows_among_quotes_are_rejected_and_empty_lines_in_values_kept(t
             [
                 *("1,a,1,x", '0,"a\nb",1,x', '0,"a\n\nb",1,"x\r\ny"', '0,"a\rb",1,x', ""),
                 *("bad", '"b\nad",1', '2,"a\n",1,x', ",,,", "1,a,2," + "x" * 80),
+                # Overlong lines at the beginning, in the middle, and at the end of a quoted value.
+                *(
+                    '3,"' + "x" * 80 + '\nb",1,x',
+                    '3,"b\n' + "x" * 80 + '\n",1,x',
+                    '3,"b\n' + "x" * 80 + '",1,x',
+                ),
+                *('3,"b\n\n' + "x" * 80 + '"", ""\n' + "x" * 80 + '",1', '3,"' + '""' * 35 + '",1,x'),
             ]
         ),
         min_size=1,
@@ -214,7 +313,7 @@ def test_rejected_rows_have_the_line_where_they_begin(
     path = tmp_path_factory.mktemp("table") / "t.csv"
     lines = ["1,a,1,x", *lines]
     path.write_bytes("".join(line + end for line in [HEADER, *lines]).encode())
-    bad = ("bad", '"b\n', "2,", ",,,", "1,a,2,")
+    bad = ("bad", '"b\n', "2,", ",,,", "1,a,2,", "3,")
     expected = [
         1 + len("".join(each + end for each in [HEADER, *lines[:index]]).splitlines())
         for index, line in enumerate(lines)

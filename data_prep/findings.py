@@ -13,6 +13,7 @@ from afm_dist.errors import DataError
 from data_prep import parse
 from data_prep.parse import BlockReceipt
 from data_prep.protocol import Protocol
+from data_prep.rejected import REJECTED_SHOWN
 from data_prep.sources.source import Source
 from data_prep.split import SPLITS, TRAIN
 from data_prep.spool import Part
@@ -41,7 +42,7 @@ class Findings:
         return cls(
             parts=[part for receipt in known for part in receipt.parts],
             rejected=sum(receipt.rejected for receipt in known),
-            offenders=offenders[: parse.REJECTED_SHOWN],
+            offenders=offenders[:REJECTED_SHOWN],
         )
 
     @property

@@ -19,7 +19,6 @@ from data_prep.split import SplitRule
 from data_prep.spool import Part, write_part
 from data_prep.transforms import FieldRule
 
-REJECTED_SHOWN = 10
 HOPELESS_ROWS = 100_000
 
 
@@ -91,24 +90,15 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
     path = source.paths[block.file]
     kinds = {f.name: f.kind for f in source.fields}
     receipt = BlockReceipt()
-    rejects = RejectedRows(parsing.rejected, index)
+    rejects = RejectedRows(parsing.rejected, index, path)
     for raw in source.read(block, first_row):
         rows = checked(raw, source, parsing.rules, parsing.split)
-        for bad in rows.rejected:
-            receipt.rejected += 1
-            if len(receipt.offenders) < REJECTED_SHOWN:
-                receipt.offenders.append(f"{path}:{bad.line} {bad.reason}")
-            rejects.add(path, bad)
-        if (receipt.parts or len(rows.labels)) and receipt.rejected > parsing.max_rejected:
-            rejects.flush()
-            first = "; ".join(receipt.offenders)
-            raise DataError(
-                f"{path}: {receipt.rejected:,} rows are malformed, more than --max-bad-rows allows in the "
-                f"whole input; the first: {first}; those up to here are in {parsing.rejected}"
-            )
+        rejects.take(rows.rejected)
+        if receipt.parts or len(rows.labels):
+            rejects.check(parsing.max_rejected)
         if not len(rows.labels):
-            if not receipt.parts and receipt.rejected >= HOPELESS_ROWS:
-                raise DataError(all_rejected(source.label, receipt.rejected, receipt.offenders))
+            if not receipt.parts and rejects.count >= HOPELESS_ROWS:
+                raise DataError(all_rejected(source.label, rejects.count, rejects.offenders))
             continue
         reads = {name: _readable(rows.columns[name], source) for name in parsing.split.reads}
         receipt.parts.append(
@@ -121,6 +111,7 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
             )
         )
     rejects.flush()
+    receipt.rejected, receipt.offenders = rejects.count, rejects.offenders
     return receipt
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from afm_dist import storage
+from afm_dist.errors import DataError
 from data_prep.sources.source import Rejected
 
 REJECTED_PER_FILE = 10_000
+REJECTED_SHOWN = 10
 
 
 class RejectedRows:
@@ -16,20 +19,45 @@ class RejectedRows:
     Args:
         folder: Where they go.
         block: Index of the block, for the names of the files.
+        path: The input file that it is of.
         plan: What else is in these names, so that no task of another plan writes to the same file.
+
+    Attributes:
+        count: Number of them.
+        offenders: The first of them, as ``file:line reason``.
     """
 
-    def __init__(self, folder: str, block: int, *, plan: str = "") -> None:
+    def __init__(self, folder: str, block: int, path: str, *, plan: str = "") -> None:
         self.folder = folder
+        self.path = path
+        self.count = 0
+        self.offenders: list[str] = []
         self.name = f"part-{plan}{'-' if plan else ''}{block:05d}"
         self.files = 0
         self._lines: list[str] = []
 
-    def add(self, path: str, bad: Rejected) -> None:
-        """One more row of the input file ``path``."""
-        self._lines.append(storage.json_line({"file": path, **asdict(bad)}) + "\n")
-        if len(self._lines) >= REJECTED_PER_FILE:
+    def take(self, rows: Sequence[Rejected]) -> None:
+        """Some more of the block."""
+        self.count += len(rows)
+        for bad in rows:
+            if len(self.offenders) < REJECTED_SHOWN:
+                self.offenders.append(f"{self.path}:{bad.line} {bad.reason}")
+            self._lines.append(storage.json_line({"file": self.path, **asdict(bad)}) + "\n")
+            if len(self._lines) >= REJECTED_PER_FILE:
+                self.flush()
+
+    def check(self, most: int) -> None:
+        """End the job early.
+
+        Raises:
+            DataError: there are more than ``most``.
+        """
+        if self.count > most:
             self.flush()
+            raise DataError(
+                f"{self.path}: {self.count:,} rows are malformed, more than --max-bad-rows allows in the "
+                f"whole input; the first: {'; '.join(self.offenders)}; those up to here are in {self.folder}"
+            )
 
     def flush(self) -> None:
         """Write those that wait."""

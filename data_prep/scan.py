@@ -11,12 +11,13 @@ from data_prep.sources.source import Block, Source
 from data_prep.work import Task, WorkDirectory
 
 
-def scan(source: Source, work: WorkDirectory) -> list[tuple[Block, int]]:
+def scan(source: Source, work: WorkDirectory, *, stage: str = "scan") -> list[tuple[Block, int]]:
     """The blocks of a raw log, with the number of the first row of each within its file.
 
     Args:
         source: The raw log. A file that turns out not to be cut where its blocks end is one block.
         work: Where the counts are kept.
+        stage: In which folder there.
     """
     blocks = source.blocks()
     per_file = Counter(block.file for block in blocks)
@@ -32,7 +33,7 @@ def scan(source: Source, work: WorkDirectory) -> list[tuple[Block, int]]:
         )
         for index in several
     ]
-    rows = dict(zip(several, work.run("scan", "scanning", tasks), strict=True))
+    rows = dict(zip(several, work.run(stage, "scanning", tasks), strict=True))
     whole = {blocks[index].file for index, counted in rows.items() if counted is None}
     numbered: list[tuple[Block, int]] = []
     next_row: Counter[int] = Counter()

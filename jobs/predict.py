@@ -78,6 +78,7 @@ def main(config: Predict) -> None:
     manifest = preprocessing.load(checkpoint, config.data and storage.absolute(config.data))
     paths = files.expand([storage.absolute(path) for path in config.input], as_given=True)
     source = open_source(paths, manifest, name=config.source, keep=config.keep)
+    pipeline.check(source, config.output, batch_size=config.batch_size, max_bad_rows=config.max_bad_rows)
     plan = estimate.plan_of(load_config(checkpoint), manifest, source, config.output, config.resources)
     if config.dry_run:
         show(plan, check=config.resources.capacity_check)
@@ -108,11 +109,13 @@ def say_summary(summary: Summary, manifest: Manifest, output: str) -> None:
     before = manifest.facts.get("unknown_share", {})
     usual = before.get("test") or before.get("validation") or {}
     for name, share in summary.unknown.items():
-        trained = usual.get(name, 0.0)
-        if share - trained > SUSPICIOUS_SHARE:
+        trained = usual.get(name)
+        if share - (trained or 0) > SUSPICIOUS_SHARE:
+            # Without rows that were held out nobody knows what was usual.
+            then = "" if trained is None else f", {trained:.0%} when it was trained"
             console.warn(
-                f"field '{name}': {share:.0%} of the tokens are unknown to the model, {trained:.0%} when "
-                "it was trained; is the column written as it was then?"
+                f"field '{name}': {share:.0%} of the tokens are unknown to the model{then}; is the column "
+                "written as it was when the model was trained?"
             )
 
 

@@ -18,7 +18,7 @@ from afm_dist.dataset.shard import Columns
 from afm_dist.errors import DataError
 from afm_dist.resources import Device
 from afm_dist.sharing import SharedModel, load_shared
-from data_prep.parse import REJECTED_SHOWN, checked
+from data_prep.parse import checked
 from data_prep.rejected import RejectedRows
 from data_prep.scoring.inputs import InputMaker
 from data_prep.sources.source import Block, RawRows, Rejected
@@ -108,7 +108,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
     path = source.paths[block.file]
     model = load_shared(scoring.shared).to(scoring.device)
     receipt, unknown = Receipt(), Counter[str]()
-    rejects = RejectedRows(scoring.rejected, index, plan=scoring.name)
+    rejects = RejectedRows(scoring.rejected, index, path, plan=scoring.name)
     with (
         storage.open_write(scoring.part(index)) as sink,
         pa.ipc.new_file(sink, scoring.schema) as writer,
@@ -124,17 +124,8 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
                     extreme = _extreme(finite, rows, columns, scoring.inputs.rules, path)
                     rows, logits = rows.filter(finite).with_rejected(extreme), logits[finite]
                     _, missed = scoring.inputs.make(rows)
-            for bad in rows.rejected:
-                receipt.rejected += 1
-                if len(receipt.offenders) < REJECTED_SHOWN:
-                    receipt.offenders.append(f"{path}:{bad.line} {bad.reason}")
-                rejects.add(path, bad)
-            if receipt.rejected > scoring.max_rejected:
-                rejects.flush()
-                raise DataError(
-                    f"{path}: {receipt.rejected:,} rows are malformed, more than --max-bad-rows allows in "
-                    f"the whole input; the first: {'; '.join(receipt.offenders)}; see {scoring.rejected}"
-                )
+            rejects.take(rows.rejected)
+            rejects.check(scoring.max_rejected)
             unknown.update(missed)
             scores = torch.sigmoid(torch.from_numpy(logits).double())
             batch = _in_order(rows, scores.float().numpy(), logits, scoring.schema)
@@ -142,6 +133,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
             receipt.rows += batch.num_rows
             receipt.clicks += float(scores.sum())
     rejects.flush()
+    receipt.rejected, receipt.offenders = rejects.count, rejects.offenders
     receipt.unknown = dict(unknown)
     return vars(receipt)
 

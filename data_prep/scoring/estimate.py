@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pyarrow as pa
+
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Manifest, Shard
@@ -17,6 +19,8 @@ from data_prep.vocabulary import RANGE_TOKENS
 SPLIT = "rows"
 # Row number, score and logit: once in the parts, once in the result.
 BYTES_PER_ROW = 2 * 16
+# A value to carry along that has no fixed size; it lies in a part and in the result too.
+BYTES_PER_TEXT = 20
 # A token or a view of one, and its id.
 BYTES_PER_TOKEN = 20
 # While a lookup is made: a range of the tokens as read, as put together, without repetitions, and sorted.
@@ -56,7 +60,7 @@ def plan_of(
         tasks=max(1, len(blocks)),
         memory=scoring.memory + MEMORY_PER_WORKER,
         driver=PROCESS_BYTES + costs.bytes,
-        disk=rows * BYTES_PER_ROW,
+        disk=rows * (BYTES_PER_ROW + 2 * sum(map(_bytes_per_value, source.kept.values()))),
         seconds=seconds,
         note=f"{len(blocks):,} blocks; vocabularies {mapped}",
     )
@@ -73,3 +77,10 @@ def plan_of(
         note=f"{tokens:,} tokens of {len(fields):,} fields",
     )
     return costs.plan([vocabulary, estimate], output=output)
+
+
+def _bytes_per_value(kind: pa.DataType) -> int:
+    try:
+        return -(-int(kind.bit_width) // 8)
+    except ValueError:
+        return BYTES_PER_TEXT

@@ -26,8 +26,9 @@ from afm_dist.errors import DataError, OptionError
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import AUTOMATIC, ResourceOptions, TaskResources
 from afm_dist.sharing import model_bytes, model_digest, share
-from data_prep.parse import REJECTED_SHOWN, most_rejected
+from data_prep.parse import most_rejected
 from data_prep.plan import check_unchanged
+from data_prep.rejected import REJECTED_SHOWN
 from data_prep.scan import scan
 from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
 from data_prep.scoring.block import LOGIT, ROW, SCORE, Receipt, Scoring, part_schema, score_block
@@ -35,7 +36,6 @@ from data_prep.scoring.inputs import InputMaker
 from data_prep.scoring.lookup import write_lookup
 from data_prep.scoring.result import OF_REJECTED, check_folders, check_result, write_result
 from data_prep.scoring.source import rules_of
-from data_prep.sources import files
 from data_prep.sources.source import Block, Source
 from data_prep.transforms import FieldRule
 from data_prep.work import Task, Usage, WorkDirectory
@@ -92,7 +92,7 @@ def predict(
         OptionError: the output would overwrite something else, or an option is out of range.
     """
     output = storage.absolute(output)
-    _check(source, output, batch_size, max_bad_rows)
+    check(source, output, batch_size=batch_size, max_bad_rows=max_bad_rows)
     ensure_ray(object_bytes=model_bytes(model))
     resources = task_resources(options)
     plan = {
@@ -103,7 +103,7 @@ def predict(
         "keep": {name: str(kind) for name, kind in source.kept.items()},
         "batch_size": batch_size,
         "device": resources.device,
-        "inputs": [asdict(files.describe(path)) for path in source.paths],
+        "inputs": [asdict(file) for file in source.inputs],
         "blocks": storage.fingerprint([asdict(block) for block in source.blocks()]),
     }
     work = WorkDirectory(
@@ -119,7 +119,13 @@ def predict(
     return _Prediction(model, manifest, source, output, work, resources, plan).run(batch_size, max_bad_rows)
 
 
-def _check(source: Source, output: str, batch_size: int, max_bad_rows: float) -> None:
+def check(source: Source, output: str, *, batch_size: int, max_bad_rows: float) -> None:
+    """Refuse options that ``predict`` could not follow; arguments as there.
+
+    Raises:
+        OptionError: the output would overwrite something else, or an option is out of range.
+    """
+    output = storage.absolute(output)
     if batch_size < 1:
         raise OptionError(f"--batch-size {batch_size}: must be at least 1")
     if not 0 <= max_bad_rows <= 1:
@@ -156,7 +162,7 @@ class _Prediction:
         self.name = storage.fingerprint(plan)[:16]
 
     def run(self, batch_size: int, max_bad_rows: float) -> Summary:
-        blocks = scan(self.source, self.work)
+        blocks = scan(self.source, self.work, stage=f"scan-{self.name}")
         scoring = Scoring(
             inputs=InputMaker(
                 source=self.source, manifest=self.manifest, rules=self.rules, lookups=self.lookups()

@@ -33,7 +33,7 @@ OTHER_SUFFIXES = (
     ".zip",
     ".xlsx",
 )
-OF_WORK = re.compile(rf"{re.escape(PLAN)}|driver|scan|(parts|lookups|vocabulary|score)-[0-9a-f]+")
+OF_WORK = re.compile(rf"{re.escape(PLAN)}|driver|(scan|parts|lookups|vocabulary|score)-[0-9a-f]+")
 OF_REJECTED = re.compile(r"part-.*\.jsonl")
 
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from afm_dist.dataset.manifest import FieldKind, Manifest
 from afm_dist.errors import DataError, OptionError
+from data_prep.sources import files
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Source
@@ -43,7 +44,7 @@ def open_source(
         paths: The files, in order.
         manifest: What makes raw rows inputs of the model.
         name: What the files are; by default what the model was trained on, or a table where the first
-            is a Parquet file.
+            that is not empty is a Parquet file.
         keep: Columns to carry along.
 
     Raises:
@@ -53,7 +54,10 @@ def open_source(
     columns: dict[str, FieldKind] = {
         rule.column: TRANSFORMS[rule.transform].reads for rule in rules_of(manifest)
     }
-    name = name or (_trained_on(manifest) if not is_parquet(paths[0]) else "tabular")
+    if name is None:
+        # An empty file says nothing; it is passed over, or refused, as by every source.
+        first = next((path for path in paths if files.describe(path).bytes), paths[0])
+        name = "tabular" if is_parquet(first) else _trained_on(manifest)
     if name == "tabular":
         return _table(paths, manifest, columns, keep)
     source = TEXT_LOGS[name](paths, labelled=False, kept=keep)

@@ -53,9 +53,15 @@ class ParquetTable:
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def type_of(self, name: str) -> pa.DataType:
-        """What the values of a column that is carried along are; a dictionary's are what it holds."""
+        """What the values of a column that is carried along are; a dictionary's are what it holds.
+
+        Views are written out: Arrow cannot put them in another order.
+        """
         kind = self._arrow_types[name]
-        return kind.value_type if pa.types.is_dictionary(kind) else kind
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_string_view(kind):
+            return pa.large_string()
+        return pa.large_binary() if pa.types.is_binary_view(kind) else kind
 
     def ranges(self, block_bytes: int) -> list[tuple[int, int, int]]:
         """Runs of row groups, small ones together: first, last (exclusive), rows."""

@@ -15,6 +15,7 @@ from afm_dist.errors import DataError, OptionError
 from afm_dist.storage import files
 from data_prep import work
 from data_prep.scoring import pipeline, result
+from data_prep.scoring.pipeline import predict
 from data_prep.sources import tabular
 from tests.data_prep.scoring.conftest import HEADER, clicks, write_csv
 from tests.data_prep.scoring.models import Trained
@@ -127,6 +128,19 @@ def test_input_that_changed_is_scored_anew(
     assert (tmp_path / "scores.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
 
 
+def test_input_that_is_replaced_after_its_columns_were_read_gives_no_scores(
+    trained: Trained, rows: Path, tmp_path: Path
+) -> None:
+    source = trained.source(rows)
+    # As many bytes, in another order of columns.
+    rows.write_text(rows.read_text().replace("user,ad,price", "ad,user,price"))
+
+    with pytest.raises(DataError, match=r"rows\.csv: the file changed while it was being read"):
+        predict(trained.model, trained.manifest, source, f"{tmp_path}/scores.parquet", max_bad_rows=1.0)
+
+    assert not (tmp_path / "scores.parquet").exists()
+
+
 def test_row_groups_are_of_equal_size_whatever_the_blocks(
     trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +191,19 @@ def test_only_own_folders_are_deleted(trained: Trained, rows: Path, tmp_path: Pa
         trained.predict(tmp_path / "scores.parquet", rows)
 
     assert foreign.exists()
+
+
+def test_every_receipt_is_named_after_the_plan(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
+) -> None:
+    here.setattr(work.WorkDirectory, "remove", lambda self: None)
+
+    trained.predict(tmp_path / "scores.parquet", rows)
+
+    folders = {path.name for path in Path(f"{tmp_path}/scores.parquet.work").iterdir()}
+    (name,) = {folder.removeprefix("parts-") for folder in folders if folder.startswith("parts-")}
+    stages = ("scan", "parts", "lookups", "vocabulary", "score")
+    assert folders == {"plan.json", "driver", *(f"{stage}-{name}" for stage in stages)}
 
 
 def test_late_task_of_another_plan_leaves_no_rejected_rows(trained: Trained, tmp_path: Path) -> None:

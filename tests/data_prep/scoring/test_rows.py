@@ -287,6 +287,30 @@ def test_columns_are_carried_along_with_their_types(trained: Trained, tmp_path: 
     assert kept.schema.types == [pa.timestamp("ms"), pa.string(), pa.int64()]
 
 
+def test_views_are_carried_along_past_malformed_rows(trained: Trained, tmp_path: Path) -> None:
+    columns = {"user": ["u1", "u2"], "ad": ["a", "b"], "price": [1.0, float("inf")]}
+    views = {"text": pa.array(["x", None], pa.string_view()), "raw": pa.array([b"y", b"z"], pa.binary_view())}
+    pq.write_table(pa.table({**columns, **views}), tmp_path / "rows.parquet")
+
+    trained.predict(
+        tmp_path / "scores.parquet", tmp_path / "rows.parquet", keep=("text", "raw"), max_bad_rows=0.5
+    )
+
+    kept = pq.read_table(tmp_path / "scores.parquet").select(["text", "raw"])
+    assert kept.to_pydict() == {"text": ["x", None], "raw": [b"y", None]}
+
+
+def test_an_empty_file_does_not_decide_the_format(trained: Trained, tmp_path: Path) -> None:
+    empty, rows = tmp_path / "empty", tmp_path / "rows.parquet"
+    empty.touch()
+    pq.write_table(pa.table({"user": ["u1"], "ad": ["a"], "price": [1.0]}), rows)
+    of_a_log = replace(trained.manifest, facts={**trained.manifest.facts, "source": "criteo"})
+
+    source = open_source([str(empty), str(rows)], of_a_log)
+
+    assert (source.kind, source.paths) == ("tabular", (str(rows),))
+
+
 @pytest.mark.parametrize(
     ("keep", "message"), [(("id",), "--keep id: .* it has: user"), (("score",), "of its own")]
 )

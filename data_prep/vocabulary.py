@@ -128,7 +128,7 @@ def assign_ids(counted: pl.DataFrame, first_id: Mapping[int, int]) -> pl.DataFra
     """Ids of the tokens of one range: id (int32), token, count; ascending by token.
 
     Args:
-        counted: As ``count_tokens`` returns them.
+        counted: Token and count, ascending by token (``read_counts``).
         first_id: By count, where the ids of the range's tokens begin.
     """
     starts = pl.DataFrame(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException
 
 from afm_dist import storage
-from afm_dist.dataset.manifest import Field, Manifest
+from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.errors import DataError, StorageError
 
 COLUMNS = {"id": (pa.int32(),), "token": (pa.string(), pa.large_string()), "count": (pa.int64(),)}
@@ -27,6 +27,21 @@ class DamageError(Exception):
     """What is wrong with a vocabulary, in words; ``open_vocabulary`` says which it is."""
 
 
+def vocabulary_of(manifest: Manifest, field: Field) -> Shard:
+    """The file of a field's vocabulary.
+
+    Raises:
+        DataError: the manifest lists none.
+    """
+    file = manifest.vocabulary.get(field.name)
+    if file is None:
+        raise DataError(
+            f"{manifest.location}: the manifest lists no vocabulary of field {field.name!r}; "
+            "prepare the data again"
+        )
+    return file
+
+
 @contextmanager
 def open_vocabulary(manifest: Manifest, field: Field) -> Iterator[pq.ParquetFile]:
     """The vocabulary of a field; within it, what shows that the file is damaged is an error that names it.
@@ -35,12 +50,7 @@ def open_vocabulary(manifest: Manifest, field: Field) -> Iterator[pq.ParquetFile
         DataError: the vocabulary is missing, damaged, or of other columns or another size than the
             manifest promises.
     """
-    file = manifest.vocabulary.get(field.name)
-    if file is None:
-        raise DataError(
-            f"{manifest.location}: the manifest lists no vocabulary of field {field.name!r}; "
-            "prepare the data again"
-        )
+    file = vocabulary_of(manifest, field)
     location = storage.join(manifest.location, file.path)
     try:
         size = storage.size(location)

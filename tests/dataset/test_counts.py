@@ -44,7 +44,11 @@ def test_a_vocabulary_that_disagrees_with_the_manifest_is_refused_by_name(
         ids, counts = ids[:-1], counts[:-1]
     elif change == "another id":
         ids[3] = 99
-    columns = {"other": [1]} if change == "not a vocabulary" else {"id": ids, "count": counts}
+    columns = (
+        {"other": [1]}
+        if change == "not a vocabulary"
+        else {"id": ids, "token": ids.astype(str), "count": counts}
+    )
     broken = with_vocabulary(dataset, **columns)
 
     with pytest.raises(DataError, match=r"vocabulary/ad\.parquet") as error:

@@ -183,6 +183,12 @@ def check(config: Prepare, source: SourceName) -> str:
         raise OptionError(f"--input: name the files that --source {source} reads")
     if source != "synthetic" and config.shape != Prepare.shape:
         console.warn(f"--shape is ignored: --source {source} reads a log, and writes none")
+    if source != "synthetic" and config.rows != Prepare.rows:
+        console.warn(f"--rows is ignored: --source {source} reads all rows of its files")
+    if source == "synthetic" and config.rows < 1:
+        raise OptionError(f"--rows {config.rows}: a log needs at least one row")
+    if source != "tabular" and config.label != Prepare.label:
+        console.warn(f"--label is ignored: the columns of --source {source} are fixed")
     if source != "tabular":
         for option in ("categorical", "numeric", "drop"):
             if getattr(config, option):

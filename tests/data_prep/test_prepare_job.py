@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import ray
+import tyro
 
 from afm_dist import console
 from afm_dist.dataset.manifest import Manifest
@@ -116,6 +118,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     [
         (["--output", "OUT", "--input", "x"], 2, "--input: a synthetic log is written, not read"),
         (["--source", "criteo", "--output", "OUT"], 2, "--input: name the file"),
+        (["--output", "OUT", "--rows", "0", "--dry-run"], 2, "--rows 0: a log needs at least one row"),
         (["--rows", "10"], 2, "--output: name the dataset directory"),
         (["--output", "OUT", "--threshold", "0"], 2, "--threshold 0"),
         (["--source", "criteo", "--input", "absent.txt", "--output", "OUT"], 1, "absent.txt: no such file"),
@@ -141,6 +144,26 @@ def test_a_mistake_ends_in_one_line_and_an_exit_code(
     assert message in shown
     assert "\n" not in shown
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "ignored"),
+    [
+        ("tabular", ("--label", "click", "--rows", "10"), ["rows"]),
+        ("criteo", ("--label", "click", "--rows", "10", "--drop", "C1"), ["rows", "label", "drop"]),
+        ("synthetic", ("--label", "click", "--rows", "10"), ["label"]),
+        ("tabular", ("--label", "click", "--drop", "ad"), []),
+    ],
+)
+def test_options_that_are_ignored_are_warned_of(
+    capsys: pytest.CaptureFixture[str], source: str, options: tuple[str, ...], ignored: list[str]
+) -> None:
+    given = () if source == "synthetic" else ("--input", "clicks.csv")
+    config = tyro.cli(prepare.Prepare, args=["--output", "data", *given, *options])
+
+    prepare.check(config, source)
+
+    assert re.findall(r"--(\w+) is ignored", capsys.readouterr().err) == ignored
 
 
 def test_relative_paths_are_refused_under_job_submit(

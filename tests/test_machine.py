@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afm_dist import machine
-from afm_dist.machine import object_store_bytes, use_all_cores
+from afm_dist.machine import object_store_bytes, use_all_cores, work_with_threads
 
 MB, GB = 10**6, 10**9
 
@@ -63,3 +63,16 @@ def test_the_driver_of_a_submitted_job_gets_back_the_cores_that_ray_took(
         monkeypatch.setenv(machine.JOB_CONFIG, json.dumps(environment))
     use_all_cores()
     assert torch.get_num_threads() == threads
+
+
+def test_workers_take_denormal_numbers_for_zero() -> None:
+    threads, tiny = torch.get_num_threads(), torch.full((64, 64), 1e-20)
+    assert (tiny @ tiny).count_nonzero() == 64 * 64
+
+    work_with_threads(1)
+    try:
+        assert torch.get_num_threads() == 1
+        assert (tiny @ tiny).count_nonzero() == 0
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)

@@ -19,6 +19,7 @@ from afm_dist.evaluation.calibration import Calibration, calibration
 from afm_dist.evaluation.metrics import auc, log_loss
 from afm_dist.evaluation.scored_rows import ScoredRows
 from afm_dist.events import Emit, unheard
+from afm_dist.machine import work_with_threads
 from afm_dist.resources import AUTOMATIC, Device, ResourceOptions
 from afm_dist.sharing import SharedModel, load_shared, model_bytes, share
 from afm_dist.tasks import run_tasks
@@ -92,7 +93,7 @@ def _score_shard(model: nn.Module, manifest: Manifest, shard: Shard) -> ScoredRo
 def _score_group(
     shared: SharedModel, manifest: Manifest, shards: Sequence[Shard], device: Device
 ) -> ScoredRows:
-    torch.set_num_threads(1)
+    work_with_threads(1)
     return score_shards(load_shared(shared).to(device), manifest, shards)
 
 

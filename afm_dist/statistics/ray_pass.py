@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
-import torch
 
 from afm_dist import console, storage
 from afm_dist.cluster import task_slots
 from afm_dist.errors import DataError, StageError
 from afm_dist.events import Emit
+from afm_dist.machine import work_with_threads
 from afm_dist.resources import TaskResources
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.partials import Partials
@@ -173,7 +173,7 @@ def _collect_group(work: Work, group: int) -> Receipt:
     started = time.monotonic()
     digest = work.partials.digest(group)
     if digest is None:
-        torch.set_num_threads(1)
+        work_with_threads(1)
         moments = work.moments(group)
         digest = work.partials.commit(group, moments)
     return Receipt(

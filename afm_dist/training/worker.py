@@ -14,7 +14,6 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-import torch
 from ray.train import CheckpointUploadMode
 from torch import nn
 
@@ -22,6 +21,7 @@ from afm_dist import storage
 from afm_dist.checkpoint import from_pretrained, load_config
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import StageError
+from afm_dist.machine import work_with_threads
 from afm_dist.resources import TrainingResources
 from afm_dist.training.kept import KeptWeights
 from afm_dist.training.loop import Worker, rows_seen, total_steps, train
@@ -101,7 +101,7 @@ class Assignment:
 def run_worker(config: dict[str, Any]) -> None:
     """Train every candidate (called by Ray Train on each worker)."""
     assignment: Assignment = config["assignment"]
-    torch.set_num_threads(assignment.resources.cpus)
+    work_with_threads(assignment.resources.cpus)
     if not storage.exists(storage.join(assignment.folder, PROGRESS)):
         raise StageError(
             f"{assignment.folder}: not seen by the worker on {socket.gethostname()}; give --output a folder, "

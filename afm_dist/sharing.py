@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import io
 import pickle
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from afm_dist.errors import OptionError
 _BITS = {torch.bfloat16: torch.uint16}
 # Attributes that say nothing of what a module computes in eval mode, or are looked at elsewhere.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def source_of(code: Any) -> str:
     if code.__module__.partition(".")[0] == "torch":
         return ""
     try:
-        return inspect.getsource(code)
+        # Parsing in two threads at once is an error in CPython 3.11.
+        with _PARSING:
+            return inspect.getsource(code)
     except (OSError, TypeError):
         return ""
 

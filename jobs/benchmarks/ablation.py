@@ -90,8 +90,13 @@ class Ablation:
         """By weight of distillation; none without fine-tuning."""
         if self.finetune == "off":
             return {}
-        default = PRESET.finetune_embedding.using(batch_size=self.batch_size, seed=seed)
-        return {weight: default.using(distill_weight=weight) for weight in self.distill}
+        options = {"batch_size": "--batch-size", "distill_weight": "--distill"}
+        return {
+            weight: PRESET.finetune_embedding.using_options(
+                options, batch_size=self.batch_size, seed=seed, distill_weight=weight
+            )
+            for weight in self.distill
+        }
 
 
 def combinations(model: nn.Module) -> list[Combination]:

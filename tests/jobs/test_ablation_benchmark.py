@@ -245,7 +245,7 @@ def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_m
         ("again", {}, "are the same model; give each once"),
         ("none", {"mlp_rank": 11}, "--mlp-rank 11: rank 11 for mlp.6"),
         ("none", {"distill": (0.5, 0.5)}, "--distill 0.5 0.5: give each weight once"),
-        ("none", {"distill": (0.5, 1.0)}, "distill weight 1.0"),
+        ("none", {"distill": (0.5, 1.0)}, "--distill 1.0: must lie in"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -33,7 +32,7 @@ from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import MOMENTS, counted_moments, entries_of
 from afm_dist.stages.rows import PUBLISHED, Rows
-from afm_dist.stages.scoring import scoring
+from afm_dist.stages.scoring import Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
@@ -165,24 +164,14 @@ def choose_ranks(
             plan = plan_of(entries, one.ranks)
             if all(plan != plan_of(entries, other.ranks) for other in found.values()):
                 found[name] = one
-        scorer = scoring(
-            run,
-            manifest,
-            source,
-            folder,
-            moments,
-            sensitivity,
-            splits=["validation"],
-            models=len(found),
-            what="ranks",
-            options=options,
-        )
-        with scorer if len(found) > 1 else nullcontext() as score:
-            scores = (
-                {}
-                if score is None
-                else {name: score(name, "afm", plan_of(entries, one.ranks)) for name, one in found.items()}
-            )
+        splits = ["validation"]
+        scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=splits, options=options)
+        with scoring.remembering("ranks", models=len(found)) as score:
+            scores = {
+                name: score(name, "afm", plan_of(entries, one.ranks))
+                for name, one in found.items()
+                if len(found) > 1
+            }
             _write(folder, budget, found, scores)
 
     stage = run.stage(

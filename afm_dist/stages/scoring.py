@@ -34,7 +34,6 @@ class Scoring:
         sensitivity: Of the logit to them.
         splits: On whose rows; results of the test split have no prefix.
         options: What tasks are given.
-        advance: Gets numbers of rows.
     """
 
     def __init__(
@@ -48,11 +47,11 @@ class Scoring:
         *,
         splits: Sequence[str],
         options: ResourceOptions,
-        advance: Callable[[int], None],
     ) -> None:
         self._run, self._manifest, self._source, self._folder = run, manifest, source, folder
         self._moments, self._sensitivity = moments, sensitivity
-        self._splits, self._options, self._advance = splits, options, advance
+        self._splits, self._options = splits, options
+        self._advance: Callable[[int], None] = lambda _: None
         self._config = load_config(source)
         # Names and headers; a compressed model's are longer by at most so much an entry.
         self._besides = size_on_disk(source) - structure_bytes(self._config, Plan())
@@ -102,50 +101,19 @@ class Scoring:
         self.found.append(result)
         return result
 
+    @contextmanager
+    def remembering(self, what: str, models: int) -> Iterator[Scoring]:
+        """With a progress bar; what was scored is forgotten once all went well.
 
-@contextmanager
-def scoring(
-    run: Run,
-    manifest: Manifest,
-    source: str,
-    folder: str,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-    *,
-    splits: Sequence[str],
-    models: int,
-    what: str,
-    options: ResourceOptions,
-) -> Iterator[Scoring]:
-    """A ``Scoring`` with its progress bar; what it remembers is removed once all went well.
+        So what is made of the scores is written inside: until then they can be made use of again.
 
-    So what is made of the scores is written inside: until then they can be made use of again.
-
-    Args:
-        run: The run directory.
-        manifest: The dataset.
-        source: Checkpoint of the uncompressed model.
-        folder: Of the stage.
-        moments: Of the outputs that are compressed.
-        sensitivity: Of the logit to them.
-        splits: On whose rows.
-        models: How many are scored, at most.
-        what: Name of the stage.
-        options: What tasks are given.
-    """
-    remembered = storage.join(folder, SCORED)
-    rows = sum(manifest.rows(split) for split in splits)
-    before = len(storage.list_names(remembered)) * rows
-    with console.progress(what, models * rows, before=before) as advance:
-        yield Scoring(
-            run,
-            manifest,
-            source,
-            folder,
-            moments,
-            sensitivity,
-            splits=splits,
-            options=options,
-            advance=advance,
-        )
-    storage.remove(remembered)
+        Args:
+            what: Name of the stage.
+            models: How many are scored, at most.
+        """
+        remembered = storage.join(self._folder, SCORED)
+        rows = sum(self._manifest.rows(split) for split in self._splits)
+        before = len(storage.list_names(remembered)) * rows
+        with console.progress(what, models * rows, before=before) as self._advance:
+            yield self
+        storage.remove(remembered)

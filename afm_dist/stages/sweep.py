@@ -43,7 +43,7 @@ from afm_dist.stages.compression import (
     write_compressed,
 )
 from afm_dist.stages.rows import PUBLISHED, Rows
-from afm_dist.stages.scoring import scoring
+from afm_dist.stages.scoring import Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
@@ -179,18 +179,8 @@ def try_ranks(
         names = [entry.name for entry in entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.rows.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
-        with scoring(
-            run,
-            manifest,
-            source,
-            folder,
-            moments,
-            sensitivity,
-            splits=SPLITS,
-            models=sweep.points,
-            what="sweep",
-            options=options,
-        ) as score:
+        scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=SPLITS, options=options)
+        with scoring.remembering("sweep", models=sweep.points) as score:
             score(BASELINE, BASELINE, Plan())
             uniform = [
                 (score(point.name, point.method, point.plan(entries, table=TABLE)), point)

@@ -30,7 +30,7 @@ class Table:
         return Quality(1, auc=0.5, log_loss=float(self.scored), calibration=None)
 
     def open(self) -> Any:
-        return scoring.scoring(
+        return scoring.Scoring(
             self.bench.run,
             self.bench.dataset,
             self.bench.baseline.checkpoints["baseline"],
@@ -38,10 +38,8 @@ class Table:
             {},
             {},
             splits=["validation"],
-            models=2,
-            what="ranks",
             options=AUTOMATIC,
-        )
+        ).remembering("ranks", models=2)
 
     @property
     def remembered(self) -> list[str]:

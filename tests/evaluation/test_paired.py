@@ -12,7 +12,8 @@ from afm_dist.evaluation.paired import paired, student_p
 
 @given(st.floats(-50, 50), st.integers(1, 40))
 def test_p_is_that_of_student_s_distribution(t: float, degrees: int) -> None:
-    assert student_p(t, degrees) == pytest.approx(2 * stats.t.sf(abs(t), degrees), abs=1e-12)
+    # SciPy's own error: for t = 2.5e-5 and one degree it is 1.9e-12 from 1 − 2/π·atan(t), ours 0.
+    assert student_p(t, degrees) == pytest.approx(2 * stats.t.sf(abs(t), degrees), abs=1e-11)
 
 
 @given(

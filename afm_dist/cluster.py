@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError, RayError
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
+from ray.experimental.internal_kv import _internal_kv_get
 
 from afm_dist import console, machine, resources, storage
 from afm_dist.errors import OptionError, StageError
@@ -203,8 +203,7 @@ def is_growing(there: list[Node]) -> bool:
     """Whether more nodes may come: none with CPUs is up yet, or an autoscaler is at work."""
     if not any(node.cpus for node in there):
         return True
-    # Ray forgets its way there when another client of the same process ends.
-    status = _internal_kv_get(b"__autoscaling_status") if _internal_kv_initialized() else None
+    status = _internal_kv_get(b"__autoscaling_status")
     return status is not None and has_autoscaler(json.loads(status))
 
 

@@ -132,7 +132,6 @@ class Fleet:
         self.nodes, self.coming = list(nodes), list(coming)
         self.asked: list[list[dict[str, int]]] = []
         monkeypatch.setattr(cluster, "nodes", lambda: list(self.nodes))
-        monkeypatch.setattr(cluster, "_internal_kv_initialized", lambda: True)
         monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: None)
         monkeypatch.setattr(cluster, "request_resources", lambda bundles: self.asked.append(bundles))
         monkeypatch.setattr(cluster.time, "sleep", self._sleep)

@@ -104,7 +104,7 @@ def train(
     Raises:
         DataError: the loss became NaN or infinite.
     """
-    _set_dropout(model, recipe.dropout)
+    set_dropout(model, recipe.dropout)
     freeze_(model, recipe.trained)
     optimizer = optimizer_of(model, recipe)
     forward = Forward(model, recipe, worker.world_size)
@@ -301,7 +301,8 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _set_dropout(model: nn.Module, probability: float | None) -> None:
+def set_dropout(model: nn.Module, probability: float | None) -> None:
+    """Of all its layers; None leaves them as they are."""
     if probability is None:
         return
     for module in model.modules():

@@ -15,7 +15,7 @@ from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 from afm_dist.models.layers import MLP
 from afm_dist.training.forward import Forward, check_precision
-from afm_dist.training.loop import optimizer_of, train_step
+from afm_dist.training.loop import optimizer_of, set_dropout, train_step
 from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
 from jobs.benchmarks import criteo_shape
@@ -24,7 +24,7 @@ from jobs.benchmarks.result import Result, compared, rates
 SUITE = "training"
 BATCHES = 8
 MLP_ALONE = "MLP alone"
-RECIPE = Recipe(learning_rate=1e-3, l2=1e-5)
+RECIPE = Recipe(learning_rate=1e-3, l2=1e-5, dropout=0.0)
 
 
 class _MLPAlone(nn.Module):
@@ -84,6 +84,7 @@ def run(
 def other_ways() -> dict[str, dict[str, Any]]:
     """Changes of the recipe that are measured, too, by name; bfloat16 only where the machine has it."""
     ways: dict[str, dict[str, Any]] = {
+        "dropout 0.5": {"dropout": 0.5},
         "adagrad": {"table_optimizer": "adagrad"},
         "compiled": {"compile": True},
         "compiled, adagrad": {"table_optimizer": "adagrad", "compile": True},
@@ -127,6 +128,7 @@ def _steps(
     following, forward = itertools.cycle(batches), Forward(model, recipe)
 
     def work() -> None:
+        set_dropout(model, recipe.dropout)
         for batch in itertools.islice(following, steps):
             train_step(model, optimizer, batch, len(batch), forward=forward)
 

@@ -18,9 +18,9 @@ from afm_dist.training.distillation import Teacher
 from afm_dist.training.history import History
 from afm_dist.training.loop import (
     Worker,
-    _set_dropout,
     check_reset,
     evaluation_steps,
+    set_dropout,
     total_steps,
     train,
     train_step,
@@ -437,7 +437,7 @@ def test_a_teacher_teaches_without_dropout_and_does_not_change(run: Run) -> None
 
 def test_the_training_loss_of_a_taught_model_is_that_of_the_labels(log: Manifest) -> None:
     model, batch = deepfm().eval(), next(read_batches(log, log.shards("train"), 50))
-    _set_dropout(model, 0.0)
+    set_dropout(model, 0.0)
     loss = nn.functional.binary_cross_entropy_with_logits(model(batch.ids, batch.numeric), batch.labels)
     teacher = Teacher(model=deepfm(seed=5).eval(), weight=0.5, temperature=2.0)
 

@@ -66,24 +66,25 @@ def holds(store: int, model: int) -> bool:
     return STORE_OVERHEAD * model <= store
 
 
-def use_all_cores() -> None:
-    """Give the driver of ``ray job submit`` the cores that Ray's default takes from it.
+def work_in_driver() -> None:
+    """What a driver does before it computes: it takes all cores, and no denormals, as its workers do.
 
-    Such a driver inherits ``OMP_NUM_THREADS=1`` from an actor of Ray, for tasks to share a node. It runs
-    no task; decompositions and the measurement of throughput would have one thread. A number the user
-    gave in the job's runtime environment stays.
+    A driver of ``ray job submit`` inherits ``OMP_NUM_THREADS=1`` from an actor of Ray, for tasks to share a
+    node. It runs no task; decompositions and the measurement of throughput would have one thread. A number
+    the user gave in the job's runtime environment stays.
     """
+    import torch
+
+    torch.set_flush_denormal(True)
     if not under_job_submit() or os.environ.get("OMP_NUM_THREADS") != "1":
         return
     job = json.loads(os.environ[JOB_CONFIG])
     if "OMP_NUM_THREADS" not in job.get("runtime_env", {}).get("env_vars", {}):
-        import torch
-
         torch.set_num_threads(cores())
 
 
 def work_with_threads(count: int) -> None:
-    """What a worker does before it trains, scores or collects: it takes so many threads, and no denormals.
+    """What a worker does before it computes: it takes so many threads, and no denormals.
 
     L2 decays weights that nothing uses towards zero. Where two of them meet, the products are denormal
     numbers, each of which takes a processor as long as a hundred others, and are nothing beside what they

@@ -52,7 +52,7 @@ def compress(config: Compress) -> None:
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
     from afm_dist.compression.budget import parse_bytes
-    from afm_dist.machine import use_all_cores
+    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
     from afm_dist.stages import (
@@ -95,7 +95,7 @@ def compress(config: Compress) -> None:
         show(planned, check=config.resources.capacity_check)
         return
     admit(planned.left(), check=config.resources.capacity_check)
-    use_all_cores()
+    work_in_driver()
 
     title = f"{described.architecture} on {config.data or 'the synthetic demo'}"
     run = Run(output, job="compress", config=asdict(config), resume=config.resume)

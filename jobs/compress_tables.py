@@ -46,6 +46,7 @@ def main(config: CompressTables) -> None:
     from afm_dist.cluster import check_paths, view
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.large_tables.source import Source
+    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
     from afm_dist.runs import Run, Stage
@@ -64,6 +65,7 @@ def main(config: CompressTables) -> None:
         show(planned, check=config.resources.capacity_check)
         return
     admit(planned.left(), check=config.resources.capacity_check)
+    work_in_driver()
     run = Run(config.output, job="compress_tables", config=asdict(config), resume=config.resume)
     moments = large_tables.statistics(run, data, manifest, source, options=config.resources)
     written = large_tables.checkpoint(

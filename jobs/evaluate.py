@@ -41,7 +41,7 @@ def main(config: Evaluate) -> None:
     from afm_dist.checkpoint import check_schema, from_pretrained, load_config
     from afm_dist.cluster import check_paths
     from afm_dist.evaluation.throughput import measure_throughput
-    from afm_dist.machine import use_all_cores
+    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.estimate import Costs
     from afm_dist.planning.show import show
@@ -62,7 +62,7 @@ def main(config: Evaluate) -> None:
         show(plan, check=config.resources.capacity_check)
         return
     admit(plan, check=config.resources.capacity_check)
-    use_all_cores()
+    work_in_driver()
     subject = Subject(name=config.checkpoint, stage="trained", checkpoint=config.checkpoint)
     row = measure_quality(subject, manifest, config.split, options=config.resources)
     models = {

@@ -39,7 +39,7 @@ def main(config: Export) -> None:
     from afm_dist.errors import OptionError
     from afm_dist.export.check import ROUND_OFF
     from afm_dist.export.export import BOUNDS, PREPROCESSING_SUFFIX, check_format, export, written_bytes
-    from afm_dist.machine import use_all_cores
+    from afm_dist.machine import work_in_driver
 
     check_paths(checkpoint=config.checkpoint, output=config.output, data=config.data)
     check_format(config.format, config.output)
@@ -53,7 +53,7 @@ def main(config: Export) -> None:
             )
         check_schema(model_config, data, checkpoint=config.checkpoint)
     vocabulary = preprocessing.find(config.checkpoint, data)
-    use_all_cores()
+    work_in_driver()
     model = from_pretrained(config.checkpoint)
     parity = export(
         model,

@@ -90,7 +90,7 @@ def main(config: Train) -> None:
     console.say(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
-    from afm_dist.machine import use_all_cores
+    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.estimate import Costs, new_model
     from afm_dist.planning.show import show
@@ -133,7 +133,7 @@ def main(config: Train) -> None:
         show(plan, check=config.resources.capacity_check)
         return
     admit(plan.left(), check=config.resources.capacity_check)
-    use_all_cores()
+    work_in_driver()
 
     run = Run(config.output, job="train", config=asdict(config), resume=config.resume)
     baseline = train_baseline(
@@ -165,10 +165,10 @@ def warn_of_ignored(config: Train, recipe: Recipe) -> None:
         ),
         (
             f"--patience {config.patience}",
-            config.patience is not None and config.patience >= evaluations,
-            f"the evaluations are {evaluations}",
+            config.patience is not None and config.patience >= evaluations - 1,
+            f"the evaluations are {evaluations}, and the first is the best so far",
         ),
-        # The first evaluation is the best so far, and after the last one nothing is learned.
+        # As above, and after the last one nothing is learned.
         (
             "--plateau-factor",
             config.plateau_factor is not None and evaluations < 3,

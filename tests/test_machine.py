@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from afm_dist import machine
-from afm_dist.machine import object_store_bytes, use_all_cores, work_with_threads
+from afm_dist.machine import object_store_bytes, work_in_driver, work_with_threads
 
 MB, GB = 10**6, 10**9
 
@@ -44,6 +46,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(before)
+    torch.set_flush_denormal(False)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -61,17 +64,17 @@ def test_the_driver_of_a_submitted_job_gets_back_the_cores_that_ray_took(
     monkeypatch.delenv(machine.JOB_CONFIG, raising=False)
     if environment is not None:
         monkeypatch.setenv(machine.JOB_CONFIG, json.dumps(environment))
-    use_all_cores()
+    work_in_driver()
     assert torch.get_num_threads() == threads
 
 
-def test_workers_take_denormal_numbers_for_zero() -> None:
+@pytest.mark.parametrize("begin", [partial(work_with_threads, 1), work_in_driver], ids=["worker", "driver"])
+def test_workers_and_drivers_take_denormal_numbers_for_zero(begin: Callable[[], None]) -> None:
     threads, tiny = torch.get_num_threads(), torch.full((64, 64), 1e-20)
     assert (tiny @ tiny).count_nonzero() == 64 * 64
 
-    work_with_threads(1)
+    begin()
     try:
-        assert torch.get_num_threads() == 1
         assert (tiny @ tiny).count_nonzero() == 0
     finally:
         torch.set_flush_denormal(False)

@@ -24,6 +24,7 @@ from afm_dist.errors import DataError, StageError
 from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.ranges import Group, rows_of
 from afm_dist.large_tables.stored import Described, StoredTensor, as_bytes, header, read_header
+from afm_dist.machine import work_with_threads
 from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
 from afm_dist.statistics.moments import TABLE_ROWS
 from afm_dist.tasks import TryAgainError, run_tasks
@@ -164,7 +165,7 @@ def make_codes(parts: CodeParts, *, options: CpuOptions = CPU_EACH, emit: Emit =
 @ray.remote(max_retries=0)
 def _make_part(parts: CodeParts, part: int) -> dict[str, Any]:
     """Commit a part; returns a receipt."""
-    torch.set_num_threads(1)
+    work_with_threads(1)
     started = time.monotonic()
     parts.make(part)
     return {"seconds": round(time.monotonic() - started, 3), "node": ray.util.get_node_ip_address()}

@@ -150,7 +150,7 @@ class Costs:
     def training_round(self, stage: str, recipe: Recipe, models: int = 1) -> Estimate:
         """A round of training of some models in one group of workers."""
         rows = models * recipe.epochs * self.manifest.rows("train")
-        watched = models * recipe.epochs * recipe.evaluations_per_epoch * self.manifest.rows("validation")
+        watched = models * recipe.most_evaluations * self.manifest.rows("validation")
         workers = 1 if self.workers is None else self.workers.workers
         batch = max(
             self.training.memory(-(-recipe.batch_size // workers)), self.inference.memory(SCORING_ROWS)

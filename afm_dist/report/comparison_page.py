@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afm_dist import storage
@@ -71,10 +71,14 @@ def sentence(content: Comparison) -> str:
             return f"The models that ship have one size and one AUC: {_size_and_auc(best)}."
         return f"The models that ship have one size. Highest AUC: {best['run']}, {_short(best)}."
     if smallest is best:
-        equal = [row for row in shipped if size[id(row)] == size[id(best)]]
-        small = "the smallest model" if len(equal) == 1 else "one of the smallest models"
-        return f"{best['run']} ships {small} and the one with the highest AUC: {_short(best)}."
+        small = "the smallest model" if _alone(best, size) else "one of the smallest models"
+        good = "the one with the highest AUC" if _alone(best, auc) else "the highest AUC, as others do"
+        return f"{best['run']} ships {small} and {good}: {_short(best)}."
     return f"Smallest: {smallest['run']}, {_short(smallest)}. Highest AUC: {best['run']}, {_short(best)}."
+
+
+def _alone(row: ComparedRow, values: Mapping[int, float]) -> bool:
+    return [*values.values()].count(values[id(row)]) == 1
 
 
 def _short(row: ComparedRow) -> str:

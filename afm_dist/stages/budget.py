@@ -140,6 +140,8 @@ def choose_ranks(
         model, config = from_pretrained(source), load_config(source)
         entries = target.entries(model)
         rest, field_ranks = _checked(config, entries, budget, before, target.field_ranks)
+        if field_ranks != target.field_ranks:
+            console.say("  one rank for all fields: the budget has no room for the names of ranks by field")
         counted = counted_moments(model, manifest, target.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         names = [entry.name for entry in entries]
@@ -166,12 +168,9 @@ def choose_ranks(
                 found[name] = one
         splits = ["validation"]
         scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=splits, options=options)
-        with scoring.remembering("ranks", models=len(found)) as score:
-            scores = {
-                name: score(name, "afm", plan_of(entries, one.ranks))
-                for name, one in found.items()
-                if len(found) > 1
-            }
+        tried = found if len(found) > 1 else {}
+        with scoring.remembering("ranks", models=len(tried)) as score:
+            scores = {name: score(name, "afm", plan_of(entries, one.ranks)) for name, one in tried.items()}
             _write(folder, budget, found, scores)
 
     stage = run.stage(

@@ -122,7 +122,7 @@ def _check_teachers(candidates: Sequence[Candidate], manifest: Manifest, recipe:
     for candidate in candidates:
         if candidate.teacher is None:
             raise OptionError(
-                f"distill weight {recipe.distill_weight}: {candidate.name} has no teacher; give it the "
+                f"distill_weight {recipe.distill_weight}: {candidate.name} has no teacher; give it the "
                 "checkpoint of the uncompressed model"
             )
     for teacher in {candidate.teacher for candidate in candidates if candidate.teacher is not None}:

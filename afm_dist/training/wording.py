@@ -28,7 +28,7 @@ def in_words(recipe: Recipe) -> str:
         if recipe.distill_weight
         else "nothing is distilled"
     )
-    evaluations = recipe.epochs * recipe.evaluations_per_epoch
+    evaluations = recipe.most_evaluations
     ends = (
         f"; it ends after {recipe.patience} evaluations without a better validation AUC"
         if recipe.patience < evaluations

@@ -16,6 +16,7 @@ from afm_dist import storage
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.shard import Columns
 from afm_dist.errors import DataError
+from afm_dist.machine import work_with_threads
 from afm_dist.resources import Device
 from afm_dist.sharing import SharedModel, load_shared
 from data_prep.parse import checked
@@ -103,7 +104,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
         DataError: more rows are malformed than the whole input may hold, or a logit is not finite and
             no input is to blame.
     """
-    torch.set_num_threads(1)
+    work_with_threads(1)
     source = scoring.inputs.source
     path = source.paths[block.file]
     model = load_shared(scoring.shared).to(scoring.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -118,7 +119,8 @@ class Seen:
             By index of a row.
         """
         rows: dict[int, Rejected] = {}
-        for line in sorted(bad for bad in self.overlong if bad < end):
+        # Another thread adds to them: pyarrow reads ahead.
+        for line in takewhile(end.__gt__, sorted(self.overlong)):
             row = int(np.searchsorted(starts, line, side="right")) - 1
             rows.setdefault(row, replace(self.overlong.pop(line), line=int(starts[row])))
         return rows

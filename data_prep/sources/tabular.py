@@ -134,11 +134,18 @@ def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:
 
 
 def _check_kept(name: str, kind: pa.DataType, first: Table, tables: Sequence[Table]) -> None:
-    """Refuse a column that would have to be converted to be carried along.
+    """Refuse a column that would have to be converted to be carried along, or whose rows Arrow cannot select.
 
     Raises:
         OptionError: naming the files, the column and its types.
     """
+    try:
+        pa.nulls(0, kind).filter(pa.array([], pa.bool_()))
+    except pa.ArrowNotImplementedError as error:
+        raise OptionError(
+            f"--keep {name}: {first.path} has type {kind}, of which Arrow cannot select rows; write "
+            "plain strings, binaries or lists in place of views and run-end encoding, or do not keep it"
+        ) from error
     for other in tables:
         its = other.type_of(name)
         if its != kind and not pa.types.is_null(its) and not (is_string(its) and is_string(kind)):

@@ -35,7 +35,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
-from afm_dist.machine import use_all_cores
+from afm_dist.machine import work_in_driver
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     check_ranks,
@@ -135,6 +135,9 @@ def check(config: Ablation, manifest: Manifest) -> None:
             twice; a rank larger than its layer; a weight that is none.
         DataError: a checkpoint of another schema.
     """
+    for option, values in (("checkpoints", config.checkpoints), ("distill", config.distill)):
+        if not values:
+            raise OptionError(f"--{option}: give one value at least")
     first, *others = configs = [load_config(checkpoint) for checkpoint in config.checkpoints]
     for checkpoint, own in zip(config.checkpoints, configs, strict=True):
         if own.plan.entries:
@@ -145,6 +148,7 @@ def check(config: Ablation, manifest: Manifest) -> None:
                 f"--checkpoints: {checkpoint} is a {_in_words(other)}, and {config.checkpoints[0]} is a "
                 f"{_in_words(first)}; give models of one architecture, trained with different seeds"
             )
+    mlp, embedding = FixedRank(rank=config.mlp_rank), FixedRank(rank=config.embedding_dim)
     contents: dict[str, str] = {}
     for checkpoint, own in zip(config.checkpoints, configs, strict=True):
         check_schema(own, manifest, checkpoint=checkpoint)
@@ -154,7 +158,7 @@ def check(config: Ablation, manifest: Manifest) -> None:
                 f"--checkpoints: {contents[content]} and {checkpoint} are the same model; give each once"
             )
         contents[content] = checkpoint
-    check_ranks(first, FixedRank(rank=config.mlp_rank), FixedRank(rank=config.embedding_dim))
+        check_ranks(own, mlp, embedding, checkpoint=checkpoint)
     if len(set(config.distill)) < len(config.distill):
         raise OptionError(f"--distill {' '.join(map(str, config.distill))}: give each weight once")
     config.recipes(seed=0)
@@ -283,7 +287,7 @@ def main(config: Ablation) -> None:
     """Run the job."""
     manifest = Manifest.load(storage.absolute(config.data))
     check(config, manifest)
-    use_all_cores()
+    work_in_driver()
     models = []
     for index, checkpoint in enumerate(config.checkpoints):
         console.say(checkpoint)

@@ -21,7 +21,7 @@ from afm_dist import console, storage
 from afm_dist.checkpoint import CONFIG, content_fingerprint, from_pretrained, load_config, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
-from afm_dist.machine import use_all_cores
+from afm_dist.machine import work_in_driver
 from afm_dist.stages.evaluation import Subject, measure_quality
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History
@@ -277,7 +277,7 @@ class FineTuning:
 def main(config: FineTuning) -> None:
     """Run the job."""
     starts = [Start.of(run) for run in config.runs]
-    use_all_cores()
+    work_in_driver()
     samples: list[Sample] = []
     for start in starts:
         for seed in config.seeds:

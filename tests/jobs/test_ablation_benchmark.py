@@ -244,6 +244,8 @@ def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_m
         ("deeper", {}, r"hidden \[14, 12, 10, 8\].*, and .*hidden \[14, 12, 10\]"),
         ("again", {}, "are the same model; give each once"),
         ("none", {"mlp_rank": 11}, "--mlp-rank 11: rank 11 for mlp.6"),
+        ("none", {"checkpoints": ()}, "--checkpoints: give one value at least"),
+        ("none", {"distill": ()}, "--distill: give one value at least"),
         ("none", {"distill": (0.5, 0.5)}, "--distill 0.5 0.5: give each weight once"),
         ("none", {"distill": (0.5, 1.0)}, "--distill 1.0: must lie in"),
     ],

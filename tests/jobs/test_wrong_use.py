@@ -124,7 +124,9 @@ def test_wrong_option_of_training_is_named(options: list[str], expected: str, tm
     ("options", "expected"),
     [
         (["--patience", "4"], "--patience 4 is ignored: the evaluations are 4"),
-        (["--epochs", "2", "--patience", "7"], ""),
+        (["--patience", "3"], "the evaluations are 4, and the first is the best so far"),
+        (["--patience", "2"], ""),
+        (["--epochs", "2", "--patience", "6"], ""),
         (["--reset-tables"], "--reset-tables is ignored: there is one epoch"),
         (["--reset-tables", "--epochs", "2", "--patience", "2"], "--patience 2 is ignored"),
         (

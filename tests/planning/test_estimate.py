@@ -66,6 +66,14 @@ def test_a_training_worker_holds_the_model_and_its_moments() -> None:
     assert estimate.memory > 3 * deepfm.bytes
 
 
+def test_tables_that_are_drawn_anew_let_each_epoch_be_scored_once() -> None:
+    seconds = [
+        costs().training_round("train", Recipe(epochs=2, **changes)).seconds
+        for changes in ({"reset_tables": True}, {"evaluations_per_epoch": 1}, {"evaluations_per_epoch": 4})
+    ]
+    assert seconds[0] == seconds[1] < seconds[2]
+
+
 def test_a_teacher_and_an_average_take_memory_and_frozen_tables_save_it() -> None:
     deepfm = costs()
     plain, taught, averaged, frozen, both = (

@@ -104,10 +104,17 @@ def test_runs_on_other_data_have_sections_of_their_own() -> None:
         ),
         ([(406_000_000, 0.8037), (2_298_000_000, 0.8027)], "a ships the smallest model and the one with"),
         # The same AUC, as shown, at fewer bytes.
-        ([(406_000_000, 0.80271), (2_298_000_000, 0.80272)], "a ships the smallest model and the one with"),
+        (
+            [(406_000_000, 0.80271), (2_298_000_000, 0.80272)],
+            "a ships the smallest model and the highest AUC, as",
+        ),
         (
             [(406_000_000, 0.8027), (406_000_100, 0.8037), (500_000_000, 0.8)],
             "b ships one of the smallest models and the one with the highest AUC: 406 MB, AUC 0.8037",
+        ),
+        (
+            [(2_000_000_000, 0.80001), (406_000_000, 0.8)],
+            "b ships the smallest model and the highest AUC, as others do: 406 MB, AUC 0.8000",
         ),
     ],
 )

@@ -300,6 +300,15 @@ def test_views_are_carried_along_past_malformed_rows(trained: Trained, tmp_path:
     assert kept.to_pydict() == {"text": ["x", None], "raw": [b"y", None]}
 
 
+def test_a_column_whose_rows_arrow_cannot_select_is_refused(trained: Trained, tmp_path: Path) -> None:
+    tags = pa.array([["x"], []], pa.list_(pa.string_view()))
+    columns = {"user": ["u1", "u2"], "ad": ["a", "b"], "price": [1.0, 2.0], "tags": tags}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+
+    with pytest.raises(OptionError, match=r"--keep tags: .*rows\.parquet has type list<.*string_view>"):
+        trained.source(tmp_path / "rows.parquet", keep=("tags",))
+
+
 def test_an_empty_file_does_not_decide_the_format(trained: Trained, tmp_path: Path) -> None:
     empty, rows = tmp_path / "empty", tmp_path / "rows.parquet"
     empty.touch()

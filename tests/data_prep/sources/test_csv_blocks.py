@@ -7,6 +7,7 @@ import gzip
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 
 from afm_dist.errors import DataError
 from data_prep.sources import csv_table, files
+from data_prep.sources.csv_lines import Seen
+from data_prep.sources.source import Rejected
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
 from tests.data_prep.reading import Read, read
 
 COLUMNS = ColumnOptions(label="click", categorical=("ad", "site"), numeric=("price",))
+REJECTED = Rejected(line=1, text="x", reason="too long")
 HEADER = "click,ad,price,site"
 LINES = st.one_of(
     st.builds(
@@ -33,6 +37,22 @@ LINES = st.one_of(
     ),
     st.integers(35, 130).map(lambda size: "1,a,2," + "x" * size),
 )
+
+
+def test_overlong_lines_are_taken_out_while_arrow_reads_ahead() -> None:
+    class Line(int):
+        """A line in whose comparisons, as in another thread, another overlong line is found."""
+
+        def __lt__(self, other: int) -> bool:
+            seen.overlong.setdefault(len(seen.overlong) + 100, REJECTED)
+            return int(self) < other
+
+    seen = Seen(line=1, overlong={Line(3): REJECTED, Line(2): REJECTED, Line(50): REJECTED})
+
+    rows = seen.take_overlong(np.array([1, 3]), end=10)
+
+    assert {row: bad.line for row, bad in rows.items()} == {0: 1, 1: 3}
+    assert set(seen.overlong) >= {50, 103}
 
 
 def _read(path: Path, *, block_bytes: int = 1 << 30) -> Read:

@@ -85,7 +85,7 @@ class Compress:
     kappa: float = DEFAULT_KAPPA
     """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
     methods: str = DEFAULT_METHODS
-    """What is compared, with commas between: afm (the paper's, which ships), svd, weighted (afm, errors
+    """What is compared, with commas between: afm (the paper's; ships), svd, weighted (afm, errors
     counted as the logit feels them), sequential (afm, statistics behind compressed layers), and scratch (a
     small model that was never large)."""
     ablation: Literal["auto", "on", "off"] = "auto"

@@ -28,7 +28,7 @@ class Predict:
     """Score raw rows with a checkpoint; the result has one row for each of the input, in its order."""
 
     checkpoint: str
-    """Checkpoint directory, with the preprocessing that jobs/train.py and jobs/compress.py ship."""
+    """Checkpoint directory, with the preprocessing that each job ships in OUTPUT/checkpoint."""
     input: tuple[str, ...]
     """Files, folders, patterns such as 'day_*.gz', or URIs: CSV or Parquet with the columns the model was
     trained on, or Criteo's or Avazu's text; scored in this order, those of a folder or a pattern by name. A

@@ -79,9 +79,11 @@ def compared(result: Result, reference: str, ratio: Speedup) -> Result:
 
 def table(results: Sequence[Result]) -> Table:
     """The results for the terminal, 80 columns wide."""
+    caption = ["ratio: to the nearest row above with ratio 1, of the same round; median and range"]
+    caption += [f"of {result.name}: to {result.reference}" for result in _elsewhere(results)]
     shown = Table(
         title=f"benchmark {results[0].suite}",
-        caption="ratio: to the nearest row above with ratio 1, of the same round; median and range",
+        caption="\n".join(caption),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -99,3 +101,15 @@ def table(results: Sequence[Result]) -> Table:
             ratio, spread = f"{result.ratio:.3g}", f"{result.ratio_min:.3g}–{result.ratio_max:.3g}"
         shown.add_row(result.name, value, result.unit, ratio, spread)
     return shown
+
+
+def _elsewhere(results: Sequence[Result]) -> list[Result]:
+    """Those whose reference is not the nearest row above that is one."""
+    references = {result.reference for result in results}
+    above, found = None, []
+    for result in results:
+        if result.ratio is not None and result.reference != above:
+            found.append(result)
+        if result.name in references:
+            above = result.name
+    return found

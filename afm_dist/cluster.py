@@ -33,11 +33,18 @@ WAIT_S = 1800.0
 
 
 def check_paths(**options: str | None) -> None:
-    """Refuse relative paths where the working directory is a temporary copy.
+    """Refuse paths that nobody means: empty ones, and those relative to a temporary copy.
+
+    Args:
+        options: Paths by the names of their options; None where one is not given.
 
     Raises:
-        OptionError: a relative path under ``ray job submit``.
+        OptionError: an empty path, as of a variable of the shell that is not set, which would be the working
+            directory; or a relative one under ``ray job submit``.
     """
+    for option, value in options.items():
+        if value == "":
+            raise OptionError(f"--{option.replace('_', '-')}: empty; give a path or a URI")
     if not machine.under_job_submit():
         return
     for option, value in options.items():

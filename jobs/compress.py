@@ -19,7 +19,6 @@ from afm_dist.stages.methods import AFM, parse_methods
 from afm_dist.training.recipe import Recipe, check_checkpoint_minutes, preset
 from jobs.compress_demo import demo_dataset
 from jobs.compress_options import (
-    DEMO_OUTPUT,
     Compress,
     baseline_recipe,
     check,
@@ -40,6 +39,12 @@ if TYPE_CHECKING:
 def main(config: Compress) -> None:
     """Run the job, for one seed or several."""
     check(config)
+    subject = f"a synthetic log of {config.demo_rows:,} rows" if config.demo else config.data
+    console.say(f"afm-dist compress: {subject}")
+    # torch and Ray take seconds to import: after the first line.
+    from afm_dist.cluster import check_paths
+
+    check_paths(data=config.data, checkpoint=config.checkpoint, output=config.run_directory)
     if config.seeds is None:
         compress(config)
     else:
@@ -48,9 +53,7 @@ def main(config: Compress) -> None:
 
 def compress(config: Compress) -> None:
     """The paper's algorithm, stage by stage."""
-    console.say(f"afm-dist compress: {config.data or f'a synthetic log of {config.demo_rows:,} rows'}")
-    # torch and Ray take seconds to import: after the first line.
-    from afm_dist.cluster import check_paths, check_workers
+    from afm_dist.cluster import check_workers
     from afm_dist.compression.budget import parse_bytes
     from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
@@ -66,7 +69,6 @@ def compress(config: Compress) -> None:
         training,
     )
 
-    check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output or DEMO_OUTPUT)
     check_workers(config.workers)
     check_checkpoint_minutes(config.checkpoint_minutes)
     chosen = preset(config.preset)
@@ -74,7 +76,7 @@ def compress(config: Compress) -> None:
     mlp, embedding = policies(config, chosen)
     first, second = recipes(config, chosen)
     warn_of_rounds(config, (first, second))
-    output = config.output or DEMO_OUTPUT
+    output = config.run_directory
     described = model_config(config, chosen)
     compression.check_ranks(described, mlp, embedding, config.rows, checkpoint=config.checkpoint)
     described, rows = planned_model(config, chosen, described)
@@ -260,7 +262,7 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     """A run for each seed, and what they amount to."""
     from afm_dist import report
 
-    output = config.output or DEMO_OUTPUT
+    output = config.run_directory
     folders = {seed: storage.join(output, f"seed-{seed}") for seed in seeds}
     # Before the seeds: a folder with other files is refused before hours of work.
     run = None if config.dry_run else Run(output, job="compress", config=asdict(config), resume=config.resume)

@@ -141,6 +141,11 @@ class Compress:
         return self.data is None
 
     @property
+    def run_directory(self) -> str:
+        """Where the run goes."""
+        return DEMO_OUTPUT if self.output is None else self.output
+
+    @property
     def compares_modes(self) -> bool:
         """Whether all ReLU modes are compared; a sweep has one."""
         return not self.sweep and (self.ablation == "on" or (self.ablation == "auto" and self.demo))
@@ -162,10 +167,8 @@ def check(config: Compress) -> None:
     Raises:
         OptionError: names the options and the fix.
     """
-    if config.demo and config.checkpoint:
+    if config.demo and config.checkpoint is not None:
         raise OptionError("--checkpoint needs --data: the dataset the model was trained on")
-    if config.checkpoint == "":
-        raise OptionError("--checkpoint: empty; name a checkpoint directory, or leave the option out")
     if not config.demo and config.output is None:
         raise OptionError("--data needs --output: the run directory to write to, e.g. --output runs/mine")
     given = [
@@ -195,6 +198,8 @@ def check(config: Compress) -> None:
             "--stream-check and --linear-terms absorb exclude each other: the pass over the shards sees the "
             "embeddings without the first-order weights; leave --stream-check out, the counts are exact"
         )
+    if config.target_bytes is not None:
+        check_target_bytes(config.target_bytes)
     if config.target_ratio is not None and not 1 < config.target_ratio < math.inf:
         raise OptionError(f"--target-ratio {config.target_ratio}: how many times smaller, more than 1; try 5")
     if config.mlp_rank is not None and config.mlp_energy is not None:
@@ -246,6 +251,23 @@ def check(config: Compress) -> None:
     ):
         if ignored:
             console.warn(f"{option} is ignored: {because}")
+
+
+def check_target_bytes(value: str) -> None:
+    """Refuse a budget that is no number of bytes.
+
+    Raises:
+        OptionError: names the option.
+    """
+    # It takes seconds to import: only where a budget is given.
+    from afm_dist.compression.budget import parse_bytes
+
+    try:
+        parse_bytes(value)
+    except OptionError as error:
+        raise OptionError(
+            f"--target-bytes {value!r}: no positive number of bytes; write 100MB, 1.5GiB or 2000000"
+        ) from error
 
 
 def warn_of_rounds(config: Compress, rounds: Sequence[Recipe]) -> None:

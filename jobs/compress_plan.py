@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from afm_dist.stages.methods import parse_methods
 from afm_dist.training.recipe import Preset
 from jobs.compress_demo import demo_protocol
-from jobs.compress_options import DEMO_OUTPUT, Compress, recipes
+from jobs.compress_options import Compress, recipes
 
 if TYPE_CHECKING:
     from afm_dist.checkpoint import ModelConfig
@@ -85,7 +85,7 @@ def plan(
             costs.scoring("evaluate", "test", passes=2 + 2 * models),
             costs.timing("throughput", models + 1),
         ]
-        return costs.plan(stages, output=config.output or DEMO_OUTPUT)
+        return costs.plan(stages, output=config.run_directory)
     methods = parse_methods(config.methods)
     count, modes = len(methods.factored), 2 if ablation else 0
     variants = count + modes
@@ -113,4 +113,4 @@ def plan(
         # The methods have one structure.
         costs.timing("throughput", 4 + modes),
     ]
-    return costs.plan(stages, output=config.output or DEMO_OUTPUT)
+    return costs.plan(stages, output=config.run_directory)

@@ -117,8 +117,7 @@ def main(config: Prepare) -> None:
     from data_prep import describe, dry_run, pipeline, presets
     from data_prep.work import Usage
 
-    for path in (config.describe, config.output):
-        cluster.check_paths(output=path)
+    cluster.check_paths(describe=config.describe, output=config.output)
     for path in config.input:
         cluster.check_paths(input=path)
     if config.describe is not None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from tyro.conf import OmitArgPrefixes
 
 from afm_dist import console
+from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume, Run
 from afm_dist.training.recipe import (
@@ -101,6 +102,7 @@ def main(config: Train) -> None:
     check_paths(data=config.data, output=config.output)
     check_workers(config.workers)
     check_checkpoint_minutes(config.checkpoint_minutes)
+    check_hidden(config.hidden)
     chosen = preset(config.preset)
     recipe = chosen.train.using_options(
         {name: f"--{name.replace('_', '-')}" for name in vars(config)},
@@ -151,6 +153,16 @@ def main(config: Train) -> None:
     subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
     say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
     console.say(f"checkpoint: {shipped.path}")
+
+
+def check_hidden(hidden: tuple[int, ...] | None) -> None:
+    """Refuse an MLP without a layer.
+
+    Raises:
+        OptionError: the option has no value.
+    """
+    if hidden is not None and not hidden:
+        raise OptionError("--hidden: names no width; give one or more, e.g. 400 400 400, or leave it out")
 
 
 def warn_of_ignored(config: Train, recipe: Recipe) -> None:

@@ -29,16 +29,27 @@ ARCHITECTURES: Mapping[str, type[CTRModel]] = {
 }
 
 
+# Hyper-parameters that jobs/train.py has options for. What a model says of one begins with its name.
+OPTIONS: Mapping[str, str] = {
+    "embedding_dim": "--embedding-dim",
+    "hidden": "--hidden",
+    "dropout": "--dropout",
+}
+
+
 def build_model(name: str, fields: Sequence[Field], hyper_parameters: Mapping[str, Any]) -> CTRModel:
     """A freshly initialised model.
 
     Raises:
-        OptionError: unknown name, fields the model cannot work with, or a hyper-parameter it does
-            not take.
+        OptionError: unknown name, fields the model cannot work with, a hyper-parameter it does not take, or
+            a value that cannot be, by the name of its option where there is one.
     """
     if name not in ARCHITECTURES:
         raise OptionError(f"--model {name}: unknown; choose from {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[name](fields, **hyper_parameters)
     except (TypeError, ValueError) as error:
+        subject, _, problem = str(error).partition(" ")
+        if subject in OPTIONS:
+            raise OptionError(f"{OPTIONS[subject]} {problem} (--model {name})") from error
         raise OptionError(f"--model {name}: {error}") from error

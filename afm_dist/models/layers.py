@@ -45,9 +45,14 @@ class MLP(nn.Sequential):
         in_features: Width of the input.
         hidden: Widths of the hidden layers.
         dropout: Probability during training.
+
+    Raises:
+        ValueError: it is none, or 1, which leaves nothing.
     """
 
     def __init__(self, in_features: int, hidden: Sequence[int], dropout: float) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout}: a probability lies in [0, 1); try 0.2")
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(in_features, width), nn.ReLU(), Dropout(dropout)]
@@ -85,5 +90,5 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
     for name, value in sizes.items():
         numbers = tuple(value) if isinstance(value, Sequence) else (value,)
         if min(numbers, default=1) < 1:
-            shown = numbers if isinstance(value, Sequence) else value
+            shown = " ".join(map(str, numbers))
             raise ValueError(f"{name} {shown}: must be at least 1")

@@ -6,6 +6,8 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import ModuleType
+from typing import get_type_hints
 
 import pytest
 import tyro
@@ -13,7 +15,7 @@ import tyro
 from afm_dist.dataset.manifest import Field, FieldKind, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.training.recipe import preset
-from jobs import train
+from jobs import benchmark, compare, compress, compress_tables, evaluate, export, predict, prepare, train
 from jobs.compress import Compress, check, main
 from jobs.compress_options import baseline_recipe, recipes
 from tests.jobs.commands import fail, run_warm
@@ -67,7 +69,7 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--embedding-dim", "17"], "--embedding-dim 17"),
         (["--mlp-rank", "4", "--mlp-energy", "0.9"], "exclude each other"),
         (["--mlp-energy", "1.5"], "1.5"),
-        (["--target-bytes", "lots"], "'lots' is no number of bytes"),
+        (["--target-bytes", "lots"], "--target-bytes 'lots': no positive number of bytes; write 100MB"),
         (["--target-ratio", "5", "--mlp-rank", "4"], "--target-ratio and --mlp-rank exclude each other"),
         (["--target-ratio", "0.5"], "--target-ratio 0.5"),
         (["--sweep", "--mlp-rank", "4"], "--sweep and --mlp-rank exclude each other"),
@@ -113,11 +115,57 @@ def test_wrong_option_is_named_before_anything_starts(
         (["--clip-norm", "0"], "--clip-norm 0.0: must be positive"),
         (["--evaluations-per-epoch", "0"], "--evaluations-per-epoch 0: must be at least 1"),
         (["--patience", "0"], "--patience 0: must be at least 1"),
+        (["--hidden"], "--hidden: names no width"),
     ],
 )
 def test_wrong_option_of_training_is_named(options: list[str], expected: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=f"^{re.escape(expected)}"):
         train.main(tyro.cli(train.Train, args=["--data", "data", "--output", str(tmp_path), *options]))
+
+
+@pytest.mark.parametrize(
+    ("job", "options"),
+    [
+        (train, "--data PATH --output PATH"),
+        (compress, "--data PATH --checkpoint PATH --output PATH"),
+        (compress, "--output PATH --seeds 0,1"),
+        (compress_tables, "--embedding-dim 2 --data PATH --checkpoint PATH --output PATH"),
+        (evaluate, "--data PATH --checkpoint PATH --baseline PATH --json PATH"),
+        (export, "--format onnx --checkpoint PATH --output PATH --data PATH"),
+        (predict, "--checkpoint PATH --input PATH --output PATH --data PATH"),
+        (prepare, "--source criteo --input PATH --output PATH --describe PATH"),
+        (compare, "one two --output PATH"),
+        (benchmark, "metrics --json PATH"),
+    ],
+)
+def test_an_empty_path_is_refused_by_its_option(
+    job: ModuleType, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = options.split()
+    config = next(iter(get_type_hints(job.main).values()))
+    for place in (index for index, word in enumerate(words) if word == "PATH"):
+        given = ["" if index == place else word for index, word in enumerate(words)]
+        with pytest.raises(OptionError, match=f"^{words[place - 1]}: empty; give a path or a URI$"):
+            job.main(tyro.cli(config, args=given))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--embedding-dim", "0"], "--embedding-dim 0: must be at least 1"),
+        (["--hidden", "0", "4"], "--hidden 0 4: must be at least 1"),
+        (["--dropout", "nan"], "--dropout nan: a probability lies in [0, 1); try 0.2"),
+        (["--dropout", "1"], "--dropout 1.0: a probability lies in [0, 1)"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_named_by_its_option_in_a_dry_run_too(
+    options: list[str], expected: str, dataset: Manifest, tmp_path: Path
+) -> None:
+    common = ["--data", dataset.location, "--output", str(tmp_path / "run"), "--dry-run"]
+    with pytest.raises(OptionError, match=f"^{re.escape(expected)}"):
+        train.main(tyro.cli(train.Train, args=[*common, *options]))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +224,9 @@ def test_wrong_option_ends_a_job_with_one_line_and_2() -> None:
         ("mlp_energy", math.nan),
         ("kappa", -1.0),
         ("kappa", math.inf),
-        ("checkpoint", ""),
+        ("target_bytes", "0"),
+        ("target_bytes", ""),
+        ("target_bytes", "-5MB"),
         ("distill", 1.0),
         ("distill", -0.5),
         ("distill_temperature", 0.0),

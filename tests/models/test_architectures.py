@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -161,13 +162,15 @@ def test_an_unknown_hyper_parameter_is_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"embedding_dim": 0}, "embedding_dim 0"),
-        ({"hidden": (8, -4)}, r"hidden \(8, -4\)"),
-        ({"dropout": 1.5}, "1.5"),
+        ({"embedding_dim": 0}, "--embedding-dim 0: must be at least 1"),
+        ({"hidden": (8, -4)}, "--hidden 8 -4: must be at least 1"),
+        ({"dropout": 1.5}, "--dropout 1.5: a probability lies in [0, 1); try 0.2"),
+        ({"dropout": 1.0}, "--dropout 1.0: a probability"),
+        ({"dropout": math.nan}, "--dropout nan: a probability"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused(name: str, changes: dict, told: str) -> None:
-    with pytest.raises(OptionError, match=f"--model {name}: .*{told}"):
+def test_a_shape_that_cannot_be_is_refused_by_its_option(name: str, changes: dict, told: str) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(told)}.* \\(--model {name}\\)$"):
         build_model(name, FIELDS, {**SHAPES[name], **changes})
 
 

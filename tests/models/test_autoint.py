@@ -47,5 +47,5 @@ def test_logits_are_those_of_the_paper(n_layers: int, n_heads: int) -> None:
 
 
 def test_heads_that_do_not_divide_the_embedding_are_refused() -> None:
-    with pytest.raises(OptionError, match="embedding_dim 4 cannot be shared out among 3 heads"):
+    with pytest.raises(OptionError, match="--embedding-dim 4 cannot be shared out among 3 heads"):
         small_model("autoint", FIELDS, heads=3)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from afm_dist.compression.ranks import plan_ranks as plan_ranks
     from afm_dist.compression.registry import register_handler as register_handler
     from afm_dist.compression.rewrite import compress_ as compress_
+    from afm_dist.compression.rounding import register_rows as register_rows
     from afm_dist.compression.sensitivity import output_sensitivity as output_sensitivity
     from afm_dist.dataset.manifest import Manifest as Manifest
     from afm_dist.serving.prepare import prepare_for_inference as prepare_for_inference
@@ -50,6 +51,7 @@ _PUBLIC = {
     "plan_ranks": "afm_dist.compression.ranks",
     "prepare_for_inference": "afm_dist.serving.prepare",
     "register_handler": "afm_dist.compression.registry",
+    "register_rows": "afm_dist.compression.rounding",
     "save_pretrained": "afm_dist.checkpoint",
 }
 

@@ -56,9 +56,10 @@ class Compress:
     linear_terms: LinearTerms = "keep"
     """What becomes of the first-order weights, a number for each id: keep, as published; absorb them into
     the tables as one more coordinate before the decomposition, so that the codes give them, too; or round
-    them to bfloat16, two bytes each in the checkpoint."""
+    them to bfloat16, two bytes each in the checkpoint, whatever becomes of the tables."""
     codes: Codes = "float32"
-    """What checkpoints hold the rows of compressed tables in: float32, or bfloat16 for half the bytes."""
+    """What checkpoints hold the codes of compressed tables in, and the rows of tables for which a budget or a
+    sweep chooses no rank: float32, or bfloat16 for half the bytes."""
     target_bytes: str | None = None
     """Instead of ranks: how large the compressed checkpoint may be, e.g. 100MB. The ranks of the layers and
     the embedding dimensions are those with the least predicted change of the logit."""

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -31,6 +31,8 @@ FIELDS_FRONT = 1 << 13
 # What a compressed module adds to a checkpoint besides numbers, at most; where its fields have ranks of
 # their own, also each group of equal ones (three tensors' headers) and each field (a line of the plan).
 ENTRY_BYTES, GROUP_BYTES, RANK_BYTES = 1024, 400, 32
+# The same for a module whose rows are rounded: its name in the plan, the longer name of another type.
+ROUNDED_BYTES = 64
 EVEN: Mapping[str, float] = MappingProxyType({})
 
 _UNITS = {"": 1, "B": 1} | {
@@ -72,7 +74,7 @@ class Allocation:
 
 def allocate(
     config: ModelConfig,
-    entries: Sequence[PlanEntry],
+    plan: Plan,
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor],
     budget: int,
@@ -91,7 +93,8 @@ def allocate(
 
     Args:
         config: The uncompressed model.
-        entries: Each with the module's name and how it would be compressed; the rank is replaced.
+        plan: Of each module how it would be compressed, the rank is replaced; and what is rounded, whatever
+            ranks are chosen.
         moments: Of their outputs, by ``collect_moments``'s names.
         sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity``.
         budget: Bytes of all tensors of the model.
@@ -103,24 +106,24 @@ def allocate(
         OptionError: the budget is less than the smallest the model can become, or no error is predicted
             for an entry's method.
     """
-    check_budget(config, entries, budget, field_ranks=field_ranks)
+    check_budget(config, plan, budget, field_ranks=field_ranks)
     known = OutputStatistics(moments, sensitivity)
-    tails = {entry.name: _tails(entry, known) for entry in entries}
+    tails = {entry.name: _tails(entry, known) for entry in plan.entries}
     weighed = {
         name: {key: emphasis.get(name, 1.0) * errors for key, errors in own.items()}
         for name, own in tails.items()
     }
-    spare = budget - structure_bytes(config, Plan())
-    choices = {entry.name: _choices(config, entry, weighed[entry.name]) for entry in entries}
+    spare = budget - structure_bytes(config, _only(plan))
+    choices = {entry.name: _choices(config, plan, entry, weighed[entry.name]) for entry in plan.entries}
     found = [_common_ranks(choices, spare)]
     if field_ranks == "each":
         # Among them are equal ranks, too, but a thinned front may have lost the best of those.
-        found.append(_own_ranks(config, entries, choices, weighed, spare))
+        found.append(_own_ranks(config, plan, choices, weighed, spare))
     ranks = min(filter(None, found), key=lambda ranks: sum(_errors(weighed, ranks).values()))
     errors = _errors(tails, ranks)
     return Allocation(
         ranks=ranks,
-        bytes=structure_bytes(config, plan_of(entries, ranks)),
+        bytes=structure_bytes(config, plan_of(plan, ranks)),
         error=sum(errors.values()),
         errors=errors,
     )
@@ -128,7 +131,7 @@ def allocate(
 
 def check_budget(
     config: ModelConfig,
-    entries: Sequence[PlanEntry],
+    plan: Plan,
     budget: int,
     *,
     besides: int = 0,
@@ -138,7 +141,7 @@ def check_budget(
 
     Args:
         config: The uncompressed model.
-        entries: What would be compressed.
+        plan: As in ``allocate``.
         budget: Bytes that are allowed.
         besides: Bytes that are needed besides tensors.
         field_ranks: As in ``allocate``.
@@ -146,29 +149,29 @@ def check_budget(
     Raises:
         OptionError: says what is possible.
     """
-    least = least_bytes(config, entries, field_ranks) + besides
+    least = least_bytes(config, plan, field_ranks) + besides
     if budget < least:
-        names = ", ".join(entry.name for entry in entries)
+        names = ", ".join(entry.name for entry in plan.entries)
         raise OptionError(
             f"a budget of {budget:,} bytes: {least:,} is the least this model can "
             f"become by compressing {names}; give more to --target-bytes, or less to --target-ratio"
         )
 
 
-def least_bytes(config: ModelConfig, entries: Sequence[PlanEntry], field_ranks: FieldRanks) -> int:
+def least_bytes(config: ModelConfig, plan: Plan, field_ranks: FieldRanks) -> int:
     """Bytes of all tensors of the smallest model that ranks can make.
 
     Args:
         config: The uncompressed model.
-        entries: What would be compressed.
+        plan: As in ``allocate``.
         field_ranks: As in ``allocate``.
     """
-    whole = least = structure_bytes(config, Plan())
-    for entry in entries:
+    whole = least = structure_bytes(config, _only(plan))
+    for entry in plan.entries:
         smallest = [entry.with_rank(1)]
         if field_ranks == "each" and (fields := fields_of(config, entry.name)):
             smallest.append(entry.with_rank(dict.fromkeys(fields, 0)))
-        least += min(0, *(structure_bytes(config, Plan(entries=(one,))) - whole for one in smallest))
+        least += min(0, *(structure_bytes(config, _only(plan, one)) - whole for one in smallest))
     return least
 
 
@@ -185,6 +188,11 @@ def _table(config: ModelConfig, name: str) -> FusedEmbedding | None:
     return module if isinstance(module, FusedEmbedding) else None
 
 
+def _only(plan: Plan, *entries: PlanEntry) -> Plan:
+    """What a plan rounds, and these entries in place of its own."""
+    return replace(plan, entries=entries)
+
+
 # By module, and by the name of its moments: the errors of each rank, shape (M + 1,).
 _Tails = Mapping[str, Mapping[str, Tensor]]
 
@@ -197,24 +205,22 @@ def _common_ranks(choices: Mapping[str, Sequence[Choice]], spare: int) -> Ranks 
 
 def _own_ranks(
     config: ModelConfig,
-    entries: Sequence[PlanEntry],
+    plan: Plan,
     choices: Mapping[str, Sequence[Choice]],
     tails: _Tails,
     spare: int,
 ) -> Ranks | None:
     """One rank for each field of the tables, and for each other module, or none."""
-    tables = {entry.name: rows for entry in entries if (rows := fields_of(config, entry.name))}
+    tables = {entry.name: rows for entry in plan.entries if (rows := fields_of(config, entry.name))}
     parts: dict[str, Sequence[Choice]] = {}
-    for entry in entries:
+    for entry in plan.entries:
         if entry.name not in tables:
             parts[entry.name] = choices[entry.name]
             continue
-        rows = tables[entry.name]
-        least, by_row, besides = _field_costs(config, entry, rows)
+        least, costs = _field_costs(config, plan, entry, tables[entry.name])
         spare -= least
-        for field in rows:
+        for field, cost in costs.items():
             key = field_key(entry.name, field)
-            cost = by_row * rows[field] + besides
             errors = tails[entry.name][key].tolist()
             parts[key] = [Choice(rank, rank * cost, error) for rank, error in enumerate(errors)]
     best = front(parts, limit=FIELDS_FRONT).best(spare)
@@ -224,29 +230,31 @@ def _own_ranks(
         entry.name: {field: best[field_key(entry.name, field)].rank or 0 for field in tables[entry.name]}
         if entry.name in tables
         else best[entry.name].rank
-        for entry in entries
+        for entry in plan.entries
     }
 
 
-def _field_costs(config: ModelConfig, entry: PlanEntry, rows: Mapping[str, int]) -> tuple[int, int, int]:
-    """Bytes more, or less, that the model has with all fields at rank 0; what a rank more of a field costs.
-
-    Returns:
-        The first; the bytes of a rank for each row of the field; and those besides.
-    """
-    means, (field, *_) = dict.fromkeys(rows, 0), rows
-    least = structure_bytes(config, Plan(entries=(entry.with_rank(means),)))
-    one = structure_bytes(config, Plan(entries=(entry.with_rank({**means, field: 1}),)))
+def _field_costs(
+    config: ModelConfig, plan: Plan, entry: PlanEntry, rows: Mapping[str, int]
+) -> tuple[int, dict[str, int]]:
+    """Bytes more, or less, that the model has with all fields at rank 0; what a rank more of each costs."""
+    means = dict.fromkeys(rows, 0)
+    least = structure_bytes(config, _only(plan, entry.with_rank(means)))
+    few, many = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
+    one, other = (
+        structure_bytes(config, _only(plan, entry.with_rank({**means, field: 1}))) - least
+        for field in (few, many)
+    )
     # A rank more is always as many numbers more: a code a row, and as much of all that reads codes.
-    codes = torch.bfloat16 if entry.name in entry.bfloat16 else torch.get_default_dtype()
-    by_row = codes.itemsize
-    return least - structure_bytes(config, Plan()), by_row, one - least - by_row * rows[field]
+    by_row = (other - one) // max(1, rows[many] - rows[few])
+    costs = {field: one + by_row * (own - rows[few]) for field, own in rows.items()}
+    return least - structure_bytes(config, _only(plan)), costs
 
 
-def _choices(config: ModelConfig, entry: PlanEntry, tails: Mapping[str, Tensor]) -> list[Choice]:
+def _choices(config: ModelConfig, plan: Plan, entry: PlanEntry, tails: Mapping[str, Tensor]) -> list[Choice]:
     """One rank for all of a module that makes it smaller, or none."""
     errors = torch.stack(list(tails.values())).sum(0).tolist()
-    costs = _costs(config, entry, len(errors) - 1)
+    costs = _costs(config, plan, entry, len(errors) - 1)
     return [
         *(Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0),
         Choice(None, 0, 0.0),
@@ -267,12 +275,12 @@ def _errors(tails: _Tails, ranks: Ranks) -> dict[str, float]:
     }
 
 
-def _costs(config: ModelConfig, entry: PlanEntry, ranks: int) -> dict[int, int]:
+def _costs(config: ModelConfig, plan: Plan, entry: PlanEntry, ranks: int) -> dict[int, int]:
     """Bytes more, or less, that the model has with each rank of a module."""
-    whole = structure_bytes(config, Plan())
+    whole = structure_bytes(config, _only(plan))
 
     def cost(rank: int) -> int:
-        return structure_bytes(config, Plan(entries=(entry.with_rank(rank),))) - whole
+        return structure_bytes(config, _only(plan, entry.with_rank(rank))) - whole
 
     first = cost(1)
     # A rank more is always as many bytes more.
@@ -280,28 +288,39 @@ def _costs(config: ModelConfig, entry: PlanEntry, ranks: int) -> dict[int, int]:
     return {rank: first + (rank - 1) * slope for rank in range(1, ranks + 1)}
 
 
-def entry_bytes(entry: PlanEntry) -> int:
-    """What a compressed module adds to a checkpoint besides numbers, at most: names, a plan's entry."""
+def plan_bytes(plan: Plan) -> int:
+    """What a plan adds to a checkpoint besides numbers, at most: names, the plan itself."""
+    rounded = sum(len(json.dumps(name)) + ROUNDED_BYTES for name in plan.bfloat16)
+    return rounded + sum(_entry_bytes(entry) for entry in plan.entries)
+
+
+def _entry_bytes(entry: PlanEntry) -> int:
     if entry.ranks is None:
         return ENTRY_BYTES
     fields = sum(len(json.dumps(field)) + RANK_BYTES for field in entry.ranks)
     return ENTRY_BYTES + fields + GROUP_BYTES * len(set(entry.ranks.values()))
 
 
-def most_entry_bytes(config: ModelConfig, entry: PlanEntry, field_ranks: FieldRanks) -> int:
+def most_plan_bytes(config: ModelConfig, plan: Plan, field_ranks: FieldRanks) -> int:
     """The same whatever the ranks will be.
 
     Args:
         config: The uncompressed model.
-        entry: Of any rank.
+        plan: Of any ranks.
         field_ranks: As in ``allocate``.
     """
+    if field_ranks == "uniform":
+        return plan_bytes(plan)
+    return plan_bytes(_only(plan, *(_longest(config, entry) for entry in plan.entries)))
+
+
+def _longest(config: ModelConfig, entry: PlanEntry) -> PlanEntry:
+    """As many different ranks of fields as there can be, 0 and the whole width among them."""
     table = _table(config, entry.name)
-    if field_ranks == "uniform" or table is None:
-        return entry_bytes(entry)
-    # As many different ranks as there can be, 0 and the whole width among them.
+    if table is None:
+        return entry
     different = table.dim + 1 + (entry.absorbs is not None)
-    return entry_bytes(entry.with_rank({field: i % different for i, field in enumerate(table.names)}))
+    return entry.with_rank({field: i % different for i, field in enumerate(table.names)})
 
 
 def structure_bytes(config: ModelConfig, plan: Plan) -> int:

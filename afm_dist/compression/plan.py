@@ -32,7 +32,7 @@ TABLE = "embedding"
 FieldRanks = Literal["uniform", "each"]
 
 # What entries did not have in the first releases.
-_LATER = ("ranks", "absorbs", "bfloat16")
+_LATER = ("ranks", "absorbs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,6 @@ class PlanEntry:
         kappa: Of the shifted ReLU, in standard deviations.
         folded_into: Linear layer that reads the codes directly (tables only); None: not folded.
         absorbs: First-order term whose weights the codes give, too (tables only); None: it keeps its own.
-        bfloat16: Modules whose rows (a table's codes, first-order weights) are rounded to bfloat16: a
-            checkpoint has two bytes for each number, a model in memory still four.
     """
 
     name: str
@@ -60,14 +58,8 @@ class PlanEntry:
     kappa: float = DEFAULT_KAPPA
     folded_into: str | None = None
     absorbs: str | None = None
-    bfloat16: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names: Any = self.bfloat16
-        if not isinstance(names, Sequence) or isinstance(names, str):
-            raise OptionError(f"bfloat16 {names!r} of {self.name}: a list of names of modules is needed")
-        # From JSON it is a list.
-        object.__setattr__(self, "bfloat16", tuple(map(str, names)))
         if self.ranks is not None:
             self._check_ranks(self.ranks)
         elif type(self.rank) is not int or self.rank < 1:
@@ -110,36 +102,66 @@ class PlanEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do to a model: one entry a module."""
+    """What to do to a model.
+
+    Attributes:
+        entries: Modules and what becomes of them.
+        bfloat16: Modules whose rows (of a table, its codes, first-order weights) are rounded to bfloat16,
+            after all entries, whether they have one or not: a checkpoint has two bytes for each number, a
+            model in memory still four.
+    """
 
     entries: tuple[PlanEntry, ...] = ()
+    bfloat16: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names: Any = self.bfloat16
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise OptionError(f"bfloat16 {names!r}: a list of names of modules is needed")
+        for name in names:
+            if not isinstance(name, str):
+                raise OptionError(f"bfloat16 names {name!r}: the name of a module is needed")
+            if names.count(name) > 1:
+                raise OptionError(f"bfloat16 names {name!r} twice; give each module once")
+        # From JSON it is a list.
+        object.__setattr__(self, "bfloat16", tuple(names))
 
     def __add__(self, other: Plan) -> Plan:
         """First this plan, then the other."""
-        return Plan(entries=self.entries + other.entries)
+        return Plan(
+            entries=self.entries + other.entries,
+            bfloat16=tuple(dict.fromkeys(self.bfloat16 + other.bfloat16)),
+        )
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of all modules that it changes."""
+        return list(dict.fromkeys([*(entry.name for entry in self.entries), *self.bfloat16]))
 
     def using(self, **changes: Any) -> Plan:
         """The same plan with some attributes of every entry replaced."""
-        return Plan(entries=tuple(replace(entry, **changes) for entry in self.entries))
+        return replace(self, entries=tuple(replace(entry, **changes) for entry in self.entries))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"format_version": FORMAT_VERSION, "entries": [_plain(entry) for entry in self.entries]}
+        """As plain values; those of a plan that rounds nothing are as ever."""
+        value = {"format_version": FORMAT_VERSION, "entries": [_plain(entry) for entry in self.entries]}
+        return value | ({"bfloat16": list(self.bfloat16)} if self.bfloat16 else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, source: str = "plan") -> Plan:
         """Back from plain values.
 
         Raises:
-            DataError: unknown version, or an entry that is not understood.
+            DataError: unknown version, or something that is not understood.
         """
         version = value.get("format_version") if isinstance(value, Mapping) else None
         if version != FORMAT_VERSION:
             raise DataError(f"{source}: plan format version {version!r} is unknown")
         try:
-            return cls(entries=tuple(PlanEntry(**entry) for entry in value["entries"]))
+            given = {key: item for key, item in value.items() if key != "format_version"}
+            return cls(**given | {"entries": tuple(PlanEntry(**entry) for entry in value["entries"])})
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{source}: plan entry not understood ({error})") from error
+            raise DataError(f"{source}: plan not understood ({error})") from error
 
     def save(self, location: str) -> None:
         """Write as JSON."""
@@ -157,5 +179,4 @@ class Plan:
 
 def _plain(entry: PlanEntry) -> dict[str, Any]:
     """Without what is not used of ``_LATER``: a plan that older releases can read."""
-    values = asdict(entry) | {"bfloat16": list(entry.bfloat16) or None}
-    return {key: value for key, value in values.items() if value is not None or key not in _LATER}
+    return {key: value for key, value in asdict(entry).items() if value is not None or key not in _LATER}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from afm_dist.compression.factorize import Spectrum, eigendecompose
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
@@ -139,10 +139,10 @@ def plan_ranks(
     )
 
 
-def plan_of(entries: Sequence[PlanEntry], ranks: Ranks) -> Plan:
-    """The entries with these ranks, without those that stay as they are."""
-    given = [(entry, ranks[entry.name]) for entry in entries]
-    return Plan(entries=tuple(entry.with_rank(rank) for entry, rank in given if rank is not None))
+def plan_of(plan: Plan, ranks: Ranks) -> Plan:
+    """The same with these ranks, without the entries of what stays as it is."""
+    given = [(entry, ranks[entry.name]) for entry in plan.entries]
+    return replace(plan, entries=tuple(entry.with_rank(rank) for entry, rank in given if rank is not None))
 
 
 def in_words(ranks: Ranks) -> str:

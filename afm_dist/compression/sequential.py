@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -43,4 +44,6 @@ def compress_in_turn_(
         for entry in plan.entries:
             moments |= collect(model, entry.name)
             compress_(model, Plan(entries=(entry,)), moments, sensitivity)
+        # What is to be rounded.
+        compress_(model, replace(plan, entries=()), moments)
     return moments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from afm_dist.compression.plan import Method, Plan, PlanEntry
+from afm_dist.compression.plan import Method, Plan
 from afm_dist.compression.ranks import plan_of
 
 # Ranks worth trying: a layer of width M at rank M/2 has as many weights as before.
@@ -31,17 +31,18 @@ class GridPoint:
         """``afm-r64-d2``; ``full`` stands for what is left as it is."""
         return f"{self.method}-r{self.linear_rank or 'full'}-d{self.embedding_dim or 'full'}"
 
-    def plan(self, entries: Sequence[PlanEntry], *, table: str) -> Plan:
+    def plan(self, whole: Plan, *, table: str) -> Plan:
         """What becomes of a model.
 
         Args:
-            entries: Of all its modules that are compressed, of any rank.
-            table: Which of them is the table; the others are linear layers.
+            whole: All that can be done to it, of any rank.
+            table: Which module is the table; the others are linear layers.
         """
         ranks = {
-            entry.name: self.embedding_dim if entry.name == table else self.linear_rank for entry in entries
+            entry.name: self.embedding_dim if entry.name == table else self.linear_rank
+            for entry in whole.entries
         }
-        return plan_of(entries, ranks).using(method=self.method)
+        return plan_of(whole, ranks).using(method=self.method)
 
 
 def default_ranks(width: int) -> list[int]:

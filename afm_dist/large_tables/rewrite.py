@@ -132,9 +132,10 @@ def _entry(plan: Plan) -> PlanEntry:
             f"{TABLE} cannot absorb {entry.absorbs} without being in memory; leave absorbs out, or use "
             "compress_"
         )
-    if entry.bfloat16:
+    if plan.bfloat16:
         raise OptionError(
-            f"{TABLE} cannot be rounded without being in memory; leave bfloat16 out, or use compress_"
+            f"{', '.join(plan.bfloat16)} cannot be rounded without being in memory; leave bfloat16 out, or "
+            "use compress_"
         )
     return entry
 

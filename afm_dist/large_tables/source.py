@@ -12,6 +12,7 @@ from afm_dist import storage
 from afm_dist.checkpoint import CONFIG, ModelConfig, fill_, load_config
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.rounding import rounded_tensors
 from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import AfmError, DataError, OptionError
 from afm_dist.large_tables.stored import StoredTensor, stored_tensors
@@ -50,9 +51,11 @@ class Source:
         config = load_config(location)
         model = empty_model(config)
         table = dict(model.named_modules()).get(TABLE)
-        if any(entry.name == TABLE for entry in config.plan.entries):
+        compressed = any(entry.name == TABLE for entry in config.plan.entries)
+        if compressed or WEIGHT in rounded_tensors(model, config.plan):
             raise OptionError(
-                "--checkpoint: the table of the model is compressed already; give the uncompressed one"
+                "--checkpoint: the table of the model is compressed already, or rounded; give the "
+                "uncompressed one"
             )
         if not isinstance(table, FusedEmbedding):
             raise OptionError(

@@ -18,10 +18,10 @@ from afm_dist.compression.budget import (
     allocate,
     check_budget,
     least_bytes,
-    most_entry_bytes,
+    most_plan_bytes,
     structure_bytes,
 )
-from afm_dist.compression.plan import TABLE, Activation, FieldRanks, Plan, PlanEntry
+from afm_dist.compression.plan import TABLE, Activation, FieldRanks, Plan
 from afm_dist.compression.ranks import GivenRanks, in_words, plan_of
 from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
 from afm_dist.dataset.batch import Batch
@@ -30,7 +30,7 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
-from afm_dist.stages.compression import MOMENTS, counted_moments, entries_of
+from afm_dist.stages.compression import MOMENTS, counted_moments, plan_for
 from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.stages.scoring import Scoring
 from afm_dist.stages.training import Models
@@ -82,9 +82,9 @@ class Target:
         assert self.ratio is not None
         return int(before / self.ratio)
 
-    def entries(self, model: nn.Module) -> list[PlanEntry]:
+    def plan(self, model: nn.Module) -> Plan:
         """What the budget is spent on, of rank 1."""
-        return entries_of(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
+        return plan_for(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,20 +138,20 @@ def choose_ranks(
 
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
-        entries = target.entries(model)
-        rest, field_ranks = _checked(config, entries, budget, before, target.field_ranks)
+        whole = target.plan(model)
+        rest, field_ranks = _checked(config, whole, budget, before, target.field_ranks)
         if field_ranks != target.field_ranks:
             console.say("  one rank for all fields: the budget has no room for the names of ranks by field")
         counted = counted_moments(model, manifest, target.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
-        names = [entry.name for entry in entries]
+        names = [entry.name for entry in whole.entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=target.rows.absorb)
         found: dict[str, Allocation] = {}
         for name, (way, emphasis) in _ways(field_ranks, target.refine).items():
             try:
                 one = allocate(
                     config,
-                    entries,
+                    whole,
                     moments,
                     sensitivity,
                     budget - rest,
@@ -163,14 +163,14 @@ def choose_ranks(
                     raise
                 # One dimension for all fields does not become as small as dimensions of their own.
                 continue
-            plan = plan_of(entries, one.ranks)
-            if all(plan != plan_of(entries, other.ranks) for other in found.values()):
+            plan = plan_of(whole, one.ranks)
+            if all(plan != plan_of(whole, other.ranks) for other in found.values()):
                 found[name] = one
         splits = ["validation"]
         scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=splits, options=options)
         tried = found if len(found) > 1 else {}
         with scoring.remembering("ranks", models=len(tried)) as score:
-            scores = {name: score(name, "afm", plan_of(entries, one.ranks)) for name, one in tried.items()}
+            scores = {name: score(name, "afm", plan_of(whole, one.ranks)) for name, one in tried.items()}
             _write(folder, budget, found, scores)
 
     stage = run.stage(
@@ -233,13 +233,13 @@ def check_target(config: ModelConfig, checkpoint: str | None, target: Target) ->
         OptionError: says what is possible.
     """
     with torch.device("meta"):
-        entries = target.entries(config.build())
+        plan = target.plan(config.build())
     before = size_on_disk(checkpoint) if checkpoint else structure_bytes(config, Plan())
-    _checked(config, entries, target.budget(before), before, target.field_ranks)
+    _checked(config, plan, target.budget(before), before, target.field_ranks)
 
 
 def _checked(
-    config: ModelConfig, entries: Sequence[PlanEntry], budget: int, before: int, field_ranks: FieldRanks
+    config: ModelConfig, plan: Plan, budget: int, before: int, field_ranks: FieldRanks
 ) -> tuple[int, FieldRanks]:
     """Refuse a budget that cannot be met, or that the uncompressed checkpoint meets.
 
@@ -254,12 +254,11 @@ def _checked(
         )
     besides = before - structure_bytes(config, Plan())
     rests = {
-        way: besides + sum(most_entry_bytes(config, entry, way) for entry in entries)
-        for way in dict.fromkeys((field_ranks, "uniform"))
+        way: besides + most_plan_bytes(config, plan, way) for way in dict.fromkeys((field_ranks, "uniform"))
     }
-    least = {way: least_bytes(config, entries, way) + rest for way, rest in rests.items()}
+    least = {way: least_bytes(config, plan, way) + rest for way, rest in rests.items()}
     way = field_ranks if least[field_ranks] <= budget else min(least, key=least.__getitem__)
-    check_budget(config, entries, budget, besides=rests[way], field_ranks=way)
+    check_budget(config, plan, budget, besides=rests[way], field_ranks=way)
     return rests[way], way
 
 

@@ -64,8 +64,8 @@ def check_ranks(
             that could be absorbed or rounded, is compressed already, or holds other numbers than float32.
         DataError: a file of the checkpoint is missing or damaged.
     """
-    if config.plan.entries:
-        done = ", ".join(entry.name for entry in config.plan.entries)
+    if config.plan.modules:
+        done = ", ".join(config.plan.modules)
         raise OptionError(
             f"--checkpoint: the model is compressed already ({done}); give the uncompressed one"
         )
@@ -73,7 +73,7 @@ def check_ranks(
         model = config.build()
     if checkpoint is not None:
         _check_types(model, checkpoint)
-    *linears, table = entries_of(model, activation="none", kappa=DEFAULT_KAPPA, rows=rows)
+    *linears, table = plan_for(model, activation="none", kappa=DEFAULT_KAPPA, rows=rows).entries
     for option, entries, policy in (("--mlp-rank", linears, mlp), ("--embedding-dim", [table], embedding)):
         if not isinstance(policy, FixedRank):
             continue
@@ -142,17 +142,14 @@ def folded_into(model: nn.Module) -> str | None:
     return folds.get(TABLE)
 
 
-def entries_of(
-    model: nn.Module, *, activation: Activation, kappa: float, rows: Rows = PUBLISHED
-) -> list[PlanEntry]:
+def plan_for(model: nn.Module, *, activation: Activation, kappa: float, rows: Rows = PUBLISHED) -> Plan:
     """All that can be compressed of one of the models here: its linear layers and its table, of rank 1."""
-    return [
-        *(
-            PlanEntry(name=name, method="afm", rank=1, activation=activation, kappa=kappa)
-            for name in target_linears(model)
-        ),
-        rows.of(PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model)), model),
-    ]
+    linears = (
+        PlanEntry(name=name, method="afm", rank=1, activation=activation, kappa=kappa)
+        for name in target_linears(model)
+    )
+    table = PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model))
+    return rows.of(Plan(entries=(*linears, table)), model)
 
 
 def rewrite_linears(
@@ -327,7 +324,7 @@ def rewrite_tables(
             source = tuned.checkpoints[method.linears]
             model = from_pretrained(source)
             ranked = plan_ranks(moments, policy, method=method.factors, folded_into=folded_into(model))
-            plan = Plan(entries=tuple(rows.of(entry, model) for entry in ranked.entries))
+            plan = rows.of(ranked, model)
             own = load_moments(statistics.file(_table_moments(method))) if method.by_data else moments
             written = storage.join(folder, method.tables)
             felt = sensitivity.get(method.name)

@@ -218,14 +218,12 @@ def absorption_notes(plan: Plan) -> list[str]:
         if entry.absorbs is not None
     ]
     rounded = [
-        f"The rows of {' and '.join(entry.bfloat16)} are rounded to bfloat16, before fine-tuning and again "
+        f"The rows of {' and '.join(plan.bfloat16)} are rounded to bfloat16, before fine-tuning and again "
         "after it: the checkpoint has two bytes for each of their numbers. In memory they are float32, and "
         "all figures of the compressed models are of the rounded rows; only the validation scores during "
         "fine-tuning are not."
-        for entry in plan.entries
-        if entry.bfloat16
     ]
-    return absorbed + rounded
+    return absorbed + (rounded if plan.bfloat16 else [])
 
 
 def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: Plan) -> list[dict[str, Any]]:
@@ -245,15 +243,15 @@ def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: P
     for field in manifest.categorical:
         numbers = field.cardinality * dim
         rank = None if entry is None else entry.rank_of(field.name)
-        code_bytes = BFLOAT16_BYTES if entry is not None and TABLE in entry.bfloat16 else FLOAT_BYTES
+        row_bytes = BFLOAT16_BYTES if TABLE in plan.bfloat16 else FLOAT_BYTES
         found.append(
             {
                 "field": field.name,
                 "rows": field.cardinality,
                 "bytes_before": numbers * FLOAT_BYTES,
-                "bytes_after": numbers * FLOAT_BYTES
+                "bytes_after": numbers * row_bytes
                 if rank is None
-                else field.cardinality * rank * code_bytes + dim * (rank + 1) * FLOAT_BYTES,
+                else field.cardinality * rank * row_bytes + dim * (rank + 1) * FLOAT_BYTES,
                 "kept_energy": 1.0
                 if entry is None
                 else kept_energy(field_key(TABLE, field.name), entry, known),

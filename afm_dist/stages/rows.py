@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from afm_dist.compression.plan import TABLE, PlanEntry
+from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Rows:
 
     Attributes:
         linear_terms: First-order weights stay as they are, are absorbed into the table, or rounded.
-        codes: What a compressed table is stored in.
+        codes: What the rows of the table are stored in, compressed or not.
     """
 
     linear_terms: LinearTerms = "keep"
@@ -33,25 +33,27 @@ class Rows:
         """Whether the table takes in the first-order weights."""
         return self.linear_terms == "absorb"
 
-    def of(self, entry: PlanEntry, model: nn.Module) -> PlanEntry:
-        """The table's entry of a plan with what is said here.
+    def of(self, plan: Plan, model: nn.Module) -> Plan:
+        """A plan with what is said here.
 
         Raises:
             OptionError: the model declares no first-order term.
         """
+        absorbs = first_order(model, self.linear_terms) if self.absorb else None
         rounded = [TABLE] if self.codes == "bfloat16" else []
         if self.linear_terms == "bfloat16":
             rounded.append(first_order(model, self.linear_terms))
-        return replace(
-            entry,
-            absorbs=first_order(model, self.linear_terms) if self.absorb else None,
+        return Plan(
+            entries=tuple(
+                replace(entry, absorbs=absorbs) if entry.name == TABLE else entry for entry in plan.entries
+            ),
             bfloat16=tuple(rounded),
         )
 
     def changes(self) -> dict[str, Any]:
         """What a stage's fingerprint says of it: nothing where all is as published, as ever."""
-        rounded = self.linear_terms == "bfloat16", self.codes == "bfloat16"
-        return absorbing(self.absorb) | ({"bfloat16": list(rounded)} if any(rounded) else {})
+        rounded = [option for option, chosen in asdict(self).items() if chosen == "bfloat16"]
+        return absorbing(self.absorb) | ({"bfloat16": rounded} if rounded else {})
 
 
 PUBLISHED = Rows()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.budget import entry_bytes, structure_bytes
+from afm_dist.compression.budget import plan_bytes, structure_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
@@ -53,7 +53,7 @@ class Scoring:
         self._splits, self._options = splits, options
         self._advance: Callable[[int], None] = lambda _: None
         self._config = load_config(source)
-        # Names and headers; a compressed model's are longer by at most so much an entry.
+        # Names and headers; a compressed model's are longer by at most ``plan_bytes``.
         self._besides = size_on_disk(source) - structure_bytes(self._config, Plan())
         self.found: list[dict[str, Any]] = []
 
@@ -91,7 +91,7 @@ class Scoring:
             "method": method,
             "plan": plan.to_json(),
             "ranks": {entry.name: entry.ranks or entry.rank for entry in plan.entries},
-            "bytes": structure + sum(entry_bytes(entry) for entry in plan.entries),
+            "bytes": structure + plan_bytes(plan),
             "parameters": count_parameters(model),
         }
         for split, quality in measured.items():

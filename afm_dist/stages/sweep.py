@@ -16,7 +16,7 @@ from afm_dist.checkpoint import (
     load_config,
     size_on_disk,
 )
-from afm_dist.compression.budget import ENTRY_BYTES, allocate, entry_bytes, most_entry_bytes, structure_bytes
+from afm_dist.compression.budget import allocate, most_plan_bytes, plan_bytes, structure_bytes
 from afm_dist.compression.plan import (
     DEFAULT_KAPPA,
     TABLE,
@@ -24,7 +24,6 @@ from afm_dist.compression.plan import (
     FieldRanks,
     Method,
     Plan,
-    PlanEntry,
 )
 from afm_dist.compression.ranks import in_words, plan_of
 from afm_dist.compression.registry import handler_of
@@ -38,7 +37,7 @@ from afm_dist.stages.compression import (
     MOMENTS,
     SENSITIVITY,
     counted_moments,
-    entries_of,
+    plan_for,
     target_linears,
     write_compressed,
 )
@@ -122,14 +121,14 @@ class Sweep:
     def smallest(self, config: ModelConfig) -> float:
         """How many times smaller the smallest model is that is tried."""
         with torch.device("meta"):
-            entries = self.entries(config.build())
+            whole = self.plan(config.build())
         points = grid(("afm",), self.linear_ranks, self.embedding_dims)
-        least = min(structure_bytes(config, point.plan(entries, table=TABLE)) for point in points)
-        return structure_bytes(config, Plan()) / (least + ENTRY_BYTES * len(entries))
+        least = min(structure_bytes(config, point.plan(whole, table=TABLE)) for point in points)
+        return structure_bytes(config, Plan()) / (least + plan_bytes(whole))
 
-    def entries(self, model: nn.Module) -> list[PlanEntry]:
+    def plan(self, model: nn.Module) -> Plan:
         """What is compressed, of rank 1."""
-        return entries_of(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
+        return plan_for(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
 
     @property
     def points(self) -> int:
@@ -175,30 +174,30 @@ def try_ranks(
         counted = counted_moments(model, manifest, sweep.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         save_moments(storage.join(folder, MOMENTS), moments)
-        entries = sweep.entries(model)
-        names = [entry.name for entry in entries]
+        whole = sweep.plan(model)
+        names = [entry.name for entry in whole.entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.rows.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
         scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=SPLITS, options=options)
         with scoring.remembering("sweep", models=sweep.points) as score:
             score(BASELINE, BASELINE, Plan())
             uniform = [
-                (score(point.name, point.method, point.plan(entries, table=TABLE)), point)
+                (score(point.name, point.method, point.plan(whole, table=TABLE)), point)
                 for point in grid(METHODS, sweep.linear_ranks, sweep.embedding_dims)
             ]
             ours = [(found, point) for found, point in uniform if point.method in OURS]
-            weighted = [replace(entry, method="weighted") for entry in entries]
-            whole = structure_bytes(config, Plan())
-            least = structure_bytes(config, Plan(entries=tuple(weighted)))
+            weighted = whole.using(method="weighted")
+            most = structure_bytes(config, replace(whole, entries=()))
+            least = structure_bytes(config, weighted)
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
                 plan = Plan.from_json(found["plan"])
-                room = structure_bytes(config, plan) + sum(map(entry_bytes, plan.entries))
+                room = structure_bytes(config, plan) + plan_bytes(plan)
                 # A tiny model has no room for the names of ranks by field, or of any.
                 for field_ranks in dict.fromkeys((sweep.field_ranks, "uniform")):
-                    budget = room - sum(most_entry_bytes(config, one, field_ranks) for one in entries)
-                    # What is larger than the baseline is no budget.
-                    if least <= budget < whole:
+                    budget = room - most_plan_bytes(config, whole, field_ranks)
+                    # What the model meets without any ranks is no budget.
+                    if least <= budget < most:
                         break
                 else:
                     continue

@@ -40,7 +40,7 @@ from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     check_ranks,
     counted_moments,
-    entries_of,
+    plan_for,
     target_linears,
     write_compressed,
 )
@@ -120,11 +120,11 @@ def plan_of(model: nn.Module, one: Combination, *, linear_rank: int, embedding_d
         linear_rank: Of its linear layers.
         embedding_dim: Of its table; None leaves it as it is.
     """
-    entries = entries_of(model, activation=one.activation, kappa=DEFAULT_KAPPA, rows=rows_of(one))
+    plan = plan_for(model, activation=one.activation, kappa=DEFAULT_KAPPA, rows=rows_of(one))
     point = GridPoint(
         method=METHODS[one.method].factors, linear_rank=linear_rank, embedding_dim=embedding_dim
     )
-    return point.plan(entries, table=TABLE)
+    return point.plan(plan, table=TABLE)
 
 
 def check(config: Ablation, manifest: Manifest) -> None:
@@ -140,7 +140,7 @@ def check(config: Ablation, manifest: Manifest) -> None:
             raise OptionError(f"--{option}: give one value at least")
     first, *others = configs = [load_config(checkpoint) for checkpoint in config.checkpoints]
     for checkpoint, own in zip(config.checkpoints, configs, strict=True):
-        if own.plan.entries:
+        if own.plan.modules:
             raise OptionError(f"--checkpoints: {checkpoint} is compressed already; give uncompressed models")
     for checkpoint, other in zip(config.checkpoints[1:], others, strict=True):
         if replace(other, fields=first.fields) != first:

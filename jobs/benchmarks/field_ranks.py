@@ -23,7 +23,7 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.stages.budget import logit_sensitivity
-from afm_dist.stages.compression import counted_moments, entries_of, target_linears
+from afm_dist.stages.compression import counted_moments, plan_for, target_linears
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.observe import forward_batch
 from jobs.benchmarks.summary import spread
@@ -68,11 +68,11 @@ class Point:
 def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Iterator[Point]:
     """The points of a model; of a budget that no ranks meet there is none."""
     model, config = from_pretrained(checkpoint), load_config(checkpoint)
-    entries = entries_of(model, activation="shifted", kappa=DEFAULT_KAPPA)
+    plan = plan_for(model, activation="shifted", kappa=DEFAULT_KAPPA)
     batches = read_batches(manifest, manifest.shards("train"), BATCH)
     moments = collect_moments(model, batches, target_linears(model), forward_fn=forward_batch)
     moments |= counted_moments(model, manifest, absorb=False)
-    sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in entries])
+    sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in plan.entries])
 
     def auc(plan: Plan) -> float:
         compressed = compress_(from_pretrained(checkpoint), plan, moments, sensitivity)
@@ -83,11 +83,11 @@ def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Ite
         budget = int(structure_bytes(config, Plan()) / ratio)
         for way in WAYS:
             try:
-                found = allocate(config, entries, moments, sensitivity, budget, field_ranks=way)
+                found = allocate(config, plan, moments, sensitivity, budget, field_ranks=way)
             except OptionError as refusal:
                 console.warn(f"{checkpoint}, {way}: {refusal}")
                 continue
-            after = auc(plan_of(entries, found.ranks))
+            after = auc(plan_of(plan, found.ranks))
             name = str(config.architecture)
             yield Point(name, ratio, way, found.error**0.5, after, after - before)
 

@@ -192,7 +192,7 @@ def test_the_error_that_a_budget_predicts_is_that_of_the_rows_as_the_logit_feels
     before = [rows_of(model, field) for field in range(3)]
 
     budget = structure_bytes(config, plan_of(2, method))
-    found = allocate(config, plan_of(1, method).entries, moments, felt, budget)
+    found = allocate(config, plan_of(1, method), moments, felt, budget)
 
     assert found.ranks == {TABLE: 2}
     absorbed(model, 2, method)

@@ -35,6 +35,7 @@ ENTRIES = (
     PlanEntry(name="mlp.6", method="afm", rank=1, activation="shifted"),
     PlanEntry(name="embedding", method="afm", rank=1, folded_into="mlp.0"),
 )
+WHOLE = Plan(entries=ENTRIES)
 NAMES = [entry.name for entry in ENTRIES]
 
 
@@ -184,13 +185,16 @@ def test_positions_of_a_row_are_added_up() -> None:
     torch.testing.assert_close(found["layer"], torch.full((2, 2), 4.0, dtype=torch.float64))
 
 
-def bytes_of(linear: int | None, fields: Sequence[int] | None) -> int:
-    """More or less than the uncompressed model has, by hand: ``mlp.6`` is 16 × 20, ``mlp.0`` 24 wide."""
+def bytes_of(linear: int | None, fields: Sequence[int] | None, number: int = 4) -> int:
+    """More or less than the uncompressed model has, by hand: ``mlp.6`` is 16 × 20, ``mlp.0`` 24 wide.
+
+    A number of the table, or of its codes, has so many bytes.
+    """
     layer = 0 if linear is None else 4 * (linear * (16 + 20 + 1) - 16 * 20)
     if fields is None:
         return layer
-    codes = sum(4 * rank * (rows + 8 + 24) for rank, rows in zip(fields, (30, 7), strict=True))
-    return layer + codes + 4 * (2 * 8 - 8 * (30 + 7) - 24 * 2 * 8)
+    codes = sum(rank * (number * rows + 4 * (8 + 24)) for rank, rows in zip(fields, (30, 7), strict=True))
+    return layer + codes - number * 8 * (30 + 7) + 4 * (2 * 8 - 24 * 2 * 8)
 
 
 def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict[str, Tensor]) -> None:
@@ -218,7 +222,7 @@ def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict
         if error < best and whole + cost <= budget:
             best = error
 
-    found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget)
+    found = allocate(CONFIG, WHOLE, moments, sensitivity, budget)
 
     assert found.error == pytest.approx(best, rel=1e-9)
     assert found.error == pytest.approx(
@@ -226,16 +230,23 @@ def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict
     )
 
 
-def test_each_field_s_rank_is_what_an_exhaustive_search_chooses(moments, sensitivity) -> None:
+@pytest.mark.parametrize(("rounded", "number"), [((), 4), (("linear",), 4), (("linear", "embedding"), 2)])
+def test_each_field_s_rank_is_what_an_exhaustive_search_chooses(
+    rounded: tuple[str, ...], number: int, moments, sensitivity
+) -> None:
+    plan = Plan(entries=ENTRIES[1:], bfloat16=rounded)
     names = [field.name for field in FIELDS if field.kind == "categorical"]
     keys = ["mlp.6", *(f"embedding[{name}]" for name in names)]
     tails = [
         tail_errors(principal(eigendecompose(moments[key]), moments[key].width), sensitivity[key]).tolist()
         for key in keys
     ]
-    whole = structure_bytes(CONFIG, Plan())
+    whole = structure_bytes(CONFIG, Plan(bfloat16=rounded))
     combinations = [
-        (bytes_of(linear, fields), (0.0 if linear is None else tails[0][linear]) + tails[1][a] + tails[2][b])
+        (
+            bytes_of(linear, fields, number),
+            (0.0 if linear is None else tails[0][linear]) + tails[1][a] + tails[2][b],
+        )
         for linear in (None, *range(1, 9))
         for fields in itertools.product(range(9), range(9))
         for a, b in [fields]
@@ -243,12 +254,13 @@ def test_each_field_s_rank_is_what_an_exhaustive_search_chooses(moments, sensiti
 
     for share in (0.5, 0.6, 0.7, 0.8):
         budget = int(whole * share)
-        found = allocate(CONFIG, ENTRIES[1:], moments, sensitivity, budget, field_ranks="each")
+        found = allocate(CONFIG, plan, moments, sensitivity, budget, field_ranks="each")
 
         best = min(error for cost, error in combinations if whole + cost <= budget)
         assert found.error == pytest.approx(best, rel=1e-9)
         ranks = found.ranks["embedding"]
-        assert found.bytes == whole + bytes_of(found.ranks["mlp.6"], [ranks[name] for name in names])
+        fields = [ranks if isinstance(ranks, int) else ranks[name] for name in names]
+        assert found.bytes == whole + bytes_of(found.ranks["mlp.6"], fields, number)
 
 
 @given(
@@ -262,15 +274,15 @@ def test_ranks_by_field_never_exceed_a_budget_and_are_never_worse_than_one_for_a
     whole, errors = structure_bytes(CONFIG, Plan()), []
     for share in budgets:
         budget = int(whole * share)
-        found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks="each")
+        found = allocate(CONFIG, WHOLE, moments, sensitivity, budget, field_ranks="each")
         other = allocate(
-            CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks="each", emphasis={"embedding": times}
+            CONFIG, WHOLE, moments, sensitivity, budget, field_ranks="each", emphasis={"embedding": times}
         )
         assert max(found.bytes, other.bytes) <= budget
         assert found.error <= other.error * (1 + 1e-9)
         errors.append(found.error)
         with contextlib.suppress(OptionError):
-            assert found.error <= allocate(CONFIG, ENTRIES, moments, sensitivity, budget).error
+            assert found.error <= allocate(CONFIG, WHOLE, moments, sensitivity, budget).error
     assert errors == sorted(errors, reverse=True)
 
 
@@ -279,11 +291,28 @@ def test_what_counts_more_gets_more_bytes(moments, sensitivity) -> None:
 
     def codes(times: float) -> int:
         emphasis = {"embedding": times}
-        found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks="each", emphasis=emphasis)
+        found = allocate(CONFIG, WHOLE, moments, sensitivity, budget, field_ranks="each", emphasis=emphasis)
         table = found.ranks["embedding"]
         return sum(table.values()) if table else 2 * (8 + 1)
 
     assert codes(1e6) > codes(1e-6)
+
+
+@pytest.mark.parametrize("field_ranks", ["uniform", "each"])
+@pytest.mark.parametrize("rounded", [("linear",), ("embedding",), ("linear", "embedding")], ids="-".join)
+def test_nothing_is_compressed_where_rounding_is_enough(
+    rounded: tuple[str, ...], field_ranks: FieldRanks, moments, sensitivity: dict[str, Tensor]
+) -> None:
+    budget = structure_bytes(CONFIG, Plan(bfloat16=rounded))
+    numbers = {"linear": 30 + 7, "embedding": 8 * (30 + 7)}
+    assert budget == structure_bytes(CONFIG, Plan()) - 2 * sum(numbers[name] for name in rounded)
+
+    found = allocate(
+        CONFIG, replace(WHOLE, bfloat16=rounded), moments, sensitivity, budget, field_ranks=field_ranks
+    )
+
+    assert found.ranks == dict.fromkeys(NAMES)
+    assert (found.bytes, found.error) == (budget, 0)
 
 
 def test_a_table_of_width_1_is_left_as_it_is() -> None:
@@ -294,7 +323,7 @@ def test_a_table_of_width_1_is_left_as_it_is() -> None:
     sensitivity = output_sensitivity(model, batches(), NAMES, forward=forward_batch)
     budget = structure_bytes(config, Plan()) * 9 // 10
 
-    assert allocate(config, ENTRIES, moments, sensitivity, budget).ranks["embedding"] is None
+    assert allocate(config, WHOLE, moments, sensitivity, budget).ranks["embedding"] is None
 
 
 def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
@@ -304,7 +333,7 @@ def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
     errors = []
     for budget in [*range(whole // 3, whole, whole // 60), whole]:
         try:
-            found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget)
+            found = allocate(CONFIG, WHOLE, moments, sensitivity, budget)
         except OptionError:
             assert not errors
             continue
@@ -320,7 +349,7 @@ def test_the_bytes_are_those_of_the_compressed_model(
     moments, sensitivity: dict[str, Tensor], field_ranks: FieldRanks
 ) -> None:
     budget = structure_bytes(CONFIG, Plan()) * 2 // 3
-    found = allocate(CONFIG, ENTRIES, moments, sensitivity, budget, field_ranks=field_ranks)
+    found = allocate(CONFIG, WHOLE, moments, sensitivity, budget, field_ranks=field_ranks)
     plan = plan_ranks(moments, GivenRanks(ranks=found.ranks), activation="shifted")
     linears = Plan(entries=tuple(entry for entry in plan.entries if entry.name != "embedding"))
     table = Plan(
@@ -334,7 +363,7 @@ def test_the_bytes_are_those_of_the_compressed_model(
 
 def test_a_budget_below_the_smallest_model_says_what_that_is(moments, sensitivity: dict[str, Tensor]) -> None:
     with pytest.raises(OptionError, match=r"a budget of 1,000 bytes: .* is the least this model can become"):
-        allocate(CONFIG, ENTRIES, moments, sensitivity, 1000)
+        allocate(CONFIG, WHOLE, moments, sensitivity, 1000)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,41 @@ def test_first_order_weights_to_absorb_survive_json() -> None:
 
 
 def test_rows_to_round_survive_json_and_only_plans_that_have_some_say_so() -> None:
-    plan = PLAN.using(bfloat16=("linear", "embedding"))
+    plan = replace(PLAN, bfloat16=("linear", "embedding"))
 
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    assert not any("bfloat16" in entry for entry in PLAN.to_json()["entries"])
-    with pytest.raises(OptionError, match=r"bfloat16 'linear' of mlp\.3: a list of names"):
-        PLAN.using(bfloat16="linear")
+    assert PLAN.to_json().keys() == {"format_version", "entries"}
+
+
+def test_plans_round_together_what_each_rounds() -> None:
+    one, other = Plan(bfloat16=("a", "b")), replace(PLAN, bfloat16=["b", "c"])
+
+    assert one + other == replace(PLAN, bfloat16=("a", "b", "c"))
+    assert other.using(method="svd").bfloat16 == ("b", "c")
+    assert (one + other).modules == ["mlp.3", "mlp.6", "embedding", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("linear", "bfloat16 'linear': a list of names"),
+        (None, "bfloat16 None: a list of names"),
+        ({"linear"}, "bfloat16 {'linear'}: a list of names"),
+        ([1, 2], "bfloat16 names 1: the name of a module is needed"),
+        (["linear", "embedding", "linear"], "bfloat16 names 'linear' twice"),
+    ],
+    ids=str,
+)
+def test_names_of_what_is_rounded_are_checked(names: Any, told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        Plan(bfloat16=names)
+    with pytest.raises(DataError, match=rf"^plan\.json: plan not understood \({told}"):
+        Plan.from_json(PLAN.to_json() | {"bfloat16": names}, source="plan.json")
+
+
+def test_what_a_plan_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"^plan\.json: plan not understood .*'bfloat_16'"):
+        Plan.from_json(PLAN.to_json() | {"bfloat_16": ["linear"]}, source="plan.json")
 
 
 def test_ranks_by_field_survive_json() -> None:

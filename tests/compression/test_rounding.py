@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
-from afm_dist.compression.budget import structure_bytes
+import afm_dist
+from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, size_on_disk
+from afm_dist.compression import rounding
+from afm_dist.compression.budget import plan_bytes, structure_bytes
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.ranks import field_key
 from afm_dist.compression.rewrite import compress_
@@ -40,7 +44,7 @@ def moments(model: CTRModel) -> Mapping[str, Moments]:
 
 
 def compressed(entry: PlanEntry, *names: str) -> tuple[CTRModel, ModelConfig]:
-    plan = Plan(entries=(entry,)).using(bfloat16=names)
+    plan = Plan(entries=(entry,), bfloat16=names)
     model = small_model("deepfm")
     compress_(model, plan, moments(model))
     return model, ModelConfig(
@@ -109,12 +113,119 @@ def test_saving_does_not_round_the_model_that_is_saved(tmp_path: Path) -> None:
     assert (loaded - before).abs().max() <= before.abs().max() * 2**-8
 
 
-@pytest.mark.parametrize("name", ["mlp.0", "nothing"])
-def test_what_has_no_rows_is_refused_and_the_model_stays_as_it_was(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"), [("mlp.0", "a Linear, of which no rows"), ("nothing", "which the model does not have")]
+)
+def test_what_has_no_rows_is_refused_and_the_model_stays_as_it_was(name: str, told: str) -> None:
     model = small_model("deepfm")
     before = logits(model)
 
-    with pytest.raises(OptionError, match=f"names '{name}', which has no rows .* has: embedding, linear"):
-        compress_(model, Plan(entries=(ONE_RANK,)).using(bfloat16=[name]), moments(model))
+    with pytest.raises(OptionError, match=f"names '{name}', {told}.* has some: embedding, linear "):
+        compress_(model, Plan(entries=(ONE_RANK,), bfloat16=(name,)), moments(model))
 
     assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("ranks", [None, {"site": 0, "ad": 0, "hour": 0}], ids=["as-it-is", "only-means"])
+def test_first_order_weights_are_rounded_whatever_becomes_of_the_table(
+    ranks: Mapping[str, int] | None, tmp_path: Path
+) -> None:
+    entries = () if ranks is None else (ONE_RANK.with_rank(ranks),)
+    model, whole = small_model("deepfm"), small_model("deepfm")
+    compress_(model, plan := Plan(entries=entries, bfloat16=(TERM, TABLE)), moments(model))
+    config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS, plan=plan)
+
+    save_pretrained(model, str(tmp_path), config)
+
+    assert (model.linear.weight.detach().numpy().view(np.uint32) == nearest(whole.linear.weight)).all()
+    assert torch.equal(model.linear.numeric, whole.linear.numeric)
+    assert torch.equal(logits(from_pretrained(str(tmp_path))), logits(model))
+
+
+@pytest.mark.parametrize("entries", [(), (ONE_RANK,), (OWN_RANKS,)], ids=["none", "one-rank", "own-ranks"])
+@pytest.mark.parametrize("names", [(), (TERM,), (TERM, TABLE)], ids="-".join)
+def test_a_plan_adds_no_more_bytes_to_a_checkpoint_than_is_counted(
+    entries: tuple[PlanEntry, ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = small_model("deepfm")
+    before = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
+    save_pretrained(model, str(tmp_path), before)
+    besides = size_on_disk(str(tmp_path)) - structure_bytes(before, Plan())
+    plan = Plan(entries=entries, bfloat16=names)
+    compress_(model, plan, moments(model))
+
+    save_pretrained(model, str(tmp_path), replace(before, plan=plan))
+
+    assert size_on_disk(str(tmp_path)) <= structure_bytes(before, plan) + besides + plan_bytes(plan)
+
+
+class Own(nn.Module):
+    """A model of torch's own tables, one of them held twice: as ``bag``, and as the weights of ``tied``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tied = nn.Linear(6, 9, bias=False)
+        self.emb = nn.Embedding(9, 6)
+        self.bag = nn.EmbeddingBag(9, 6)
+        self.bag.weight = self.tied.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.tied(self.emb(ids) + self.bag(ids[:, None]))
+
+
+IDS = torch.arange(9)
+
+
+@pytest.mark.parametrize("names", [("emb",), ("bag",), ("",)], ids=repr)
+@pytest.mark.parametrize("rank", [None, 2])
+def test_tables_of_a_model_of_one_s_own_are_rounded(
+    names: tuple[str, ...], rank: int | None, tmp_path: Path
+) -> None:
+    entries = () if rank is None else (PlanEntry(name="emb", method="afm", rank=rank),)
+    plan, model, whole = Plan(entries=entries, bfloat16=names), Own(), Own()
+    known = {"emb": moments_of_table(model.emb.weight.detach(), torch.ones(9, dtype=torch.int64))}
+    compress_(whole, Plan(entries=entries), known)
+
+    compress_(model, plan, known)
+    save_pretrained(model, str(tmp_path), plan=plan)
+
+    codes = "emb.weight" if rank is None else "emb.codes.weight"
+    rows = {"emb": {codes}, "bag": {"bag.weight", "tied.weight"}}
+    rows[""] = rows["emb"] | rows["bag"]
+    before = whole.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name].bfloat16().float()) == (name in rows[names[0]])
+    with torch.no_grad():
+        assert torch.equal(from_pretrained(str(tmp_path), model=Own())(IDS), model(IDS))
+    content = (tmp_path / "model.safetensors").read_bytes()
+    stored = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    short = {name for name, item in stored.items() if item.get("dtype") == "BF16"}
+    # What is held twice is stored once.
+    assert short == rows[names[0]] - {"bag.weight"}
+
+
+def test_a_type_of_one_s_own_says_what_its_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables, self.scale = nn.Parameter(torch.randn(2, 5, 3)), nn.Parameter(torch.randn(3))
+
+    monkeypatch.setattr(rounding, "_ROWS", dict(rounding._ROWS))
+    model, plan = nn.Sequential(Stacked()), Plan(bfloat16=("0",))
+    with pytest.raises(OptionError, match=r"names '0', a Stacked.* has some: nothing .*register_rows"):
+        compress_(model, plan, {})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    afm_dist.register_rows(Stacked, "tables")
+    compress_(model, plan, {})
+
+    assert torch.equal(model[0].tables, before["0.tables"].bfloat16().float())
+    assert torch.equal(model[0].scale, before["0.scale"])
+
+
+def test_rows_that_are_made_of_other_tensors_are_refused() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Embedding(5, 3)))
+
+    with pytest.raises(OptionError, match=r"names '0', where the weight of a ParametrizedEmbedding is no"):
+        compress_(model, Plan(bfloat16=("0",)), {})

@@ -77,6 +77,21 @@ def test_compressing_at_once_with_these_moments_gives_the_same_model() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+def test_rows_are_rounded_when_all_is_compressed() -> None:
+    def embedded() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 5), nn.Linear(5, 1))
+
+    ids, model, before = torch.arange(7), embedded(), embedded()
+    plan = Plan(entries=(PlanEntry(name="1", method="afm", rank=2),), bfloat16=("0",))
+
+    moments = compress_in_turn_(model, plan, lambda model, name: collect_moments(model, [ids], [name]))
+
+    again = compress_(embedded(), plan, moments)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert torch.equal(model[0].weight, before[0].weight.bfloat16().float())
+
+
 def test_full_rank_reproduces_the_outputs() -> None:
     model = network()
     expected = model(inputs())

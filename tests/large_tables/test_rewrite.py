@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.compression.rewrite import compress_
@@ -380,7 +380,6 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
         ({"method": "svd"}, "'svd' of embedding.*take afm or weighted"),
         ({"absorbs": "linear"}, "cannot absorb linear"),
         ({"ranks": {"site": 2, "always": 0, "ad": 1}}, "cannot have ranks by field"),
-        ({"bfloat16": ("embedding",)}, "cannot be rounded without being in memory"),
         ({"name": "mlp.3"}, "a plan for mlp.3"),
         ({"method": "weighted"}, "needs the sensitivity"),
     ],
@@ -395,6 +394,22 @@ def test_what_cannot_go_in_blocks_is_refused(
             Source.open(checkpoint), str(tmp_path / "new"), planned(moments).using(**entry), moments
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_rows_are_not_rounded_in_blocks(manifest: Manifest, checkpoint: str, tmp_path: Path) -> None:
+    moments = moments_from_counts(from_pretrained(checkpoint), manifest)
+    plan = replace(planned(moments), bfloat16=("linear",))
+
+    with pytest.raises(OptionError, match="linear cannot be rounded without being in memory"):
+        compress_table(Source.open(checkpoint), str(tmp_path / "new"), plan, moments)
+
+
+def test_a_rounded_table_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    config = replace(load_config(checkpoint), plan=Plan(bfloat16=("embedding",)))
+    save_pretrained(from_pretrained(checkpoint), str(tmp_path), config)
+
+    with pytest.raises(OptionError, match="compressed already, or rounded"):
+        Source.open(str(tmp_path))
 
 
 def test_a_compressed_table_is_refused(

@@ -88,10 +88,10 @@ def test_of_a_few_allocations_the_one_with_the_least_validation_loss_is_taken(
     assert len({json.dumps(one["ranks"]) for one in tried.values()}) == len(tried)
     # The losses are those of the models themselves.
     model = from_pretrained(bench.baseline.checkpoints["baseline"])
-    entries = target(bytes=budget).entries(model)
+    plan = target(bytes=budget).plan(model)
     moments = load_moments(bench.statistics.file(MOMENTS)) | counted_moments(model, dataset, False)
     name, ranks = next((name, one["ranks"]) for name, one in tried.items() if name != "as-predicted")
-    compress_(model, plan_of(entries, ranks), moments)
+    compress_(model, plan_of(plan, ranks), moments)
     scored = score_shards(model, dataset, dataset.shards("validation"))
     assert Quality.of(scored, "validation").log_loss == pytest.approx(losses[name], abs=1e-9)
 

@@ -19,6 +19,7 @@ from afm_dist.compression.ranks import FixedRank, GivenRanks
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
+from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.models import ARCHITECTURES, build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
@@ -27,7 +28,7 @@ from afm_dist.stages.compression import (
     counted_moments,
     linear_statistics,
 )
-from afm_dist.stages.report_parts import tables
+from afm_dist.stages.report_parts import absorption_notes, tables
 from afm_dist.stages.rows import Rows
 from afm_dist.stages.training import Models
 from afm_dist.training.recipe import preset
@@ -159,6 +160,37 @@ def test_a_row_that_never_occurs_may_hold_anything_whatever_the_method(
     compressed = compress_(from_pretrained(source), Plan(entries=(entry,)), moments)
 
     assert compressed(batch.ids, batch.numeric).isfinite().all()
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_rows_are_rounded_whether_or_not_the_table_is_compressed(
+    rank: int | None, dataset: Manifest, tmp_path: Path
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    ranks = GivenRanks(ranks={"mlp.3": 2, "mlp.6": None, "embedding": rank})
+
+    _, narrow = bench.compress(ranks, ranks, rows=Rows(linear_terms="bfloat16", codes="bfloat16"))
+
+    moments = counted_moments(from_pretrained(bench.baseline.checkpoints["baseline"]), dataset, absorb=False)
+    for row in ("afm-emb", "svd-emb"):
+        checkpoint = narrow.checkpoints[row]
+        stored = stored_tensors(checkpoint)
+        short = {name for name, tensor in stored.items() if tensor.dtype == torch.bfloat16}
+        assert short == {"embedding.weight", "linear.weight"}
+        plan = Plan.load(storage.join(checkpoint, "plan.json"))
+        # As the report says it.
+        fields = tables(bench.baseline.checkpoints["baseline"], dataset, moments, plan)
+        assert sum(field["bytes_after"] for field in fields) == sum(
+            tensor.nbytes for name, tensor in stored.items() if name.startswith("embedding.")
+        )
+        assert absorption_notes(plan)[0].startswith("The rows of embedding and linear are rounded")
+
+
+def test_what_is_rounded_is_told_by_fingerprints_and_nothing_else_is() -> None:
+    assert Rows().changes() == {}
+    assert ABSORB.changes() == {"absorb": True}
+    assert Rows(linear_terms="bfloat16").changes() == {"bfloat16": ["linear_terms"]}
+    assert Rows(linear_terms="absorb", codes="bfloat16").changes() == {"absorb": True, "bfloat16": ["codes"]}
 
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def table(dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def plan(rank: int) -> Plan:
-    return Plan(entries=(PlanEntry(name="mlp.3", method="afm", rank=rank, bfloat16=("embedding",)),))
+    return Plan(entries=(PlanEntry(name="mlp.3", method="afm", rank=rank),), bfloat16=("embedding",))
 
 
 def interrupted(table: Table) -> None:

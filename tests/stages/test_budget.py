@@ -12,8 +12,8 @@ import pytest
 
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.budget import Allocation, allocate
-from afm_dist.compression.plan import FieldRanks
+from afm_dist.compression.budget import Allocation, allocate, plan_bytes
+from afm_dist.compression.plan import FieldRanks, Plan
 from afm_dist.compression.ranks import FixedRank, plan_of
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
@@ -210,8 +210,9 @@ def test_a_budget_buys_more_of_rounded_rows(
     ranks = ranks_for(bench, target(bytes=budget, rows=rounded, field_ranks=field_ranks))
     _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, rows=rounded)
 
-    # Of 37 ids, two bytes less for the first-order weight and two for the one code.
-    assert least[rounded] == least[PUBLISHED] - 2 * 2 * 37
+    # Of 37 ids two bytes less for the first-order weight and two for the one code; the plan names both.
+    named = plan_bytes(Plan(bfloat16=("embedding", "linear")))
+    assert least[rounded] == least[PUBLISHED] - 2 * 2 * 37 + named
     assert size_on_disk(narrow.checkpoints["afm-emb"]) <= budget
 
 

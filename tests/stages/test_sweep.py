@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
 from afm_dist.compression.methods import FACTORIZATIONS
 from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Method, PlanEntry
+from afm_dist.compression.plan import Method, Plan, PlanEntry
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import ARCHITECTURES
 from afm_dist.stages import scoring
+from afm_dist.stages.compression import MOMENTS, SENSITIVITY, write_compressed
 from afm_dist.stages.evaluation import evaluate, throughput
 from afm_dist.stages.report_parts import kept_energy
 from afm_dist.stages.rows import Rows
@@ -31,6 +33,8 @@ from afm_dist.stages.sweep import (
 )
 from afm_dist.stages.sweep_report import SweepEvidence, points, sweep_subjects, write_sweep_report
 from afm_dist.stages.training import Models
+from afm_dist.statistics.moments_file import load_moments
+from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe
 from jobs.compress_options import parse_numbers
@@ -97,6 +101,29 @@ def test_a_sweep_that_absorbs_first_order_weights_has_smaller_tables(
     for checkpoint in written.checkpoints.values():
         (entry,) = (e for e in load_config(checkpoint).plan.entries if e.name == "embedding")
         assert entry.absorbs == "linear"
+
+
+def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
+    dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench("deepfm", dataset, tmp_path, HYPER)
+    quality = Quality(500, auc=0.5, log_loss=0.1, calibration=None)
+    monkeypatch.setattr(scoring, "score_split", lambda *args, **options: quality)
+    rows = Rows(linear_terms="bfloat16", codes="bfloat16")
+    rounding = replace(SMALL, linear_ranks=(2,), embedding_dims=(2,), rows=rows)
+
+    stage = try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, rounding)
+
+    source = bench.baseline.checkpoints["baseline"]
+    moments, sensitivity = load_moments(stage.file(MOMENTS)), load_sensitivity(stage.file(SENSITIVITY))
+    first, *compressed = storage.read_json(stage.file(POINTS))
+    assert Plan.from_json(first["plan"]) == Plan()
+    for point in compressed:
+        plan, checkpoint = Plan.from_json(point["plan"]), str(tmp_path / point["name"])
+        assert plan.bfloat16 == ("embedding", "linear")
+        write_compressed(source, checkpoint, plan, moments, sensitivity)
+        assert size_on_disk(checkpoint) <= point["bytes"]
+    assert "afm-r2-dfull" in {point["name"] for point in compressed}
 
 
 @pytest.mark.ray

@@ -78,7 +78,7 @@ class Run:
 
     def __init__(self, path: str, *, job: str, config: Mapping[str, Any], resume: Resume = "auto") -> None:
         self.path = storage.absolute(path)
-        _refuse_foreign(self.path, job)
+        check_output(self.path, job=job)
         self.resume = resume
         self.stages: list[Stage] = []
         self.redone: list[str] = []
@@ -201,13 +201,18 @@ class Run:
         )
 
 
-def _refuse_foreign(path: str, job: str) -> None:
-    """Refuse a folder that holds anything but a run of the same job.
+def check_output(path: str, *, job: str) -> None:
+    """Refuse a folder that holds anything but a run of the same job; writes nothing.
+
+    Args:
+        path: The run directory to be.
+        job: Name of the job.
 
     Raises:
         OptionError: a dataset, a run of another job, or anybody's files, which a stage of the same
             name as one of them would delete.
     """
+    path = storage.absolute(path)
     if storage.is_local(path) and storage.local_path(path).is_file():
         raise OptionError(f"--output {path}: a file; name a folder")
     names = [name for name in storage.list_names(path) if not name.startswith(".")]

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from afm_dist.errors import OptionError
+from afm_dist.seeds import check_seed
 from data_prep.sources.source import RawField
 from data_prep.split import WHOLE_NUMBER, ColumnSplit, LastFileSplit, RandomSplit, SplitRule
 from data_prep.transforms import DEFAULT, TRANSFORMS, FieldRule
@@ -83,6 +84,7 @@ class Protocol:
                 f"--split-by {self.split_by}: choose from {', '.join(get_args(SplitBy))} "
                 f"(preset {self.preset}, [split], by)"
             )
+        check_seed("--seed", self.seed)
         if self.threshold < 1:
             raise OptionError(f"--threshold {self.threshold}: must be 1 (keep every token) or more")
         if self.rows_per_shard < 1:

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from afm_dist import console, storage
-from afm_dist.runs import Run, Stage
+from afm_dist.runs import Run, Stage, check_output
 from afm_dist.stages.methods import AFM, parse_methods
 from afm_dist.training.recipe import Recipe, check_checkpoint_minutes, preset
 from jobs.compress_demo import demo_dataset
@@ -63,6 +63,7 @@ def compress(config: Compress) -> None:
         compression,
         evaluation,
         reporting,
+        saving_ranks,
         scratch,
         sensitivity,
         sequential,
@@ -77,8 +78,11 @@ def compress(config: Compress) -> None:
     first, second = recipes(config, chosen)
     warn_of_rounds(config, (first, second))
     output = config.run_directory
+    check_output(output, job="compress")
     described = model_config(config, chosen)
     compression.check_ranks(described, mlp, embedding, config.rows, checkpoint=config.checkpoint)
+    if not (config.budgeted or config.sweep):
+        saving_ranks.warn_of_useless_ranks(described, mlp, embedding, config.rows)
     described, rows = planned_model(config, chosen, described)
     target = budget.Target(
         bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
@@ -265,6 +269,7 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     output = config.run_directory
     folders = {seed: storage.join(output, f"seed-{seed}") for seed in seeds}
     # Before the seeds: a folder with other files is refused before hours of work.
+    check_output(output, job="compress")
     run = None if config.dry_run else Run(output, job="compress", config=asdict(config), resume=config.resume)
     for seed, folder in folders.items():
         console.say(f"seed {seed}:")

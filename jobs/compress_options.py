@@ -14,6 +14,7 @@ from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume
+from afm_dist.seeds import check_seed
 from afm_dist.stages.methods import parse_methods
 from afm_dist.stages.rows import Codes, LinearTerms, Rows
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained
@@ -312,15 +313,17 @@ def parse_numbers(option: str, value: str, kind: Callable[[str], float] = float)
 
 
 def parse_seeds(value: str) -> list[int]:
-    """Different whole numbers between commas, two or more.
+    """Different seeds between commas, two or more.
 
     Raises:
-        OptionError: they are not.
+        OptionError: they are not, or one is no seed.
     """
     parts = [part.strip() for part in value.split(",")]
     seeds = [int(part) for part in parts if part.isdecimal()]
     if len(seeds) < len(parts) or len(set(seeds)) < max(2, len(seeds)):
         raise OptionError(f"--seeds {value!r}: two or more different seeds between commas, e.g. 0,1,2")
+    for seed in seeds:
+        check_seed("--seeds", seed)
     return seeds
 
 

@@ -49,10 +49,11 @@ def main(config: CompressTables) -> None:
     from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
-    from afm_dist.runs import Run, Stage
+    from afm_dist.runs import Run, Stage, check_output
     from afm_dist.stages import large_tables
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output)
+    check_output(config.output, job="compress_tables")
     manifest = Manifest.load(storage.absolute(config.data))
     data = Stage.external("data", manifest.location, manifest.fingerprint())
     source = Source.open(config.checkpoint)

@@ -115,6 +115,7 @@ def main(config: Prepare) -> None:
     from afm_dist.dataset.manifest import FILE_NAME
     from afm_dist.planning.capacity import admit
     from data_prep import describe, dry_run, pipeline, presets
+    from data_prep.plan import check_output
     from data_prep.work import Usage
 
     cluster.check_paths(describe=config.describe, output=config.output)
@@ -127,6 +128,8 @@ def main(config: Prepare) -> None:
     name = source_name(config, preset)
     output = check(config, name)
     protocol = protocol_of(config, preset)
+    # By a dry run too.
+    check_output(storage.absolute(output), _input_files(config))
     if config.dry_run and name == "synthetic":
         dry_run.show_synthetic_plan(config.rows, config.shape, protocol, output, config.resources)
         return
@@ -264,11 +267,10 @@ def _tabular(config: Prepare, output: str) -> Source:
 
 def _synthetic(config: Prepare, output: str) -> Source:
     from afm_dist import storage
-    from data_prep.plan import RAW, check_output
+    from data_prep.plan import RAW
     from data_prep.sources.synthetic import write_synthetic
     from data_prep.sources.synthetic_source import synthetic_source
 
-    check_output(storage.absolute(output))
     raw = storage.join(storage.absolute(output), RAW)
     return synthetic_source(write_synthetic(raw, config.rows, config.seed, config.shape))
 

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 from afm_dist import console
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Resume, Run
+from afm_dist.runs import Resume, Run, check_output
 from afm_dist.training.recipe import (
     CHECKPOINT_MINUTES,
     Precision,
@@ -103,6 +103,7 @@ def main(config: Train) -> None:
     check_workers(config.workers)
     check_checkpoint_minutes(config.checkpoint_minutes)
     check_hidden(config.hidden)
+    check_output(config.output, job="train")
     chosen = preset(config.preset)
     recipe = chosen.train.using_options(
         {name: f"--{name.replace('_', '-')}" for name in vars(config)},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from afm_dist.errors import OptionError
+from afm_dist.seeds import check_seed
 
 TableOptimizer = Literal["adam", "adagrad"]
 Precision = Literal["float32", "bfloat16"]
@@ -89,8 +90,7 @@ class Recipe:
             raise OptionError(f"plateau_factor {self.plateau_factor}: must lie in (0, 1]; try 0.1")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise OptionError(f"clip_norm {self.clip_norm}: must be positive and finite")
-        if self.seed < 0:
-            raise OptionError(f"seed {self.seed}: must not be negative")
+        check_seed("seed", self.seed)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise OptionError(f"dropout {self.dropout}: a probability lies in [0, 1)")
         if self.trained not in get_args(Trained):
@@ -231,6 +231,10 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+# Presets of data_prep, which say how a log is prepared, that have no recipe.
+_OF_DATA_ONLY = ("criteo-1tb", "criteo-x1")
+
+
 def preset(name: str) -> Preset:
     """A preset by name.
 
@@ -238,7 +242,8 @@ def preset(name: str) -> Preset:
         OptionError: there is none of that name.
     """
     if name not in PRESETS:
-        raise OptionError(f"--preset {name}: unknown; choose from {', '.join(PRESETS)}")
+        known = "a preset of jobs/prepare.py only" if name in _OF_DATA_ONLY else "unknown"
+        raise OptionError(f"--preset {name}: {known}; choose from {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

@@ -119,6 +119,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
         (["--output", "OUT", "--input", "x"], 2, "--input: a synthetic log is written, not read"),
         (["--source", "criteo", "--output", "OUT"], 2, "--input: name the file"),
         (["--output", "OUT", "--rows", "0", "--dry-run"], 2, "--rows 0: a log needs at least one row"),
+        (["--output", "OUT", "--seed", "-3", "--dry-run"], 2, "--seed -3: must lie in 0 to"),
         (["--rows", "10"], 2, "--output: name the dataset directory"),
         (["--output", "OUT", "--threshold", "0"], 2, "--threshold 0"),
         (["--source", "criteo", "--input", "absent.txt", "--output", "OUT"], 1, "absent.txt: no such file"),

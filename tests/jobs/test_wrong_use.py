@@ -78,6 +78,7 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--seeds", "0,00"], "--seeds '0,00'"),
         (["--sweep", "--sweep-ratios", "1"], "--sweep-ratios 1"),
         (["--sweep", "--sweep-ratios", "500"], "times smaller; ask for less"),
+        (["--seeds", "0,9223372036854775808"], "--seeds 9223372036854775808: must lie in 0 to"),
         (["--seeds", "1"], "two or more different seeds"),
         (["--methods", "afm,tucker"], "choose from afm, svd, weighted, sequential, scratch"),
         (["--methods", "svd"], "afm is missing"),
@@ -91,7 +92,7 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--finetune-learning-rate", "-1"], "--finetune-learning-rate -1.0: must be positive"),
         (["--finetune-epochs", "0"], "--finetune-epochs 0: must be at least 1"),
         (["--finetune-batch-size", "0"], "--finetune-batch-size 0: must be at least 1"),
-        (["--seed", "-1"], "--seed -1: must not be negative"),
+        (["--seed", "-1"], "--seed -1: must lie in 0 to 9223372036854775807"),
     ],
 )
 def test_wrong_option_is_named_before_anything_starts(
@@ -116,6 +117,7 @@ def test_wrong_option_is_named_before_anything_starts(
         (["--evaluations-per-epoch", "0"], "--evaluations-per-epoch 0: must be at least 1"),
         (["--patience", "0"], "--patience 0: must be at least 1"),
         (["--hidden"], "--hidden: names no width"),
+        (["--seed", "9223372036854775808"], "--seed 9223372036854775808: must lie in 0 to"),
     ],
 )
 def test_wrong_option_of_training_is_named(options: list[str], expected: str, tmp_path: Path) -> None:
@@ -143,11 +145,10 @@ def test_an_empty_path_is_refused_by_its_option(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = options.split()
-    config = next(iter(get_type_hints(job.main).values()))
     for place in (index for index, word in enumerate(words) if word == "PATH"):
         given = ["" if index == place else word for index, word in enumerate(words)]
         with pytest.raises(OptionError, match=f"^{words[place - 1]}: empty; give a path or a URI$"):
-            job.main(tyro.cli(config, args=given))
+            job.main(tyro.cli(_config_of(job), args=given))
     assert not list(tmp_path.iterdir())
 
 
@@ -278,6 +279,71 @@ def test_output_that_is_the_dataset_is_refused_and_kept(compressed: Compressed) 
     message = fail("jobs/train.py", "--data", compressed.data, "--output", compressed.data, code=2)
     assert f"--output {compressed.data}: the folder holds other files" in message
     assert list(Path(compressed.data, "train").glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "told"),
+    [
+        (train, "--output DATA", "other files"),
+        (compress, "--output DATA", "other files"),
+        (compress, "--output DATA --seeds 0,1", "other files"),
+        (compress, "--output RUNS --seeds 0,1", "RUNS/seed-1: the folder holds other files"),
+        (compress_tables, "--checkpoint absent --embedding-dim 2 --output DATA", "other files"),
+        (prepare, "--output RUN", "other files"),
+        (prepare, "--source criteo --input LOG --output RUN", "other files"),
+        (prepare, "--source criteo --input DATA/train --output DATA", "holds the input"),
+    ],
+)
+def test_a_dry_run_refuses_the_folder_that_the_job_would_refuse(
+    job: ModuleType, options: str, told: str, dataset: Manifest, tmp_path: Path
+) -> None:
+    write_clicks(tmp_path / "log", 50)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"job": "train"}')
+    (tmp_path / "runs" / "seed-1").mkdir(parents=True)
+    (tmp_path / "runs" / "seed-1" / "notes").write_text("mine")
+    (tmp_path / "runs" / "config.json").write_text('{"job": "compress"}')
+    places = {"DATA": dataset.location, "LOG": str(tmp_path / "log"), "RUN": str(tmp_path / "run")}
+    places["RUNS"] = f"{places['RUN']}s"
+    data = "" if job is prepare else "--data DATA"
+    words = re.sub("DATA|LOG|RUNS?", lambda found: places[found[0]], f"--dry-run {data} {options}").split()
+    before = _names(tmp_path, Path(dataset.location))
+
+    with pytest.raises(OptionError, match=re.sub("RUNS", places["RUNS"], told)) as caught:
+        job.main(tyro.cli(_config_of(job), args=words))
+    assert str(caught.value).startswith("--output ")
+    assert _names(tmp_path, Path(dataset.location)) == before
+
+
+def _config_of(job: ModuleType) -> type:
+    kind: type = get_type_hints(job.main)["config"]
+    return kind
+
+
+def _names(*folders: Path) -> set[Path]:
+    return {path for folder in folders for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--mlp-rank", "200"], ["--mlp-rank 200: does not make the 400x400 layer mlp.3 smaller; below 200"]),
+        (["--embedding-dim", "16"], ["--embedding-dim 16: does not make the embeddings of 16 dimensions"]),
+        (["--linear-terms", "absorb", "--embedding-dim", "17"], ["--embedding-dim 17:"]),
+        (["--mlp-rank", "199", "--embedding-dim", "15"], []),
+        (["--linear-terms", "absorb", "--embedding-dim", "16"], []),
+        (["--codes", "bfloat16", "--embedding-dim", "16"], []),
+        (["--mlp-energy", "1"], []),
+    ],
+)
+def test_a_rank_that_saves_nothing_is_warned_of_in_a_dry_run_too(
+    options: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(tyro.cli(Compress, args=["--output", str(tmp_path / "run"), "--dry-run", *options]))
+
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == len(expected), warned
+    assert all(text in line for text, line in zip(expected, warned, strict=True)), warned
 
 
 def test_compressed_checkpoint_is_not_compressed_again(compressed: Compressed, tmp_path: Path) -> None:

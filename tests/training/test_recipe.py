@@ -7,6 +7,7 @@ import pytest
 
 from afm_dist.errors import OptionError
 from afm_dist.training.recipe import PRESETS, Recipe, preset
+from data_prep import presets
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,7 @@ from afm_dist.training.recipe import PRESETS, Recipe, preset
         ("learning_rate", math.inf),
         ("l2", math.nan),
         ("seed", -1),
+        ("seed", 2**63),
         ("table_learning_rate", 0.0),
         ("table_l2", -1e-5),
         ("plateau_factor", 0.0),
@@ -79,6 +81,13 @@ def test_the_leaderboards_presets_are_those_of_its_logs() -> None:
         assert (p.train.batch_size, p.train.learning_rate) == (10_000, 1e-3)
         assert (p.train.epochs, p.train.patience, p.train.plateau_factor) == (100, 2, 0.1)
         assert p.train.clip_norm == 10
+
+
+@pytest.mark.parametrize("name", sorted({*presets.names()} - {*PRESETS}))
+def test_a_preset_that_only_prepares_data_is_told_from_an_unknown_one(name: str) -> None:
+    told = f"--preset {name}: a preset of jobs/prepare.py only; choose from default, demo, afm-criteo"
+    with pytest.raises(OptionError, match=told):
+        preset(name)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

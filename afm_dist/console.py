@@ -69,6 +69,11 @@ def warn(text: str) -> None:
     err.print(f"[yellow]warning:[/] {_escape(text)}")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, for a line: ``1 file``, ``12,000 files``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 @contextmanager
 def progress(
     what: str, total: int, unit: str = "rows", *, before: int = 0

@@ -114,8 +114,9 @@ def load(checkpoint: str, data: str | None = None) -> Manifest:
         _check_model(own, checkpoint)
     if own is None and data is None:
         raise DataError(
-            f"{checkpoint}: has no {FOLDER}/, which says what a raw row becomes (an older release, or data "
-            "that jobs/prepare.py did not make); give the dataset that the model was trained on with --data"
+            f"{checkpoint}: has no {FOLDER}/, which says what a raw row becomes; a stage's own checkpoint "
+            "has none: name OUTPUT/checkpoint; for one of an older release, or of data that jobs/prepare.py "
+            "did not make, give the dataset that the model was trained on with --data"
         )
     if data is None:
         assert own is not None

@@ -60,7 +60,8 @@ def show_plan(
         OptionError: the protocol does not fit the log, or the cluster cannot hold it.
     """
     log = _read(source)
-    console.say(f"reads {len(log.rows_of_files)} files, {log.bytes / 1e6:,.1f} MB, about {log.rows:,} rows")
+    files = console.counted(len(log.rows_of_files), "file")
+    console.say(f"reads {files}, {log.bytes / 1e6:,.1f} MB, about {log.rows:,} rows")
     _show(log, protocol, output, options)
 
 
@@ -180,7 +181,7 @@ def _show(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions
     (estimate,), shards = plan.estimates, _shards(log, protocol)
     console.say("stages:")
     console.say("  scan: counts the rows of every block of a file that is cut into several")
-    console.say(f"  parse: {log.n_blocks:,} blocks, one task each; {splits}")
+    console.say(f"  parse: {console.counted(log.n_blocks, 'block')}, one task each; {splits}")
     console.say(f"  vocabulary: {fields:,} fields, ids of tokens and scales of numbers")
     console.say(f"  encode: shards of up to {protocol.rows_per_shard:,} rows, up to {size(shards)}")
     console.say(f"needs up to {size(estimate.disk)} of disk, and about {size(estimate.memory)} per worker")
@@ -202,10 +203,14 @@ def _by_last_file(log: _Log, protocol: Protocol) -> str:
 
 
 def _split_line(train: float, shared_out: int, protocol: Protocol) -> str:
-    return (
-        f"about {train:,.0f} training, {shared_out * protocol.validation_share:,.0f} validation and "
-        f"{shared_out * protocol.test_share:,.0f} test rows"
-    )
+    shares = {"validation": protocol.validation_share, "test": protocol.test_share}
+    for split, share in shares.items():
+        if share and round(shared_out * share) == 0:
+            console.warn(
+                f"too few rows for a {split} split: {share:g} of {shared_out:,} is none, or hardly one"
+            )
+    held_out = " and ".join(f"{shared_out * share:,.0f} {split}" for split, share in shares.items())
+    return f"about {train:,.0f} training, {held_out} rows"
 
 
 def _by_column(log: _Log, protocol: Protocol) -> str:

@@ -31,7 +31,8 @@ class Compare:
 def main(config: Compare) -> None:
     """Run the job."""
     if len(config.runs) < 2:
-        raise OptionError(f"{len(config.runs)} runs: name two or more run directories of jobs/compress.py")
+        given = console.counted(len(config.runs), "run")
+        raise OptionError(f"{given}: name two or more run directories of jobs/compress.py")
     console.say(f"afm-dist compare: {', '.join(config.runs)}")
     from afm_dist import storage
     from afm_dist.cluster import check_paths

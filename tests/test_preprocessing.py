@@ -69,7 +69,9 @@ def test_dataset_that_does_not_say_how_it_was_made_leaves_nothing(tmp_path: Path
 
     assert not preprocessing.attach(manifest, checkpoint)
 
-    with pytest.raises(DataError, match=r"has no preprocessing/.* with --data"):
+    with pytest.raises(
+        DataError, match=r"has no preprocessing/.* a stage's own .* name OUTPUT/checkpoint; .* --data"
+    ):
         preprocessing.load(checkpoint)
     with pytest.raises(DataError, match="does not say what a raw row becomes"):
         preprocessing.load(checkpoint, manifest.location)

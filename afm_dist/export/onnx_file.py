@@ -15,6 +15,8 @@ from afm_dist.errors import OptionError
 from afm_dist.export.formats import Run
 from afm_dist.export.module import IDS, LOGIT, NUMERIC
 
+# The package is on no index.
+INSTALL = "pip install '.[onnx]' in the clone"
 # The newest that torch's exporter can convert to.
 OPSET = 25
 # Of the file with the tensors, where they do not fit into the other.
@@ -32,7 +34,7 @@ def prepare() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise OptionError(f"--format onnx: {error}; pip install 'afm-dist[onnx]'") from error
+        raise OptionError(f"--format onnx: {error}; {INSTALL}") from error
 
 
 def write(program: ExportedProgram, metadata: Mapping[str, str], path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from afm_dist import console
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.cluster import view
 from afm_dist.compression.rewrite import restructure_
@@ -223,7 +224,7 @@ class Costs:
             gpu=self._task_gpu(STATISTICS_ROWS),
             driver=PROCESS_BYTES + self.bytes + MOMENTS_COPIES * partial,
             disk=len(self.manifest.groups("train")) * partial,
-            note=f"{len(self.manifest.groups('train'))} partials of {size(partial)}",
+            note=f"{console.counted(len(self.manifest.groups('train')), 'partial')} of {size(partial)}",
             seconds=self._task_seconds("train", rows * seconds),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from afm_dist import storage
+from afm_dist import console, storage
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.planning.capacity import Estimate, Plan, size
@@ -62,7 +62,7 @@ def plan_of(
         driver=PROCESS_BYTES + costs.bytes,
         disk=rows * (BYTES_PER_ROW + 2 * sum(map(_bytes_per_value, source.kept.values()))),
         seconds=seconds,
-        note=f"{len(blocks):,} blocks; vocabularies {mapped}",
+        note=f"{console.counted(len(blocks), 'block')}; vocabularies {mapped}",
     )
     fields = manifest.vocabulary.values()
     largest = min(RANGE_TOKENS, max((file.rows for file in fields), default=0))

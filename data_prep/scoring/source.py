@@ -13,7 +13,7 @@ from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Source
 from data_prep.sources.tabular import TabularSource, is_parquet
 from data_prep.sources.tabular_columns import ColumnOptions
-from data_prep.sources.text_log import TextLog
+from data_prep.sources.text_log import FormatError, TextLog
 from data_prep.transforms import TRANSFORMS, FieldRule, spelled_rule
 
 SourceName = Literal["criteo", "avazu", "tabular"]
@@ -54,13 +54,22 @@ def open_source(
     columns: dict[str, FieldKind] = {
         rule.column: TRANSFORMS[rule.transform].reads for rule in rules_of(manifest)
     }
+    given = name is not None
     if name is None:
         # An empty file says nothing; it is passed over, or refused, as by every source.
         first = next((path for path in paths if files.describe(path).bytes), paths[0])
         name = "tabular" if is_parquet(first) else _trained_on(manifest)
     if name == "tabular":
         return _table(paths, manifest, columns, keep)
-    source = TEXT_LOGS[name](paths, labelled=False, kept=keep)
+    try:
+        source = TEXT_LOGS[name](paths, labelled=False, kept=keep)
+    except FormatError as error:
+        if given:
+            raise
+        raise DataError(
+            f"{error}; no --source was given, and the model was trained on {name} text: for a CSV give "
+            "--source tabular"
+        ) from error
     there = {column.name for column in source.fields}
     if missing := [column for column in columns if column not in there]:
         raise OptionError(

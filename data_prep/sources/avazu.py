@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from afm_dist.errors import DataError
 from data_prep.sources.short_texts import short_token_text, short_tokens
 from data_prep.sources.source import RawField
-from data_prep.sources.text_log import TextField, TextLog
+from data_prep.sources.text_log import FormatError, TextField, TextLog
 
 HEADER = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,"
@@ -47,7 +46,7 @@ class AvazuSource(TextLog):
     def check_first_line(self, path: str, line: bytes) -> None:
         """Avazu's header, or another file."""
         if line != self.header:
-            raise DataError(
+            raise FormatError(
                 f"{path}:1: the first line is not Avazu's header (id,click,hour,C1,…); "
                 "read another table with --source tabular"
             )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from afm_dist.errors import DataError
 from data_prep.sources.short_texts import hex_text, hex_tokens, integers
 from data_prep.sources.source import RawField
-from data_prep.sources.text_log import TextField, TextLog
+from data_prep.sources.text_log import FormatError, TextField, TextLog
 
 INTEGERS = 13
 TOKENS = 26
@@ -51,7 +50,7 @@ class CriteoSource(TextLog):
     def check_first_line(self, path: str, line: bytes) -> None:
         """Criteo's lines have tabs."""
         if b"\t" not in line:
-            raise DataError(
+            raise FormatError(
                 f"{path}:1: no tab in the first line; --source criteo reads 40 tab-separated fields"
             )
 

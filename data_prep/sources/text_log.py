@@ -32,6 +32,10 @@ SAMPLE_BYTES = 1 << 18
 LABEL_LINES = 100
 
 
+class FormatError(DataError):
+    """A file whose first line is not of the format."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextField:
     """A field of the text.
@@ -138,7 +142,7 @@ class TextLog(Source):
         """Refuse at once a file of another format.
 
         Raises:
-            DataError: naming the file.
+            FormatError: naming the file.
         """
 
     def data_start(self, path: str) -> int | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from afm_dist import console
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import WARM_UP_ROUNDS, Speedup, time_in_turn
+from afm_dist.export.onnx_file import INSTALL
 from afm_dist.serving.rows import Precision
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.inference_models import BASELINE, EMB, Shape, models_of
@@ -57,11 +58,11 @@ def run(
     present = [runtime for runtime in runtimes if is_installed(runtime)]
     if not present:
         raise OptionError(
-            f"--runtimes {' '.join(runtimes)}: ONNX Runtime is not installed; pip install 'afm-dist[onnx]', "
+            f"--runtimes {' '.join(runtimes)}: ONNX Runtime is not installed; {INSTALL}, "
             "or name another runtime"
         )
     if len(present) < len(runtimes):
-        console.say("  without ONNX Runtime, which is not installed (pip install 'afm-dist[onnx]')")
+        console.say(f"  without ONNX Runtime, which is not installed ({INSTALL})")
     prepared = Prepared(models_of(shape), shape.fields, precision, max(batch_sizes))
     (pool,) = criteo_shape.batches(shape.cardinalities, BATCHES * max(batch_sizes), 1, shape.numeric)
     ids, numeric = pool.ids.long(), pool.numeric

@@ -99,3 +99,12 @@ def test_what_the_preparation_would_refuse_is_refused(tmp_path: Path) -> None:
         show_plan(_days(tmp_path, 100), LAST_FILE)
     with pytest.raises(OptionError, match="--split-column day: the log has"):
         show_synthetic_plan(10, "criteo", Protocol(split_by="column", split_column="day", test_from="3"))
+
+
+def test_a_held_out_split_without_rows_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    show_synthetic_plan(5, "criteo", Protocol(test_share=0.4))
+
+    shown = capsys.readouterr()
+    assert "2 training, 0 validation and 2 test rows" in shown.out
+    assert "parse: 1 block, one task each" in shown.out
+    assert shown.err == "warning: too few rows for a validation split: 0.1 of 5 is none, or hardly one\n"

@@ -465,7 +465,7 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
 
-    told = r"--format onnx: .*onnxscript.*; pip install 'afm-dist\[onnx\]'"
+    told = r"--format onnx: .*onnxscript.*; pip install '\.\[onnx\]' in the clone"
     refuse(checkpoint, told, tmp_path, format="onnx", output=str(tmp_path / "out" / "model.onnx"))
 
 

@@ -89,7 +89,7 @@ def test_the_mlp_alone_scores_as_many_rows_as_the_models(monkeypatch: pytest.Mon
 def test_runtimes_of_which_none_is_installed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference_runtimes, "find_spec", lambda name: None)
     with pytest.raises(
-        OptionError, match=r"--runtimes onnx: .* pip install 'afm-dist\[onnx\]', or name another"
+        OptionError, match=r"--runtimes onnx: .* pip install '\.\[onnx\]' in the clone, or name another"
     ):
         main(Benchmark(suite="inference", quick=True, runtimes=("onnx",)))
 

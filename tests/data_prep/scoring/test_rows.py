@@ -409,8 +409,14 @@ def test_model_for_a_text_log_scores_a_table_with_its_columns(tmp_path: Path) ->
     frame.drop("label").write_parquet(tmp_path / "rows.parquet")
 
     assert trained.scores(tmp_path, tmp_path / "rows.parquet") == trained.scores(tmp_path, log)
-    with pytest.raises(DataError, match=r"no tab in the first line"):
-        trained.source(write_csv(tmp_path / "rows.csv", names, []))
+    unlike = write_csv(tmp_path / "rows.csv", names, [])
+    advice = (
+        "; no --source was given, and the model was trained on criteo text: for a CSV give --source tabular"
+    )
+    with pytest.raises(DataError, match=f"no tab in the first line.*{advice}"):
+        trained.source(unlike)
+    with pytest.raises(DataError, match=r"no tab in the first line.*tab-separated fields$"):
+        open_source([str(unlike)], trained.manifest, name="criteo")
 
 
 def test_source_without_the_columns_of_the_model_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from afm_dist.dataset.manifest import Manifest
 from tests.object_store.faulty_proxy import FaultyProxy
@@ -19,6 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         shared = "compressed" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("compressed" if shared else str(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """What a test lets this process compute as workers and drivers do ends with it."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,6 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -77,5 +76,4 @@ def test_workers_and_drivers_take_denormal_numbers_for_zero(begin: Callable[[], 
     try:
         assert (tiny @ tiny).count_nonzero() == 0
     finally:
-        torch.set_flush_denormal(False)
         torch.set_num_threads(threads)

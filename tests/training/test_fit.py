@@ -149,7 +149,7 @@ def test_of_earlier_starts_only_the_registered_checkpoint_stays(tmp_path: Path) 
 def test_distilling_without_a_teacher_is_refused_by_name(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "log")
 
-    with pytest.raises(OptionError, match=r"distill weight 0\.5: model has no teacher"):
+    with pytest.raises(OptionError, match=r"distill_weight 0\.5: model has no teacher"):
         fit_module.fit([candidate(tmp_path)], manifest, Recipe(distill_weight=0.5), folder=str(tmp_path))
 
 

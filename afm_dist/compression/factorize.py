@@ -6,6 +6,7 @@ Everything here is a function of tensors, in float64: no files, no Ray, no modul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,9 +43,8 @@ class Spectrum:
         return self.mean.shape[0]
 
     def kept_energy(self, rank: int) -> float:
-        """Share of the variance (sum of eigenvalues) in the first ``rank`` components."""
-        total = float(self.eigenvalues.sum())
-        return float(self.eigenvalues[:rank].sum()) / total if total > 0 else 1.0
+        """Share of the variance (sum of eigenvalues) in the first ``rank`` components, as ``kept_share``."""
+        return kept_share(self.eigenvalues, rank)
 
     def rank_for_energy(self, share: float) -> int:
         """Smallest rank (at least 1) whose components keep ``share`` of the variance."""
@@ -65,6 +65,27 @@ class Spectrum:
         resolution = torch.finfo(torch.float32).eps ** 2 * float(self.mean.square().sum())
         nothing = max(NEGLIGIBLE * float(self.eigenvalues.sum()), resolution)
         return self.width - int((lost <= nothing).sum())
+
+
+def kept_share(values: Tensor, rank: int) -> float:
+    """The share of some variances that the first ``rank`` of them make up.
+
+    In [0, 1], never smaller for a higher rank, and exactly 1 where all that is left out is zero, as at full
+    rank; 1 where there is no variance.
+
+    Args:
+        values: Not negative, shape (M,).
+        rank: K, 0 ≤ K ≤ M.
+
+    Raises:
+        ValueError: the rank is outside 0..M.
+    """
+    if not 0 <= rank <= len(values):
+        raise ValueError(f"rank {rank} is outside 0..{len(values)}")
+    # Each sum is rounded once: in floats the sum of some may exceed that of all, in another order.
+    numbers = values.tolist()
+    total = math.fsum(numbers)
+    return math.fsum(numbers[:rank]) / total if total > 0 else 1.0
 
 
 def _components(values: Tensor, share: float) -> int:

@@ -9,12 +9,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import torch
-
 from afm_dist import console, storage
 from afm_dist.checkpoint import load_config
 from afm_dist.compression.absorb import in_agreeing_units
-from afm_dist.compression.factorize import eigendecompose
+from afm_dist.compression.factorize import eigendecompose, kept_share
 from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
@@ -107,15 +105,14 @@ def row_notes(tuned: Mapping[str, History], control: str) -> dict[tuple[str, str
 def kept_energy(key: str, entry: PlanEntry, known: OutputStatistics) -> float:
     """The share of the variance of some outputs that the factors of an entry keep.
 
-    1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the entry's method.
+    1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the entry's method. P leaves scores that are not
+    correlated, so its columns of ``decode``, of length 1, keep the variance of a score each.
     """
     method, own, rank = FACTORIZATIONS[entry.method], known[key], _rank(key, entry)
-    total = float(own.covariance.trace())
-    if not rank or entry.method == "afm" or not isinstance(method, ProjectedOutputs) or total <= 0:
+    if entry.method == "afm" or not isinstance(method, ProjectedOutputs):
         return eigendecompose(own).kept_energy(rank)
-    projection = method.projection(key, own.width, rank, known)
-    rest = torch.eye(own.width, dtype=torch.float64) - projection.decode @ projection.encode
-    return 1 - float((rest @ own.covariance * rest).sum()) / total
+    whole = method.projection(key, own.width, own.width, known)
+    return kept_share(whole.deviations.square(), rank)
 
 
 def _rank(key: str, entry: PlanEntry) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from afm_dist.compression.fused import FusedHandler
 from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler
@@ -133,4 +134,6 @@ def _tied(module: nn.Module, holders: _Holders) -> str | None:
 
 def _memory(parameter: Tensor) -> int:
     """Where a tensor lies; transposed it lies at the same place."""
-    return parameter.data_ptr() if parameter.numel() and not parameter.is_meta else id(parameter)
+    if is_lazy(parameter) or parameter.is_meta or not parameter.numel():
+        return id(parameter)
+    return parameter.data_ptr()

@@ -6,15 +6,21 @@ error costs, in the same unit for every module: squared logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from afm_dist.compression.factorize import Projection
+from afm_dist.compression.handler import Observation
 from afm_dist.compression.registry import handler_of
 from afm_dist.dataset.batch import Batch
+from afm_dist.eval_mode import eval_mode
 from afm_dist.statistics.moments import one_thread
 
 # How many rows tell enough, and how many at a time.
@@ -36,7 +42,7 @@ def output_sensitivity(
     Of a module that is called several times for a logit, or at several positions, the sum over them.
 
     Args:
-        model: In eval mode; is not changed.
+        model: Any module; runs in eval mode, is left as it was (see ``eval_mode``).
         batches: A sample of the rows.
         names: Modules, all of which take part in the logit.
         forward: Gives the logits (B,) of a batch.
@@ -57,49 +63,116 @@ def output_sensitivity(
     products: dict[str, Tensor] = {}
     reached: set[str] = set()
     logits = 0
-    calls: list[tuple[str, Any, Any, Any]] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            del module
-            calls.append((name, output, args, kwargs))
-
-        return hook
-
-    hooks = [module.register_forward_hook(note(name), with_kwargs=True) for name, module in modules.items()]
-    try:
+    with eval_mode(model) as apart, _recording(modules) as calls:
         for batch in batches:
             calls.clear()
-            with torch.enable_grad():
+            with apart(), torch.enable_grad():
                 scores = forward(model, batch)
             logits += scores.numel()
-            tensors = [tensor for _, output, _, _ in calls for tensor in _parts(output)]
-            if not tensors:
-                break
-            gradients = iter(torch.autograd.grad(scores.sum(), tensors, allow_unused=True))
-            for name, output, args, kwargs in calls:
-                found = [(tensor, next(gradients)) for tensor in _parts(output)]
-                if any(gradient is not None for _, gradient in found):
-                    reached.add(name)
-                # What a handler reads off an output it reads off the gradient, which has its shape.
-                parts = [torch.zeros_like(t) if gradient is None else gradient for t, gradient in found]
-                shaped = tuple(parts) if isinstance(output, tuple) else parts[0]
-                for seen in handler_of(modules[name]).observe(name, modules[name], shaped, *args, **kwargs):
+            # As many as now: where activations are recomputed backward calls modules again.
+            recorded = tuple(calls)
+            for call, gradients in zip(recorded, _gradients(scores, recorded), strict=True):
+                if any(gradient is not None for gradient in gradients):
+                    reached.add(call.name)
+                for seen in call.observe(modules[call.name], gradients):
                     own = seen.rows.double()
-                    if name in absorbing:
+                    if call.name in absorbing:
                         own = torch.cat([own, own.new_ones(len(own), 1)], 1)
                     products[seen.key] = products.get(seen.key, 0) + own.T @ own
-    finally:
-        for hook in hooks:
-            hook.remove()
     for name in names:
         if name not in reached:
             raise ValueError(f"{name}: the logit does not depend on its output, or there were no rows")
     return {key: product.cpu() / logits for key, product in products.items()}
 
 
-def _parts(output: Any) -> tuple[Tensor, ...]:
-    return output if isinstance(output, tuple) else (output,)
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A call of a module.
+
+    Attributes:
+        name: Of the module.
+        args: What it was called with, as it was then.
+        kwargs: The same.
+        output: The leaves of what it returned.
+        structure: How the leaves are arranged.
+        edges: Where each leaf leaves the module in the graph of the logit; None for what has no gradient.
+    """
+
+    name: str
+    args: Any
+    kwargs: Any
+    output: Sequence[Any]
+    structure: TreeSpec
+    edges: Sequence[GradientEdge | None]
+
+    def observe(self, module: nn.Module, gradients: Sequence[Tensor | None]) -> Iterator[Observation]:
+        """What a handler reads off an output it reads off the gradient, which has its shape."""
+        leaves = [
+            leaf if edge is None else torch.zeros_like(leaf) if gradient is None else gradient
+            for leaf, edge, gradient in zip(self.output, self.edges, gradients, strict=True)
+        ]
+        shaped = tree_unflatten(leaves, self.structure)
+        yield from handler_of(module).observe(self.name, module, shaped, *self.args, **self.kwargs)
+
+
+@contextmanager
+def _recording(modules: Mapping[str, nn.Module]) -> Iterator[list[_Call]]:
+    """Within this context the calls of some modules are recorded.
+
+    The model goes on with a copy of what a module returned, and the gradient is that of the copy as it was
+    then: whatever is done to it in place comes later in the graph. Where nothing before the output can be
+    trained the graph begins with it.
+    """
+    calls: list[_Call] = []
+
+    def recorder(name: str) -> Callable[..., Any]:
+        def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            del module
+            leaves, structure = tree_flatten(output)
+            # What is returned twice stays one tensor.
+            copies: dict[int, Tensor] = {}
+            with torch.enable_grad():
+                for leaf in leaves:
+                    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                        source = leaf if leaf.requires_grad else leaf.detach().requires_grad_()
+                        copies.setdefault(id(leaf), source.clone())
+            call = _Call(
+                name=name,
+                args=tree_map_only(Tensor, _copy, args),
+                kwargs=tree_map_only(Tensor, _copy, kwargs),
+                output=leaves,
+                structure=structure,
+                edges=[
+                    get_gradient_edge(copies[id(leaf)]) if id(leaf) in copies else None for leaf in leaves
+                ],
+            )
+            calls.append(call)
+            return tree_unflatten([copies.get(id(leaf), leaf) for leaf in leaves], structure)
+
+        return record
+
+    hooks = [
+        module.register_forward_hook(recorder(name), with_kwargs=True) for name, module in modules.items()
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _gradients(scores: Tensor, calls: Sequence[_Call]) -> Iterator[list[Tensor | None]]:
+    """For each call the gradients of the summed logits with respect to the leaves of its output."""
+    edges = [edge for call in calls for edge in call.edges if edge is not None]
+    found: Iterator[Tensor | None] = iter([None] * len(edges))
+    if edges and scores.requires_grad:
+        found = iter(torch.autograd.grad(scores.sum(), edges, allow_unused=True))
+    for call in calls:
+        yield [None if edge is None else next(found) for edge in call.edges]
 
 
 def tail_errors(projection: Projection, sensitivity: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from afm_dist import __version__, storage
 from afm_dist.cluster import ensure_ray, task_resources
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest
 from afm_dist.errors import DataError, OptionError
+from afm_dist.eval_mode import eval_mode
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.sharing import model_bytes, model_digest, share, source_of
@@ -52,7 +53,7 @@ def collect_moments(
     """Moments of the outputs of some modules over a dataset (E[y] and Cov(y) of the paper's eq. 1).
 
     Args:
-        model: Any module; runs in eval mode, is left as it was.
+        model: Any module; runs in eval mode, is left as it was (see ``eval_mode``).
         dataset: A dataset directory or its manifest: a Ray pass, out of core. Or any iterable of
             batches: a loop in this process.
         targets: Name patterns (``"mlp.*"``) or types (``nn.Linear``) of modules to watch.
@@ -147,18 +148,13 @@ def _collect_here(
     model: nn.Module, batches: Iterable[Any], modules: Sequence[str], forward_fn: ForwardFn
 ) -> dict[str, Moments]:
     observer = Observer(model, modules)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode(), observer.watching():
-            for i, batch in enumerate(batches):
-                try:
+    with eval_mode(model) as apart, torch.no_grad(), observer.watching():
+        for i, batch in enumerate(batches):
+            try:
+                with apart():
                     forward_fn(model, batch)
-                except ValueError as error:
-                    raise DataError(
-                        f"batch {i}: {error}; look for broken values in it or for a diverged model"
-                    ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+            except ValueError as error:
+                raise DataError(
+                    f"batch {i}: {error}; look for broken values in it or for a diverged model"
+                ) from error
     return observer.moments

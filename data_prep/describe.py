@@ -14,7 +14,7 @@ from afm_dist.dataset.description import CategoricalField, Description, Token
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
-from data_prep.plan import PAGE
+from data_prep.ownership import PAGE
 
 WIDTH_IN_FILES = 120
 WIDEST = 10_000

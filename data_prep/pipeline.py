@@ -25,12 +25,11 @@ from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
 from data_prep import encode, parse
 from data_prep.field_stage import FieldStage
 from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
+from data_prep.ownership import PAGE, RECORD, REJECTED, VOCABULARY
 from data_prep.parse import BlockReceipt, Parsing
 from data_prep.plan import (
-    PAGE,
-    RECORD,
-    REJECTED,
     check_output,
+    check_replaced,
     check_unchanged,
     make_plan,
     unfinished,
@@ -54,6 +53,7 @@ def prepare(
     protocol: Protocol,
     *,
     resume: Literal["auto", "never"] = "auto",
+    overwrite: bool = False,
     usage: Usage | None = None,
     emit: Emit = unheard,
     options: CpuOptions = CPU_EACH,
@@ -65,6 +65,7 @@ def prepare(
         output: The dataset directory to make.
         protocol: Split, threshold and the rest.
         resume: ``auto`` goes on after an interruption, ``never`` starts anew.
+        overwrite: Whether a finished dataset of other inputs may be replaced.
         usage: Where to note what the workers needed.
         emit: Gets the events of lost tasks, e.g. ``Run.event``.
         options: What each task gets of the cluster.
@@ -75,6 +76,7 @@ def prepare(
     """
     output = storage.absolute(output)
     check_output(output, source.paths)
+    check_replaced(output, source.kind, source.inputs, overwrite=overwrite)
     rules, split = protocol.rules(source.fields), protocol.split(len(source.paths))
     check_field_names([source.label, *(rule.name for rule in rules)], f"preset {protocol.preset}")
     plan = make_plan(source, protocol)
@@ -164,8 +166,13 @@ class _Preparation:
         return results[:n_files], Findings.of(map(BlockReceipt.from_json, results[n_files:]))
 
     def clear(self) -> None:
-        """Remove the dataset that is being replaced, manifest first."""
-        for name in (FILE_NAME, RECORD, PAGE, "vocabulary", *SPLITS):
+        """Remove the dataset that is being replaced, manifest first.
+
+        Raises:
+            OptionError: somebody has put files of their own into it meanwhile.
+        """
+        check_output(self.output)
+        for name in (FILE_NAME, RECORD, PAGE, VOCABULARY, *SPLITS):
             storage.remove(storage.join(self.output, name))
 
     def fields(self, found: Findings) -> tuple[tuple[Field, ...], dict[str, Shard], list[list[str]]]:
@@ -249,7 +256,7 @@ class _Preparation:
         storage.write_json(storage.join(self.output, RECORD), self.plan)
         manifest.save()
         self.work.remove()
-        for name in ("vocabulary", REJECTED, *SPLITS):
+        for name in (VOCABULARY, REJECTED, *SPLITS):
             storage.remove_temporaries(storage.join(self.output, name))
         return manifest
 

@@ -9,17 +9,24 @@ from typing import Any
 from afm_dist import __version__, storage
 from afm_dist.dataset.manifest import FILE_NAME, Manifest
 from afm_dist.errors import DataError, OptionError
+from data_prep.ownership import PAGE, RAW, RECORD, foreign_files, read_manifest, read_record
 from data_prep.protocol import Protocol
 from data_prep.sources import files
+from data_prep.sources.files import InputFile
 from data_prep.sources.source import Source
-from data_prep.split import SPLITS
-from data_prep.work import FOLDER
 
-RECORD = "prepare.json"
-REJECTED = "rejected"
-RAW = "raw"
-PAGE = "describe.html"
-OWN_NAMES = (FILE_NAME, RECORD, PAGE, REJECTED, RAW, FOLDER, "vocabulary", *SPLITS)
+__all__ = [
+    "PAGE",
+    "check_output",
+    "check_replaced",
+    "check_unchanged",
+    "make_plan",
+    "unfinished",
+    "why_prepare",
+]
+
+# A log that is made anew from its options whenever it is wanted.
+SYNTHETIC = "synthetic"
 
 
 def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
@@ -81,14 +88,51 @@ def check_output(output: str, inputs: Sequence[str] = ()) -> None:
     """
     if storage.is_local(output) and storage.local_path(output).is_file():
         raise OptionError(f"--output {output}: this is a file; name a folder")
-    present = storage.list_names(output)
-    ours = OWN_NAMES if {FILE_NAME, RECORD, FOLDER} & set(present) else (RAW,)
-    foreign = [name for name in present if name not in ours]
-    if foreign:
-        raise OptionError(
-            f"--output {output}: the folder holds other files ({', '.join(foreign[:3])}); name a new one"
-        )
     for path in inputs:
         inside = path.removeprefix(output.rstrip("/") + "/")
         if inside != path and inside.partition("/")[0] != RAW:
             raise OptionError(f"--output {output}: holds the input {path}; name another folder")
+    if foreign := foreign_files(output):
+        raise OptionError(
+            f"--output {output}: the folder holds other files ({', '.join(foreign[:3])}); name a new one, or "
+            "move them away"
+        )
+
+
+def check_replaced(output: str, kind: str, inputs: Sequence[InputFile], *, overwrite: bool) -> None:
+    """Refuse to replace a finished dataset by one of other inputs.
+
+    Inputs are told apart by where they lie: of the same files, whatever they hold now and whatever the other
+    options are, a dataset is made again. A synthetic log is a function of the options alone.
+
+    Args:
+        output: The dataset directory.
+        kind: Of the raw log.
+        inputs: Its files.
+        overwrite: Whether that is what the user wants.
+
+    Raises:
+        OptionError: saying what the dataset was made of.
+    """
+    manifest = read_manifest(output)
+    if manifest is None or overwrite:
+        return
+    record = read_record(output)
+    if record is not None:
+        made_of = record["source"]
+        is_same = [file["path"] for file in record["inputs"]] == [file.path for file in inputs]
+        names = [str(file["path"]) for file in record["inputs"]]
+    else:
+        made_of = manifest.facts.get("source")
+        names = [str(file.get("name")) for file in manifest.sources]
+        sizes = [(file.get("name"), file.get("bytes")) for file in manifest.sources]
+        is_same = sizes == [(file.name, file.bytes) for file in inputs]
+    if made_of == kind and (is_same or kind == SYNTHETIC):
+        return
+    rows = sum(shard.rows for shards in manifest.splits.values() for shard in shards)
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    of = f"{made_of or 'an unknown source'} ({shown})" if shown else str(made_of or "unknown inputs")
+    raise OptionError(
+        f"--output {output}: holds a finished dataset of other inputs, {rows:,} rows of {of}; name another "
+        "folder, or give --overwrite to replace it"
+    )

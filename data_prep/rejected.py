@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+
+from pyarrow import fs as pafs
 
 from afm_dist import storage
 from afm_dist.errors import DataError
@@ -11,6 +15,32 @@ from data_prep.sources.source import Rejected
 
 REJECTED_PER_FILE = 10_000
 REJECTED_SHOWN = 10
+_NAME = re.compile(r"part-([0-9a-f]+-)?\d{5,}-\d{3,}\.jsonl")
+
+
+def foreign_rejected(folder: str) -> list[str]:
+    """Names of what lies in a folder and is no file of malformed rows that a job wrote.
+
+    Args:
+        folder: Where a job keeps its malformed rows.
+    """
+    foreign = []
+    for entry in storage.list_infos(folder):
+        name = entry.base_name
+        if not storage.is_temporary(name) and not _is_of_rejected(storage.join(folder, name), name, entry):
+            foreign.append(name)
+    return foreign
+
+
+def _is_of_rejected(location: str, name: str, entry: pafs.FileInfo) -> bool:
+    if entry.type != pafs.FileType.File or not _NAME.fullmatch(name):
+        return False
+    with storage.open_read(location) as file:
+        first = file.readline()
+    try:
+        return set(json.loads(first)) == {"file", *(field.name for field in fields(Rejected))}
+    except (ValueError, TypeError):
+        return False
 
 
 class RejectedRows:

@@ -26,6 +26,11 @@ from afm_dist.tasks import run_tasks
 
 FOLDER = ".work"
 PLAN = "plan.json"
+# Receipts of what the driver does.
+DRIVER = "driver"
+# Whose the folder is, whatever else it holds: written first, deleted last.
+OWNER = "owner.json"
+OWNED = {"written_by": "afm-dist", "holds": "what is left of a job that was interrupted, to go on from"}
 CLEAR_PEAK, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 # Linux counts kilobytes, macOS bytes.
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -111,21 +116,15 @@ class WorkDirectory:
         self._emit = emit
         self.path = path
         self._plan = plan
-        self.resumed = keep and self._recorded() == plan
+        self.resumed = keep and _content(self.folder(PLAN)) == plan
         if not self.resumed:
-            self.remove()
-
-    def _recorded(self) -> Any:
-        """The plan of an interrupted run; None: there is none, or it is damaged."""
-        try:
-            return storage.read_json(self.folder(PLAN))
-        except DataError:
-            return None
+            self._clear()
 
     def begin(self) -> None:
-        """Record the plan."""
+        """Record whose the folder is, and the plan."""
         if not self.resumed:
-            storage.write_json(storage.join(self.path, PLAN), self._plan)
+            self._mark()
+            storage.write_json(self.folder(PLAN), self._plan)
 
     def folder(self, *parts: str) -> str:
         """A location in the work directory."""
@@ -137,7 +136,7 @@ class WorkDirectory:
 
     def once(self, key: str, action: Callable[[], None]) -> None:
         """Do something on the driver that must not be repeated on resume."""
-        receipt = self.receipt("driver", key)
+        receipt = self.receipt(DRIVER, key)
         if not storage.exists(receipt):
             action()
             storage.write_json(receipt, {})
@@ -203,6 +202,51 @@ class WorkDirectory:
         return [results[task.key] for task in tasks]
 
     def remove(self) -> None:
-        """Delete it all; the plan first, so that no run goes on with what an interruption here leaves."""
-        storage.remove(self.folder(PLAN))
+        """Delete it all."""
+        self._clear()
         storage.remove(self.path)
+
+    def _clear(self) -> None:
+        """Delete all but what says whose the folder is.
+
+        The plan first: no run goes on with what an interruption here leaves.
+        """
+        names = storage.list_names(self.path)
+        if names:
+            self._mark()
+        storage.remove(self.folder(PLAN))
+        for name in names:
+            if name != DRIVER:
+                storage.remove(self.folder(name))
+        for name in storage.list_names(self.folder(DRIVER)):
+            if name != OWNER:
+                storage.remove(self.folder(DRIVER, name))
+
+    def _mark(self) -> None:
+        storage.write_json(self.folder(DRIVER, OWNER), OWNED)
+
+
+def is_work_directory(path: str) -> bool:
+    """Whether a folder is a work directory, by what only we write into one.
+
+    Args:
+        path: The folder.
+    """
+    # Without the first: of an older release.
+    return _content(storage.join(path, DRIVER, OWNER)) == OWNED or is_plan(_content(storage.join(path, PLAN)))
+
+
+def is_plan(content: Any) -> bool:
+    """Whether a value is the plan of a job over raw rows, or what is recorded of a finished one."""
+    if not isinstance(content, dict) or not {"version", "source", "fields"} <= content.keys():
+        return False
+    inputs = content.get("inputs")
+    return isinstance(inputs, list) and all(isinstance(file, dict) and "path" in file for file in inputs)
+
+
+def _content(location: str) -> Any:
+    """Of a JSON file; None where there is none, or it is damaged."""
+    try:
+        return storage.read_json(location)
+    except DataError:
+        return None

@@ -35,15 +35,18 @@ class Prepare:
     """afm-criteo, afm-avazu, criteo-x4, criteo-x1, avazu-x4, criteo-1tb, default, or a .toml file."""
 
     source: SourceName | None = None
-    """What the raw log is: a planted one that is written first, Criteo's or Avazu's text, or a CSV or
-    Parquet table. By default what the preset is for, else synthetic."""
+    """What the raw log is: Criteo's or Avazu's text, a CSV or Parquet table, or a synthetic one that is
+    written first. Needed where --preset is not for one of them."""
 
     input: tuple[str, ...] = ()
     """Files, folders, patterns such as 'day_*.gz', or URIs (text: plain, gzip or zstd); they are read in
     natural order, day_2 before day_10."""
 
     output: str | None = None
-    """The dataset directory to make."""
+    """The dataset directory to make. The same inputs with other options, or changed since, make it anew."""
+
+    overwrite: bool = False
+    """Replace a finished dataset of other inputs, or of another source, in OUTPUT."""
 
     label: str = "label"
     """Tabular: the column that holds 0 or 1."""
@@ -115,7 +118,7 @@ def main(config: Prepare) -> None:
     from afm_dist.dataset.manifest import FILE_NAME
     from afm_dist.planning.capacity import admit
     from data_prep import describe, dry_run, pipeline, presets
-    from data_prep.plan import check_output
+    from data_prep.plan import SYNTHETIC, check_output, check_replaced
     from data_prep.work import Usage
 
     cluster.check_paths(describe=config.describe, output=config.output)
@@ -124,16 +127,23 @@ def main(config: Prepare) -> None:
     if config.describe is not None:
         describe.show(config.describe)
         return
+    if config.output is None:
+        raise OptionError("--output: name the dataset directory to make")
     preset = presets.load(config.preset)
     name = source_name(config, preset)
-    output = check(config, name)
+    output = config.output
+    check(config, name)
     protocol = protocol_of(config, preset)
     # By a dry run too.
     check_output(storage.absolute(output), _input_files(config))
-    if config.dry_run and name == "synthetic":
+    if name == SYNTHETIC:
+        # Before its log is written.
+        check_replaced(storage.absolute(output), name, (), overwrite=config.overwrite)
+    if config.dry_run and name == SYNTHETIC:
         dry_run.show_synthetic_plan(config.rows, config.shape, protocol, output, config.resources)
         return
     source = SOURCES[name](config, output)
+    check_replaced(storage.absolute(output), source.kind, source.inputs, overwrite=config.overwrite)
     check_held_out(source, protocol, _input_files(config)[-1] if config.input else source.paths[-1])
     for line in source.describe():
         console.say(line)
@@ -146,7 +156,13 @@ def main(config: Prepare) -> None:
         )
     usage = Usage()
     manifest = pipeline.prepare(
-        source, output, protocol, resume=config.resume, usage=usage, options=config.resources
+        source,
+        output,
+        protocol,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        usage=usage,
+        options=config.resources,
     )
     description = Description.of(manifest)
     describe.show_summary(description)
@@ -160,23 +176,26 @@ def source_name(config: Prepare, preset: Preset) -> SourceName:
     """The raw format: named, or what the preset is for.
 
     Raises:
-        OptionError: the preset is for a format that is unknown.
+        OptionError: neither names one, or the preset is for a format that is unknown.
     """
-    name = config.source or preset.source or "synthetic"
+    name = config.source or preset.source
+    if name is None:
+        raise OptionError(
+            "--source: say what the raw log is: criteo, avazu or tabular (CSV or Parquet) with --input, or "
+            "synthetic to have one written"
+        )
     for known in SOURCES:
         if known == name:
             return known
     raise OptionError(f"preset {preset.name}: source = {name!r}; choose from {', '.join(SOURCES)}")
 
 
-def check(config: Prepare, source: SourceName) -> str:
-    """Refuse options that do not go together; returns the output directory.
+def check(config: Prepare, source: SourceName) -> None:
+    """Refuse options that do not go together.
 
     Raises:
         OptionError: naming the option and the fix.
     """
-    if config.output is None:
-        raise OptionError("--output: name the dataset directory to make")
     if source == "synthetic" and config.input:
         raise OptionError(
             "--input: a synthetic log is written, not read; use --source criteo, avazu or tabular"
@@ -195,7 +214,6 @@ def check(config: Prepare, source: SourceName) -> str:
         for option in ("categorical", "numeric", "drop"):
             if getattr(config, option):
                 console.warn(f"--{option} is ignored: the columns of --source {source} are fixed")
-    return config.output
 
 
 def protocol_of(config: Prepare, preset: Preset) -> Protocol:
@@ -267,7 +285,7 @@ def _tabular(config: Prepare, output: str) -> Source:
 
 def _synthetic(config: Prepare, output: str) -> Source:
     from afm_dist import storage
-    from data_prep.plan import RAW
+    from data_prep.ownership import RAW
     from data_prep.sources.synthetic import write_synthetic
     from data_prep.sources.synthetic_source import synthetic_source
 

@@ -21,6 +21,8 @@ from afm_dist.storage.location import is_local, join, local_path
 from afm_dist.storage.object_store import RemoteFile, Upload, connect, reaching
 
 TEMPORARY_SUFFIX = ".tmp"
+# What ``new_file`` calls a file that is being written.
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 COPY_BYTES = 16 << 20
 # Fetched at once from an object store, where a request takes as long as reading a megabyte or two.
 READ_BYTES = 4 << 20
@@ -322,10 +324,14 @@ def _remove_folder(path: Path) -> None:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is what an interrupted write left."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def remove_temporaries(location: str) -> None:
     """Delete what an interrupted write left in a folder; an object store hides that by itself."""
     if not is_local(location):
         return
-    for name in list_names(location):
-        if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX):
-            remove(join(location, name))
+    for name in filter(is_temporary, list_names(location)):
+        remove(join(location, name))

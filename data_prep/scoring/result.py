@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
+from data_prep.rejected import foreign_rejected
 from data_prep.scoring.block import ROW
 from data_prep.spool import open_arrow
-from data_prep.work import PLAN
+from data_prep.work import DRIVER, PLAN, is_work_directory
 
 ROW_GROUP_ROWS = 1 << 17
 # In the file's metadata: which model these scores are of.
@@ -33,7 +34,7 @@ OTHER_SUFFIXES = (
     ".zip",
     ".xlsx",
 )
-OF_WORK = re.compile(rf"{re.escape(PLAN)}|driver|(scan|parts|lookups|vocabulary|score)-[0-9a-f]+")
+OF_WORK = re.compile(rf"{re.escape(PLAN)}|{DRIVER}|(scan|parts|lookups|vocabulary|score)-[0-9a-f]+")
 OF_REJECTED = re.compile(r"part-.*\.jsonl")
 
 
@@ -69,16 +70,21 @@ def check_folders(output: str) -> None:
     """Refuse to delete what lies beside the output and is not this job's.
 
     Raises:
-        OptionError: ``OUTPUT.work`` or ``OUTPUT.rejected`` is a file, or holds nothing of ours.
+        OptionError: ``OUTPUT.work`` or ``OUTPUT.rejected`` is a file, or holds what is not ours.
     """
-    for folder, ours in ((f"{output}.work", OF_WORK), (f"{output}.rejected", OF_REJECTED)):
-        names = [name for name in storage.list_names(folder) if not name.endswith(storage.TEMPORARY_SUFFIX)]
-        is_foreign = names and not any(ours.fullmatch(name) for name in names)
-        if is_foreign or (storage.exists(folder) and not storage.is_folder(folder)):
+    work, rejected = f"{output}.work", f"{output}.rejected"
+    for folder, foreign in ((work, _foreign_work(work)), (rejected, foreign_rejected(rejected))):
+        if foreign or (storage.exists(folder) and not storage.is_folder(folder)):
             raise OptionError(
-                f"--output {output}: {folder} is in the way and would be deleted, but holds nothing of this "
-                f"job ({', '.join(names[:3]) or 'it is a file'}); move it, or name another output"
+                f"--output {output}: {folder} is in the way and would be deleted, but holds what is not of "
+                f"this job ({', '.join(foreign[:3]) or 'it is a file'}); move it, or name another output"
             )
+
+
+def _foreign_work(folder: str) -> list[str]:
+    """Names of what lies in a folder and is not of an interrupted job."""
+    names = [name for name in storage.list_names(folder) if not storage.is_temporary(name)]
+    return [name for name in names if not OF_WORK.fullmatch(name)] if is_work_directory(folder) else names
 
 
 def write_result(

@@ -114,21 +114,32 @@ def _claim(folder: str, record: dict[str, Any]) -> set[str]:
     """
     place = storage.join(folder, RECORD)
     names = storage.list_names(folder)
-    before: dict[str, Any] = storage.read_json(place) if RECORD in names else {"generator": None}
-    own = _own_names(names, before["shape"]) if "shape" in before else {}
+    before: Any = storage.read_json(place) if RECORD in names else None
+    is_ours = _is_record(before)
+    own = _own_names(names, before["shape"]) if is_ours else {}
     foreign = [name for name in _own_names(names, record["shape"]) if name not in own]
-    if "generator" not in before or foreign:
+    if (RECORD in names and not is_ours) or foreign:
         raise OptionError(
             f"{storage.join(folder, foreign[0]) if foreign else place}: not of a synthetic log; move it "
             "away, or read the log with --source and --input"
         )
-    valid = _valid_parts(before, record)
+    valid = _valid_parts(before, record) if is_ours else 0
     kept = {name for name, (part, temporary) in own.items() if part < valid and not temporary}
     for name in own.keys() - kept:
         storage.remove(storage.join(folder, name))
     if before != record:
         storage.write_json(place, record)
     return kept
+
+
+def _is_record(content: Any) -> bool:
+    """Whether a value is what is recorded of a log, by any release."""
+    return (
+        isinstance(content, dict)
+        and content.keys() == {"generator", "shape", "seed", "rows"}
+        and content["shape"] in get_args(ShapeName)
+        and all(isinstance(content[key], int) for key in ("generator", "seed", "rows"))
+    )
 
 
 def _own_names(names: list[str], shape: ShapeName) -> dict[str, tuple[int, bool]]:

@@ -13,6 +13,7 @@ from afm_dist import console
 from afm_dist.dataset.manifest import Manifest
 from jobs import prepare
 
+SYNTHETIC = ("--source", "synthetic")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -70,14 +71,14 @@ def test_a_synthetic_log_becomes_a_dataset_that_knows_its_best_auc(
 ) -> None:
     output = str(tmp_path / "data")
 
-    code = _run(monkeypatch, "--rows", "5000", "--output", output)
+    code = _run(monkeypatch, "--source", "synthetic", "--rows", "5000", "--output", output)
 
     facts = Manifest.load(output).facts
     assert code == 0
     assert 0.7 < facts["bayes_auc"] < 0.9
     assert facts["rows_read"] == 5000
     assert f"{facts['bayes_auc']:.4f}" in capsys.readouterr().out
-    code = _run(monkeypatch, "--rows", "5000", "--output", output)
+    code = _run(monkeypatch, "--source", "synthetic", "--rows", "5000", "--output", output)
     assert "up to date" in capsys.readouterr().out
 
 
@@ -87,7 +88,8 @@ def test_a_synthetic_log_can_have_the_shape_of_avazu(
 ) -> None:
     output = str(tmp_path / "data")
 
-    assert _run(monkeypatch, "--shape", "avazu", "--rows", "5000", "--output", output) == 0
+    synthetic = ("--source", "synthetic", "--shape", "avazu", "--rows", "5000")
+    assert _run(monkeypatch, *synthetic, "--output", output) == 0
 
     manifest = Manifest.load(output)
     assert manifest.label == "click"
@@ -106,7 +108,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     output = tmp_path / "data"
     options = ["--output", str(output), "--dry-run"]
 
-    assert _run(monkeypatch, *options) == 0
+    assert _run(monkeypatch, "--source", "synthetic", *options) == 0
     assert "a raw log of 400,000 rows" in capsys.readouterr().out
     assert _run(monkeypatch, "--source", "tabular", "--input", str(table), "--label", "click", *options) == 0
     assert "about 401 rows" in capsys.readouterr().out
@@ -116,12 +118,18 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--output", "OUT", "--input", "x"], 2, "--input: a synthetic log is written, not read"),
+        (["--output", "OUT"], 2, "--source: say what the raw log is: criteo, avazu or tabular"),
+        (["--output", "OUT", "--input", "x"], 2, "--source: say what the raw log is"),
+        ([*SYNTHETIC, "--output", "OUT", "--input", "x"], 2, "--input: a synthetic log is written, not read"),
         (["--source", "criteo", "--output", "OUT"], 2, "--input: name the file"),
-        (["--output", "OUT", "--rows", "0", "--dry-run"], 2, "--rows 0: a log needs at least one row"),
-        (["--output", "OUT", "--seed", "-3", "--dry-run"], 2, "--seed -3: must lie in 0 to"),
+        (
+            [*SYNTHETIC, "--output", "OUT", "--rows", "0", "--dry-run"],
+            2,
+            "--rows 0: a log needs",
+        ),
+        ([*SYNTHETIC, "--output", "OUT", "--seed", "-3", "--dry-run"], 2, "--seed -3: must lie in 0 to"),
         (["--rows", "10"], 2, "--output: name the dataset directory"),
-        (["--output", "OUT", "--threshold", "0"], 2, "--threshold 0"),
+        ([*SYNTHETIC, "--output", "OUT", "--threshold", "0"], 2, "--threshold 0"),
         (["--source", "criteo", "--input", "absent.txt", "--output", "OUT"], 1, "absent.txt: no such file"),
         (["--source", "tabular", "--input", "TABLE", "--output", "OUT"], 2, "it has: click, ad, price"),
         (["--describe", "OUT"], 1, "not a dataset directory"),
@@ -145,6 +153,42 @@ def test_a_mistake_ends_in_one_line_and_an_exit_code(
     assert message in shown
     assert "\n" not in shown
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_synthetic_log_does_not_replace_a_real_one(
+    local_ray: None,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    dry: tuple[str, ...],
+) -> None:
+    output = str(tmp_path / "data")
+    real = ("--source", "tabular", "--input", str(table), "--label", "click", "--output", output)
+    assert _run(monkeypatch, *real) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    assert _run(monkeypatch, "--output", output, *dry) == 2
+    assert _run(monkeypatch, "--source", "synthetic", "--rows", "500", "--output", output, *dry) == 2
+
+    said = capsys.readouterr().err
+    assert "--source: say what the raw log is" in said
+    assert "400 rows of tabular" in said and "--overwrite" in said
+    assert {p: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()} == before
+
+
+def test_a_preset_for_one_log_names_the_source(
+    no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "data")
+
+    assert _run(monkeypatch, "--preset", "criteo-x4", "--output", output) == 2
+    assert "--input: name the files that --source criteo reads" in capsys.readouterr().err
+    assert _run(monkeypatch, "--preset", "default", "--output", output) == 2
+    assert "--source: say what" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_a_failed_preparation_leaves_the_dataset_that_was_there(
     before = prepare(_source(table), str(tmp_path / "data"), PROTOCOL)
 
     with pytest.raises(DataError, match=r"12 of 32 rows are malformed, more than --max-bad-rows 0.1 allows"):
-        prepare(_source(bad), before.location, PROTOCOL)
+        prepare(_source(bad), before.location, PROTOCOL, overwrite=True)
 
     assert Manifest.load(before.location).fingerprint() == before.fingerprint()
     assert len(read_split(before, "train")["click"]) == before.rows("train")

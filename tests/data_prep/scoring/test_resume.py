@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,13 +182,37 @@ def test_only_scores_are_overwritten(trained: Trained, rows: Path, tmp_path: Pat
     trained.predict(tmp_path / "scores.parquet", rows)
 
 
-@pytest.mark.parametrize("folder", ["work", "rejected"])
-def test_only_own_folders_are_deleted(trained: Trained, rows: Path, tmp_path: Path, folder: str) -> None:
-    foreign = tmp_path / f"scores.parquet.{folder}" / "thesis.txt"
-    foreign.parent.mkdir()
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("work", "thesis.txt"),
+        ("work", "plan.json"),
+        ("rejected", "thesis.txt"),
+        ("rejected", "part-0123456789abcdef-00000-000.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside ours"])
+def test_only_own_folders_are_deleted(
+    trained: Trained,
+    rows: Path,
+    tmp_path: Path,
+    here: pytest.MonkeyPatch,
+    folder: str,
+    name: str,
+    beside: bool,
+) -> None:
+    if beside:
+        bad = write_csv(tmp_path / "bad.csv", HEADER[:3], [["u1"], ["u1", "a", "1"]])
+        with here.context() as patch:
+            patch.setattr(work.WorkDirectory, "remove", lambda self: None)
+            trained.predict(tmp_path / "scores.parquet", bad, max_bad_rows=1.0)
+        (tmp_path / "scores.parquet").unlink()
+        name = f"mine-{name}"
+    foreign = tmp_path / f"scores.parquet.{folder}" / name
+    foreign.parent.mkdir(exist_ok=True)
     foreign.touch()
 
-    with pytest.raises(OptionError, match=rf"parquet\.{folder} is in the way .*thesis\.txt"):
+    with pytest.raises(OptionError, match=rf"parquet\.{folder} is in the way .*{re.escape(name)}"):
         trained.predict(tmp_path / "scores.parquet", rows)
 
     assert foreign.exists()

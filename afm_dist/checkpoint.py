@@ -269,7 +269,7 @@ def tensor_files(location: str) -> list[str]:
         DataError: one of them is missing, or the index is damaged.
     """
     index = storage.join(location, INDEX)
-    names = _indexed_files(index) if storage.exists(index) else [TENSORS]
+    names = _indexed_files(location, index) if storage.exists(index) else [TENSORS]
     paths = [storage.join(location, name) for name in names]
     for path in paths:
         if not storage.exists(path):
@@ -277,14 +277,19 @@ def tensor_files(location: str) -> list[str]:
     return paths
 
 
-def _indexed_files(index: str) -> list[str]:
-    """The files that an index names, all of them in its own directory."""
+def _indexed_files(location: str, index: str) -> list[str]:
+    """The files that an index names, all of them in its own directory.
+
+    Raises:
+        DataError: the index is damaged, or names files elsewhere.
+    """
     content = storage.read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    files = set(weight_map.values()) if isinstance(weight_map, dict) else {None}
-    if not all(isinstance(name, str) and _TENSOR_FILE.fullmatch(name) for name in files):
+    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    storage.check_inside(location, files, source=index)
+    if not files or not all(_TENSOR_FILE.fullmatch(name) for name in files):
         raise DataError(f"{index}: damaged (its weight_map must name model-…-of-….safetensors files)")
-    return sorted(str(name) for name in files)
+    return sorted(set(files))
 
 
 def check_schema(config: ModelConfig, manifest: Manifest, *, checkpoint: str) -> None:

@@ -170,11 +170,12 @@ def _check_model(manifest: Manifest, checkpoint: str) -> None:
     Raises:
         DataError: naming the file that is missing or another one.
     """
+    path = storage.join(manifest.location, FILE_NAME)
     try:
         shipped = [Shard(**entry) for entry in manifest.facts[MODEL]]
     except (KeyError, TypeError) as error:
-        path = storage.join(manifest.location, FILE_NAME)
         raise DataError(f"{path}: damaged ({error}); ship the model again") from error
+    storage.check_inside(checkpoint, (file.path for file in shipped), source=path)
     there = {file.path: file for file in model_files(checkpoint)}
     for file in shipped:
         if file.path not in there:

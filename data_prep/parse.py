@@ -37,13 +37,27 @@ class BlockReceipt:
     offenders: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; parts by their names in the spool."""
+        content = asdict(self)
+        for part in content["parts"]:
+            part["path"] = part["path"].rpartition("/")[2]
+        return content
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> BlockReceipt:
-        """The inverse of ``to_json``."""
-        return cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
+    def from_json(cls, content: dict[str, Any], spool: str, *, source: str) -> BlockReceipt:
+        """The inverse of ``to_json``.
+
+        Args:
+            content: What ``to_json`` gave.
+            spool: Folder of the parts.
+            source: Where it was found, for messages.
+
+        Raises:
+            DataError: a part is not in the spool.
+        """
+        storage.check_inside(spool, (part["path"] for part in content["parts"]), source=source)
+        parts = [Part(**{**part, "path": storage.join(spool, part["path"])}) for part in content["parts"]]
+        return cls(**{**content, "parts": parts})
 
 
 @dataclass(frozen=True, kw_only=True)

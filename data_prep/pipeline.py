@@ -163,7 +163,13 @@ class _Preparation:
         ]
         results = self.work.run("parse", "parsing", [*checksums, *tasks])
         n_files = len(self.source.paths)
-        return results[:n_files], Findings.of(map(BlockReceipt.from_json, results[n_files:]))
+        receipts = [
+            BlockReceipt.from_json(
+                content, self.work.folder("spool"), source=self.work.receipt("parse", task.key)
+            )
+            for content, task in zip(results[n_files:], tasks, strict=True)
+        ]
+        return results[:n_files], Findings.of(receipts)
 
     def clear(self) -> None:
         """Remove the dataset that is being replaced, manifest first.
@@ -253,6 +259,8 @@ class _Preparation:
                 **self.source.facts(self.split),
             },
         )
+        # What the receipts say.
+        storage.check_inside(self.output, (file.path for file in manifest.files), source=self.work.path)
         storage.write_json(storage.join(self.output, RECORD), self.plan)
         manifest.save()
         self.work.remove()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal, get_args
 
 from afm_dist import storage
@@ -102,6 +102,11 @@ class Manifest:
         """The numeric fields, in order."""
         return tuple(f for f in self.fields if f.kind == "numeric")
 
+    @property
+    def files(self) -> tuple[Shard, ...]:
+        """All files but the manifest itself: vocabularies, then shards."""
+        return (*self.vocabulary.values(), *chain.from_iterable(self.splits.values()))
+
     def rows(self, split: str) -> int:
         """Rows of one split."""
         return sum(shard.rows for shard in self.shards(split))
@@ -185,7 +190,8 @@ class Manifest:
         """Read the manifest of a dataset directory.
 
         Raises:
-            DataError: there is none, or its version or content is not understood.
+            DataError: there is none, its version or content is not understood, or a file that it lists does
+                not lie in the directory.
         """
         path = storage.join(location, FILE_NAME)
         if not storage.exists(path):
@@ -201,7 +207,7 @@ class Manifest:
                 "prepare the data again"
             )
         try:
-            return cls(
+            manifest = cls(
                 location=location,
                 label=content["label"],
                 fields=tuple(Field(**entry) for entry in content["fields"]),
@@ -217,6 +223,8 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: damaged ({error}); prepare the data again") from error
+        storage.check_inside(location, (file.path for file in manifest.files), source=path)
+        return manifest
 
 
 def _altered(location: str, size: int, file: Shard) -> DataError:

@@ -47,7 +47,7 @@ class FinishedRun:
         if "seeds" not in content:
             return cls(location=location, reports={int(config.get("seed", 0)): _valid(content, location)})
         reports = {}
-        for seed in content["seeds"]:
+        for seed in _seeds(content, location):
             folder = storage.join(location, f"{SEED}{seed}")
             if not storage.exists(folder):
                 raise DataError(f"{location}: the run of seed {seed} ({folder}) is missing")
@@ -80,7 +80,9 @@ def _check_finished(location: str) -> None:
         begun = [name for name in storage.list_names(location) if _is_begun(storage.join(location, name))]
         which = f"'{begun[0]}' was begun and not completed" if begun else f"'{STAGE}' is missing"
         raise DataError(f"{unfinished} {which}; {again}")
-    for name, commit in storage.read_json(marker)["inputs"].items():
+    inputs = storage.read_json(marker)["inputs"]
+    storage.check_inside(location, inputs, source=marker)
+    for name, commit in inputs.items():
         folder = storage.join(location, name)
         done = storage.join(folder, SUCCESS)
         if not storage.exists(done):
@@ -104,6 +106,18 @@ def _report(location: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: damaged (no object)")
     return content
+
+
+def _seeds(content: dict[str, Any], location: str) -> list[int]:
+    """The seeds of a report over several; folders are named after them.
+
+    Raises:
+        DataError: one is not a whole number.
+    """
+    path, seeds = storage.join(location, STAGE, "report.json"), content["seeds"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise DataError(f"{path}: damaged (its seeds are {seeds!r}, not whole numbers)")
+    return seeds
 
 
 def _valid(content: dict[str, Any], location: str) -> Report:

@@ -61,6 +61,8 @@ def statistics_in_turn(
     def work(folder: str) -> None:
         whole = load_moments(statistics.file(MOMENTS))
         plan = plan_ranks(whole, policy, activation=activation, kappa=kappa)
+        # Folders are named after the modules, which the file names.
+        storage.check_inside(folder, plan.modules, source=statistics.file(MOMENTS))
 
         def collect(model: nn.Module, name: str) -> Mapping[str, Moments]:
             if name == plan.entries[0].name:

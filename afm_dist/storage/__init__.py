@@ -36,6 +36,7 @@ from afm_dist.storage.files import (
     size,
     write_bytes,
 )
+from afm_dist.storage.inside import check_inside, fault_of
 from afm_dist.storage.location import (
     absolute,
     is_local,
@@ -47,9 +48,11 @@ from afm_dist.storage.location import (
 __all__ = [
     "TEMPORARY_SUFFIX",
     "absolute",
+    "check_inside",
     "copy",
     "copy_file",
     "exists",
+    "fault_of",
     "file_sha256",
     "file_system",
     "fingerprint",

@@ -15,7 +15,7 @@ from typing import Any
 from ray.train import Checkpoint, UserCallback
 
 from afm_dist import storage
-from afm_dist.errors import StageError
+from afm_dist.errors import DataError, StageError
 
 REGISTERED = "registered.json"
 RAY_TRAIN = "ray_train"
@@ -48,10 +48,23 @@ class Registered:
         """Of the stage that works in a folder; None before the first checkpoint.
 
         Raises:
-            DataError: the note is damaged.
+            DataError: the note is damaged, or names a checkpoint elsewhere.
         """
         location = storage.join(folder, REGISTERED)
-        return cls(**storage.read_json(location)) if storage.exists(location) else None
+        if not storage.exists(location):
+            return None
+        try:
+            registered = cls(**storage.read_json(location))
+        except TypeError as error:
+            raise DataError(
+                f"{location}: damaged ({error}); delete the folder of this stage to train anew"
+            ) from error
+        storage.check_inside(
+            storage.join(folder, RAY_TRAIN),
+            [registered.attempt, f"{registered.attempt}/{registered.checkpoint}"],
+            source=location,
+        )
+        return registered
 
     def write(self, folder: str) -> None:
         """Replace the note of the stage that works in a folder."""

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from afm_dist import console
+from afm_dist import console, storage
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError
 from data_prep.columns import Column
@@ -219,7 +219,7 @@ def check_field_names(names: Sequence[str], where: str) -> None:
     """
     seen: set[str] = set()
     for name in names:
-        if not name.strip() or "/" in name or "\0" in name or name.startswith("."):
+        if not name.strip() or "/" in name or name.startswith(".") or storage.fault_of(f"vocabulary/{name}"):
             raise DataError(f"{where}: column name {name!r} cannot name a vocabulary file; rename the column")
         if len(name.encode()) > MAX_NAME_BYTES:
             raise DataError(

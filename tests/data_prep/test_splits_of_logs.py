@@ -191,3 +191,19 @@ def test_an_option_that_does_not_fit_the_log_is_refused_before_anything_is_writt
         prepare(source, str(tmp_path / "data"), path)
 
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "/etc/x", "..\\x", "a\\b", "a\0b", " ", ".x"])
+def test_a_field_whose_name_is_a_path_is_refused_before_anything_is_written(
+    tmp_path: Path, here: pytest.MonkeyPatch, name: str
+) -> None:
+    source = _table(tmp_path / "t.csv", ["1,w,1.5,x", "0,w,1.5,x"])
+    named = Protocol(columns=(ColumnRule(column="day", transform="token", field=name),))
+
+    with pytest.raises(DataError, match="cannot name a vocabulary file; rename the column"):
+        prepare(source, str(tmp_path / "data"), named)
+    (tmp_path / "u.csv").write_text(f"click,{name},ad\n" + "1,a,b\n0,a,b\n")
+    with pytest.raises(DataError, match=r"cannot name a vocabulary file; rename the column|NUL"):
+        TabularSource([str(tmp_path / "u.csv")], ColumnOptions(label="click"))
+
+    assert not (tmp_path / "data").exists()

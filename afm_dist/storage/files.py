@@ -22,7 +22,7 @@ from afm_dist.storage.object_store import RemoteFile, Upload, connect, reaching
 
 TEMPORARY_SUFFIX = ".tmp"
 # What ``new_file`` calls a file that is being written.
-_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 COPY_BYTES = 16 << 20
 # Fetched at once from an object store, where a request takes as long as reading a megabyte or two.
 READ_BYTES = 4 << 20

@@ -14,6 +14,7 @@ from data_prep import parse
 from data_prep.parse import BlockReceipt
 from data_prep.protocol import Protocol
 from data_prep.rejected import REJECTED_SHOWN
+from data_prep.sources.forms import Forms, merged
 from data_prep.sources.source import Source
 from data_prep.split import SPLITS, TRAIN
 from data_prep.spool import Part
@@ -28,11 +29,13 @@ class Findings:
         parts: The spooled parts, in order of the input.
         rejected: Number of malformed rows.
         offenders: The first of them, as ``file:line reason``.
+        forms: How the values of the columns that were inferred are written.
     """
 
     parts: Sequence[Part]
     rejected: int
     offenders: Sequence[str]
+    forms: Forms
 
     @classmethod
     def of(cls, receipts: Iterable[BlockReceipt]) -> Findings:
@@ -43,6 +46,7 @@ class Findings:
             parts=[part for receipt in known for part in receipt.parts],
             rejected=sum(receipt.rejected for receipt in known),
             offenders=offenders[:REJECTED_SHOWN],
+            forms=merged(receipt.forms for receipt in known),
         )
 
     @property

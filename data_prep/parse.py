@@ -14,6 +14,7 @@ from afm_dist import storage
 from afm_dist.errors import DataError
 from data_prep.columns import Column
 from data_prep.rejected import RejectedRows
+from data_prep.sources.forms import Example, Form, merged
 from data_prep.sources.source import Block, RawRows, Rejected, Source
 from data_prep.split import SplitRule
 from data_prep.spool import Part, write_part
@@ -30,11 +31,13 @@ class BlockReceipt:
         parts: The good rows, spooled.
         rejected: Number of malformed rows.
         offenders: The first of them, as ``file:line reason``.
+        forms: How the values of the columns that were inferred are written.
     """
 
     parts: list[Part] = field(default_factory=list)
     rejected: int = 0
     offenders: list[str] = field(default_factory=list)
+    forms: dict[str, dict[Form, Example]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; parts by their names in the spool."""
@@ -57,7 +60,11 @@ class BlockReceipt:
         """
         storage.check_inside(spool, (part["path"] for part in content["parts"]), source=source)
         parts = [Part(**{**part, "path": storage.join(spool, part["path"])}) for part in content["parts"]]
-        return cls(**{**content, "parts": parts})
+        forms = {
+            name: {form: Example(**example) for form, example in found.items()}
+            for name, found in content["forms"].items()
+        }
+        return cls(**{**content, "parts": parts, "forms": forms})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +113,7 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
     receipt = BlockReceipt()
     rejects = RejectedRows(parsing.rejected, index, path)
     for raw in source.read(block, first_row):
+        receipt.forms = merged([receipt.forms, raw.forms])
         rows = checked(raw, source, parsing.rules, parsing.split)
         rejects.take(rows.rejected)
         if receipt.parts or len(rows.labels):

@@ -127,6 +127,7 @@ class _Preparation:
     def run(self) -> Manifest:
         checksums, found = self.parse(scan(self.source, self.work))
         check_rejected(self.source, found, self.protocol, storage.join(self.output, REJECTED))
+        self.source.check_forms(found.forms)
         self.work.once("clear", self.clear)
         fields, vocabularies, maps = self.fields(found)
         check_vocabulary(fields, self.protocol)
@@ -256,7 +257,7 @@ class _Preparation:
             ),
             facts={
                 **make_facts(self.source, self.protocol, self.rules, found, unknown),
-                **self.source.facts(self.split),
+                **self.source.facts(self.split, found.forms),
             },
         )
         # What the receipts say.

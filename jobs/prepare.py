@@ -52,7 +52,7 @@ class Prepare:
     """Tabular: the column that holds 0 or 1."""
 
     categorical: tuple[str, ...] = ()
-    """Tabular: columns to take as categories; the others are inferred, and shown."""
+    """Tabular: columns to take as categories (7.0 is the id 7); the others are inferred, and shown."""
 
     numeric: tuple[str, ...] = ()
     """Tabular: columns to take as numbers; the others are inferred, and shown."""

@@ -21,7 +21,7 @@ from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from data_prep import vocabulary
-from data_prep.sources.source import Source
+from data_prep.sources.source import Source, SpellingError
 from data_prep.transforms import FieldRule
 from data_prep.vocabulary import UNKNOWN, Encoder, TokenRange
 
@@ -43,7 +43,8 @@ def write_lookup(manifest: Manifest, rule: FieldRule, source: Source, target: st
         The tokens that have an id.
 
     Raises:
-        DataError: the vocabulary is missing, damaged, or not one of this source.
+        DataError: the vocabulary is missing, damaged, or not one of this source, or a column of the rows
+            cannot spell its tokens.
     """
     file = manifest.vocabulary[rule.name]
     manifest.check(file)
@@ -84,8 +85,12 @@ def _tokens(location: str, rule: FieldRule, source: Source) -> Iterator[pl.DataF
             for batch in file.iter_batches(READ_ROWS, columns=["id", "token"]):
                 frame = pl.DataFrame(batch).filter(pl.col("id") != UNKNOWN)
                 text = frame["token"]
+                if rule.keeps_tokens:
+                    source.check_tokens(rule.column, text)
                 token = source.tokens_of(text) if rule.keeps_tokens else _integers(text)
                 yield frame.with_columns(token.alias("token")).sort("token")
+    except SpellingError:
+        raise
     except (pa.ArrowException, pl.exceptions.PolarsError, DataError) as error:
         if str(error).startswith(location):
             raise

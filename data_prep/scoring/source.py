@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -11,7 +12,7 @@ from data_prep.sources import files
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.source import Source
-from data_prep.sources.tabular import TabularSource, is_parquet
+from data_prep.sources.tabular import NUMBERS_AS_TEXT, TabularSource, is_parquet
 from data_prep.sources.tabular_columns import ColumnOptions
 from data_prep.sources.text_log import FormatError, TextLog
 from data_prep.transforms import TRANSFORMS, FieldRule, spelled_rule
@@ -19,8 +20,9 @@ from data_prep.transforms import TRANSFORMS, FieldRule, spelled_rule
 SourceName = Literal["criteo", "avazu", "tabular"]
 
 TEXT_LOGS: Mapping[str, type[TextLog]] = {"criteo": CriteoSource, "avazu": AvazuSource}
-# A text 5 and an integer 5 are the same token; 5.0 is another.
-ALIKE = {"text", "integer"}
+# A text 5 and an integer 5 are the same token; a double 5.0 is another.
+ALIKE = {"text", NUMBERS_AS_TEXT, "integer"}
+DECIMAL_INTEGER = re.compile(r"decimal[0-9]*\([0-9]+, 0\)")
 
 
 def rules_of(manifest: Manifest) -> tuple[FieldRule, ...]:
@@ -101,6 +103,9 @@ def _trained_on(manifest: Manifest) -> SourceName:
 def _table(
     paths: Sequence[str], manifest: Manifest, columns: Mapping[str, FieldKind], keep: Sequence[str]
 ) -> TabularSource:
+    # A text log, and what an older release prepared, has no spellings.
+    trained = {name: _released(spelling) for name, spelling in manifest.facts.get("spellings", {}).items()}
+    of_text_log = _kind(manifest) in TEXT_LOGS
     source = TabularSource(
         paths,
         ColumnOptions(
@@ -109,16 +114,20 @@ def _table(
             numeric=tuple(name for name, kind in columns.items() if kind == "numeric"),
             only_named=True,
             kept=tuple(keep),
+            spellings={} if of_text_log else {name: trained.get(name, "text") for name in columns},
         ),
     )
-    before = manifest.facts.get("spellings", {})
     for name, spelling in source.spellings.items():
-        # A text log, and what an older release prepared, has no spellings.
-        trained = before.get(name, "text" if _kind(manifest) in TEXT_LOGS else spelling)
-        if "empty" in (spelling, trained) or spelling == trained or {spelling, trained} <= ALIKE:
+        before = trained.get(name, "text" if of_text_log else spelling)
+        if "empty" in (spelling, before) or spelling == before or {spelling, before} <= ALIKE:
             continue
         raise DataError(
             f"{source.paths[0]}: column {name!r} holds {spelling} values where the model was trained on "
-            f"{trained}: equal values would be other tokens; write the column as {trained}"
+            f"{before}: equal values would be other tokens; write the column as {before}"
         )
     return source
+
+
+def _released(spelling: str) -> str:
+    """How this release names a spelling; an earlier one named the type of decimals of scale 0."""
+    return "integer" if DECIMAL_INTEGER.fullmatch(spelling) else spelling

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from afm_dist.errors import DataError
+from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.sources.csv_lines import (
     Seen,
@@ -25,17 +26,15 @@ from data_prep.sources.csv_lines import (
     original,
 )
 from data_prep.sources.files import QUOTE, Lines
-from data_prep.sources.source import RawField, RawRows, Rejected, distinct_names
+from data_prep.sources.forms import ColumnForms, Example, Form
+from data_prep.sources.source import RawRows, Rejected, distinct_names
 from data_prep.sources.tabular_columns import Content
-from data_prep.sources.tabular_rows import MISSING_NUMBERS, rows_of, text_of
+from data_prep.sources.tabular_rows import Reading, forms_among, rows_of, text_of
 
 SAMPLE_BYTES = 1 << 18
 SAMPLE_ROWS = 20_000
 BATCH_BYTES = 8 << 20
 COMPRESSION_RATIO = 4
-DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-INTEGER = r"^\s*[+-]?\d+\s*$"
-LONG_INTEGER = r"^\s*[+-]?\d{16,}\s*$"
 
 InvalidRow = Any
 
@@ -95,6 +94,7 @@ class CsvTable:
 
     Attributes:
         names: Columns, in order.
+        forms: How the first values of each are written.
         contents: What each seems to hold.
         types: What the file says about each: nothing.
         spellings: Equal where equal values of two columns become equal tokens: always.
@@ -127,13 +127,13 @@ class CsvTable:
         self.names = distinct_names(names, wanted, path)
         self.types = self.spellings = dict.fromkeys(self.names, "text")
         # Again, now that the names are known: Arrow would make numbers of long identifiers.
-        seen = Seen(line=1)
-        with self._reader(lambda row: "skip", seen) as reader:
-            first = next((batch for batch in reader if batch.num_rows), None)
-        sample_rows = self._frame(first.slice(0, SAMPLE_ROWS), seen) if first else pl.DataFrame()
-        self.contents: dict[str, Content] = {
-            name: content_of(text_of(sample_rows[name])) if first else "empty" for name in self.names
-        }
+        first = next((piece for piece in self._batches() if len(piece.numbers)), None)
+        self.forms: dict[str, dict[Form, Example]] = {name: {} for name in self.names}
+        if first is not None:
+            lines = first.lines[:SAMPLE_ROWS]
+            for name in self.names:
+                self.forms[name] = forms_among(Column.of(first.frame[name][:SAMPLE_ROWS]), lines, path)
+        self.contents = {name: content_of(forms) for name, forms in self.forms.items()}
 
     def type_of(self, name: str) -> pa.DataType:
         """What the values of a column that is carried along are: text."""
@@ -168,7 +168,7 @@ class CsvTable:
         end: int,
         first_row: int,
         label: str | None,
-        fields: tuple[RawField, ...],
+        readings: Sequence[Reading],
         kept: Mapping[str, pa.DataType],
     ) -> Iterator[RawRows]:
         """The rows of a block; an empty line is none."""
@@ -176,7 +176,7 @@ class CsvTable:
         pieces = self._batches() if whole else self._parsed_lines(start, end, first_row)
         for piece in pieces:
             carried = {name: _text_array(piece.frame[name]) for name in kept}
-            rows = rows_of(piece.frame, label, fields, piece.numbers, piece.lines, carried)
+            rows = rows_of(piece.frame, label, readings, piece.numbers, piece.lines, carried, self.path)
             yield rows.with_rejected(piece.rejected)
 
     def _batches(self) -> Iterator[_Piece]:
@@ -363,16 +363,14 @@ def _text_array(values: pl.Series) -> pa.Array:
     return text_of(values).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
 
 
-def content_of(text: pl.Series) -> Content:
-    """What the values of a column look like."""
-    if text.drop_nulls().is_empty():
+def content_of(forms: ColumnForms) -> Content:
+    """What a column holds whose values have these forms."""
+    present = forms.keys() - {"blank"}
+    if not present:
         return "empty"
-    values = text.filter(text.is_not_null() & ~text.is_in(MISSING_NUMBERS))
-    if values.is_empty():
+    if "text" in present or present == {"missing"}:
         return "text"
-    if values.str.contains(INTEGER).all():
-        return "integers" if len(values) == text.count() else "text"
+    if present <= {"integer", "long integer", "missing"}:
+        return "integers"
     # A float holds 15 digits: a longer integer, even among decimals, is an identifier.
-    if values.str.contains(LONG_INTEGER).any():
-        return "long integers"
-    return "decimals" if values.str.contains(DECIMAL).all() else "text"
+    return "long integers" if "long integer" in present else "decimals"

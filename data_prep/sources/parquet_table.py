@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.errors import DataError, StorageError
-from data_prep.sources.source import RawField, RawRows, distinct_names
+from data_prep.sources.forms import Example, Form
+from data_prep.sources.source import RawRows, distinct_names
 from data_prep.sources.tabular_columns import Content
-from data_prep.sources.tabular_rows import rows_of
+from data_prep.sources.tabular_rows import Reading, rows_of
 
 BATCH_ROWS = 1 << 16
 BLOCK_ROWS = 1 << 16
@@ -40,6 +42,8 @@ class ParquetTable:
 
     format = "Parquet"
     first_line = 1
+    # Types say what the columns hold.
+    forms: Mapping[str, dict[Form, Example]] = MappingProxyType({})
 
     def __init__(self, path: str, wanted: Collection[str] | None = None) -> None:
         self.path = path
@@ -49,6 +53,7 @@ class ParquetTable:
             self.contents: dict[str, Content] = {name: content_of(kind) for name, kind in kinds.items()}
             self.types = {name: str(kind) for name, kind in kinds.items()}
             self.spellings = {name: spelling_of(kind) for name, kind in kinds.items()}
+            self._read_as = {name: readable(kind) for name, kind in kinds.items()}
             metadata = file.metadata
             self.row_groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
@@ -84,18 +89,19 @@ class ParquetTable:
         end: int,
         first_row: int,
         label: str | None,
-        fields: tuple[RawField, ...],
+        readings: Sequence[Reading],
         kept: Mapping[str, pa.DataType],
     ) -> Iterator[RawRows]:
         """The rows of some row groups; a row's line is its number counted from 1."""
-        read = [*filter(None, [label]), *(field.name for field in fields)]
+        read = [*filter(None, [label]), *(reading.field.name for reading in readings)]
         wanted = list(dict.fromkeys([*read, *kept]))
         with self._file() as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=list(range(start, end)), columns=wanted):
                 numbers = np.arange(first_row, first_row + batch.num_rows)
                 carried = {name: batch.column(name).cast(kind) for name, kind in kept.items()}
-                frame = pl.DataFrame(batch.select(read))
-                yield rows_of(frame, label, fields, numbers, numbers + self.first_line, carried)
+                frame = pl.DataFrame({name: batch.column(name).cast(self._read_as[name]) for name in read})
+                lines = numbers + self.first_line
+                yield rows_of(frame, label, readings, numbers, lines, carried, self.path)
                 first_row += batch.num_rows
 
     @contextmanager
@@ -104,7 +110,13 @@ class ParquetTable:
             # Buffered, and not read ahead: otherwise a whole row group is held in memory.
             with (
                 storage.open_read(self.path, BUFFER_BYTES) as raw,
-                pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False) as file,
+                pq.ParquetFile(
+                    raw,
+                    buffer_size=BUFFER_BYTES,
+                    pre_buffer=False,
+                    # In nanoseconds, as such columns are read otherwise, the year 9999 becomes 1816.
+                    coerce_int96_timestamp_unit="us",
+                ) as file,
             ):
                 yield file
         except StorageError:
@@ -118,10 +130,10 @@ def content_of(kind: pa.DataType) -> Content:
     """What a column of this type holds; a type that is not listed here is not read."""
     if pa.types.is_dictionary(kind):
         return content_of(kind.value_type)
-    if pa.types.is_floating(kind) or pa.types.is_decimal128(kind):
-        return "decimals"
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+    if _is_integer(kind) or pa.types.is_boolean(kind):
         return "integers"
+    if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and not pa.types.is_decimal256(kind)):
+        return "decimals"
     if pa.types.is_null(kind):
         return "empty"
     is_text = _is_text(kind) or any(
@@ -134,9 +146,25 @@ def spelling_of(kind: pa.DataType) -> str:
     """A name that two types share when equal values of them become equal tokens."""
     if pa.types.is_dictionary(kind):
         return spelling_of(kind.value_type)
-    if pa.types.is_integer(kind):
+    if _is_integer(kind):
         return "integer"
-    return "text" if _is_text(kind) else str(kind)
+    return "text" if _is_text(kind) else str(readable(kind))
+
+
+def readable(kind: pa.DataType) -> pa.DataType:
+    """The type as which Polars can read a column of another, value for value."""
+    if pa.types.is_decimal256(kind) and kind.scale == 0:
+        return pa.string()
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        try:
+            pl.Series(pa.array([], kind)).dt.hour()
+        except pl.exceptions.ComputeError:
+            return pa.timestamp(kind.unit, "UTC")
+    return kind
+
+
+def _is_integer(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
 
 
 def is_string(kind: pa.DataType) -> bool:

@@ -17,6 +17,7 @@ from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError
 from data_prep.columns import Column
 from data_prep.sources.files import InputFile
+from data_prep.sources.forms import Forms
 from data_prep.split import SplitRule
 
 MAX_NAME_BYTES = 200
@@ -24,10 +25,17 @@ MAX_NAME_BYTES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class RawField:
-    """One input column of the raw log, in model order."""
+    """One input column of the raw log, in model order.
+
+    Attributes:
+        name: Of the column.
+        kind: What it is.
+        named: Whether the user said so.
+    """
 
     name: str
     kind: FieldKind
+    named: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,7 @@ class RawRows:
         lines: (B) line in the file where each row begins, from 1.
         rejected: The malformed rows among them.
         kept: (B) values of the columns that are carried along as they are.
+        forms: How the values of the columns that were inferred are written.
     """
 
     labels: np.ndarray
@@ -76,6 +85,7 @@ class RawRows:
     lines: np.ndarray
     rejected: Sequence[Rejected] = ()
     kept: Mapping[str, pa.Array] = field(default_factory=dict)
+    forms: Forms = field(default_factory=dict)
 
     def filter(self, wanted: np.ndarray) -> RawRows:
         """The rows where ``wanted`` (B) is true."""
@@ -91,6 +101,10 @@ class RawRows:
     def with_rejected(self, more: Sequence[Rejected]) -> RawRows:
         """The same with more rejected rows, in order of line."""
         return replace(self, rejected=sorted([*self.rejected, *more], key=lambda bad: bad.line))
+
+
+class SpellingError(DataError):
+    """A column whose type cannot spell a token of the vocabulary."""
 
 
 class Source(ABC):
@@ -164,7 +178,23 @@ class Source(ABC):
         """One line per column, saying what it is taken for."""
         return []
 
-    def facts(self, split_of: SplitRule) -> Mapping[str, Any]:
+    def check_tokens(self, column: str, text: pl.Series) -> None:
+        """See that a column can hold the tokens of a vocabulary.
+
+        Raises:
+            SpellingError: naming the column and a token.
+        """
+        return
+
+    def check_forms(self, forms: Forms) -> None:
+        """See that what was inferred of the columns holds for all rows, of which these are the forms.
+
+        Raises:
+            DataError: naming the column, the first value that contradicts, and what to do.
+        """
+        return
+
+    def facts(self, split_of: SplitRule, forms: Forms) -> Mapping[str, Any]:
         """What the source itself knows about the data, for the manifest."""
         return {}
 

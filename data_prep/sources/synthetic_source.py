@@ -14,6 +14,7 @@ from afm_dist import storage
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.best_score import BestScore
 from data_prep.sources.criteo import CriteoSource
+from data_prep.sources.forms import Forms
 from data_prep.sources.planted import PART_ROWS
 from data_prep.sources.planted_shapes import ShapeName
 from data_prep.sources.synthetic import GENERATOR_VERSION, SyntheticLog
@@ -39,7 +40,7 @@ class SyntheticSource(TextLog):
         """The log's shape, seed and rows too."""
         return {**super().identity(), "log": self._log_facts()}
 
-    def facts(self, split_of: SplitRule) -> Mapping[str, Any]:
+    def facts(self, split_of: SplitRule, forms: Forms) -> Mapping[str, Any]:
         """AUC and log loss of the true probabilities on the test rows (on all rows without any)."""
         test = SPLITS.index("test")
         on_test, on_all = BestScore(), BestScore()
@@ -48,7 +49,7 @@ class SyntheticSource(TextLog):
             on_test.add(labels[splits == test], probabilities[splits == test])
         score, split = (on_test, "test") if on_test.rows else (on_all, "all")
         return {
-            **super().facts(split_of),
+            **super().facts(split_of, forms),
             "bayes_auc": score.auc(),
             "bayes_log_loss": score.log_loss(),
             "bayes_split": split,

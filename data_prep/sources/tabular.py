@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -13,10 +14,13 @@ from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
 from data_prep.sources import files
 from data_prep.sources.csv_lines import header_and_rest
-from data_prep.sources.csv_table import CsvTable
+from data_prep.sources.csv_table import CsvTable, content_of
+from data_prep.sources.forms import Forms, Integers, merged, not_plain
+from data_prep.sources.kind_check import check_kinds, warn_of_lost_digits
 from data_prep.sources.parquet_table import ParquetTable, is_string
-from data_prep.sources.source import Block, RawField, RawRows, Source, open_inputs
-from data_prep.sources.tabular_columns import Column, ColumnOptions, check_options, choose_columns
+from data_prep.sources.source import Block, RawField, RawRows, Source, SpellingError, open_inputs
+from data_prep.sources.tabular_columns import Column, ColumnOptions, Content, check_options, choose_columns
+from data_prep.sources.tabular_rows import Reading
 from data_prep.split import SplitRule
 
 PARQUET_MAGIC = b"PAR1"
@@ -24,6 +28,8 @@ BLOCK_BYTES = 32 << 20
 
 Table = CsvTable | ParquetTable
 CHECKED_BYTES = 1 << 16
+NUMBERS_AS_TEXT = "numbers as text"
+INTEGERS: Mapping[str, Integers] = {NUMBERS_AS_TEXT: "as text", "integer": "as numbers"}
 
 
 class TabularSource(Source):
@@ -41,6 +47,7 @@ class TabularSource(Source):
 
     kind = "tabular"
     token_type: pl.DataType = pl.String()
+    spellings: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, paths: Sequence[str], columns: ColumnOptions, *, block_bytes: int = BLOCK_BYTES
@@ -71,20 +78,53 @@ class TabularSource(Source):
             name: next((t for t in self._tables if t.contents.get(name, "empty") != "empty"), first)
             for name in first.names
         }
-        contents = {name: table.contents[name] for name, table in typed.items()}
         types = {name: table.types[name] for name, table in typed.items()}
+        contents = {name: table.contents[name] for name, table in typed.items()}
+        # What the first rows of all CSV files hold, in whatever order these come.
+        self._first_forms = merged(table.forms for table in self._tables)
+        contents |= {name: content_of(self._first_forms[name]) for name in types if name in self._first_forms}
         self.columns = choose_columns(contents, types, columns, first.path)
         for column in self.columns:
             if column.kind is not None or column.name == columns.label:
                 _check_types(column, typed[column.name], self._tables)
-        self.fields = tuple(RawField(name=c.name, kind=c.kind) for c in self.columns if c.kind is not None)
+        check_kinds(self.columns, self._first_numbers)
+        self.fields = tuple(
+            RawField(name=c.name, kind=c.kind, named=c.named) for c in self.columns if c.kind is not None
+        )
         self.spellings = {
-            name: "empty" if contents[name] == "empty" else typed[name].spellings[name]
-            for name in self.categorical
+            name: self._spelling(name, contents[name], typed[name]) for name in self.categorical
         }
+        self._readings = [self._reading(raw, contents[raw.name], columns.spellings) for raw in self.fields]
         self.kept = {name: typed[name].type_of(name) for name in columns.kept}
         for name, kind in self.kept.items():
             _check_kept(name, kind, typed[name], self._tables)
+
+    @property
+    def _first_numbers(self) -> Forms:
+        """How the first values are written of the columns that hold no text among them."""
+        return {name: found for name, found in self._first_forms.items() if "text" not in found}
+
+    def _spelling(self, name: str, content: Content, table: Table) -> str:
+        """How the tokens of a column are spelled."""
+        if content == "empty":
+            return "empty"
+        is_text = name not in self._first_forms or "text" in self._first_forms[name]
+        return table.spellings[name] if is_text else NUMBERS_AS_TEXT
+
+    def _reading(self, raw: RawField, content: Content, trained: Mapping[str, str]) -> Reading:
+        """How a field is read."""
+        found = self._first_forms.get(raw.name)
+        watched: Literal["none", "large", "all"] = "none"
+        if raw.kind == "numeric":
+            if not raw.named and content == "decimals":
+                watched = "large" if found and "fraction" in found else "all"
+        elif found is not None and "text" not in found and not trained:
+            watched = "all"
+        spelling = trained.get(raw.name, self.spellings.get(raw.name, ""))
+        integers = INTEGERS.get(spelling, "as written")
+        if found is not None and spelling == "empty":
+            integers = "as text"
+        return Reading(field=raw, integers=integers, watched=watched)
 
     def blocks(self) -> list[Block]:
         """Row groups of Parquet files, byte ranges of plain CSV files, whole compressed ones."""
@@ -101,11 +141,38 @@ class TabularSource(Source):
     def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
         """Convert a block batch by batch."""
         table, label = self._tables[block.file], self.label or None
-        return table.read(block.start, block.end, first_row, label, self.fields, self.kept)
+        return table.read(block.start, block.end, first_row, label, self._readings, self.kept)
 
-    def facts(self, split_of: SplitRule) -> Mapping[str, Any]:
+    def check_forms(self, forms: Forms) -> None:
+        """See that what the first rows of a column showed holds for all.
+
+        Raises:
+            DataError: naming the column, the first value that contradicts, and what to do.
+        """
+        found = merged([self._first_numbers, forms])
+        check_kinds(self.columns, found)
+        warn_of_lost_digits(self.columns, found)
+
+    def facts(self, split_of: SplitRule, forms: Forms) -> Mapping[str, Any]:
         """How the tokens of each column are spelled: equal values of other types may be other tokens."""
-        return {"spellings": self.spellings}
+        later = {name for name, found in forms.items() if found.keys() - {"blank"}}
+        spelled = {
+            name: NUMBERS_AS_TEXT if spelling == "empty" and name in later else spelling
+            for name, spelling in self.spellings.items()
+        }
+        return {"spellings": spelled}
+
+    def check_tokens(self, column: str, text: pl.Series) -> None:
+        """See that a column can hold the tokens of a vocabulary: an integer is never ``007``.
+
+        Raises:
+            SpellingError: naming the column and a token.
+        """
+        if self.spellings.get(column) == "integer" and (odd := not_plain(text)) is not None:
+            raise SpellingError(
+                f"{self.paths[0]}: column {column!r} holds integers, and the model knows {odd!r}, which an "
+                "integer cannot spell; write the column as text, as it was when the model was trained"
+            )
 
     def describe(self) -> list[str]:
         """What each column is taken for."""

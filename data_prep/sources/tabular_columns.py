@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from afm_dist.dataset.manifest import FieldKind
@@ -23,6 +23,7 @@ class ColumnOptions:
         drop: Columns to leave out.
         only_named: Whether columns that are not named are left out instead.
         kept: Columns to carry along as they are.
+        spellings: How the tokens of each were spelled when the model was trained that reads them.
     """
 
     label: str | None
@@ -31,6 +32,7 @@ class ColumnOptions:
     drop: tuple[str, ...] = ()
     only_named: bool = False
     kept: tuple[str, ...] = ()
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wanted(self) -> tuple[str, ...] | None:
@@ -40,11 +42,19 @@ class ColumnOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of the table and what it is taken for; ``kind`` is None when it is no field."""
+    """A column of the table and what it is taken for.
+
+    Attributes:
+        name: Of the column.
+        kind: What it is; None: no field.
+        why: Who says so, or what it was inferred from.
+        named: Whether the user said so.
+    """
 
     name: str
     kind: FieldKind | None
     why: str
+    named: bool = False
 
     def __str__(self) -> str:
         return f"  {self.name}: {self.kind or ''}{' ' if self.kind else ''}({self.why})"
@@ -88,9 +98,9 @@ def choose_columns(
         elif name in options.drop:
             column = Column(name=name, kind=None, why="left out: --drop")
         elif name in options.categorical:
-            column = Column(name=name, kind="categorical", why="--categorical")
+            column = Column(name=name, kind="categorical", why="--categorical", named=True)
         elif name in options.numeric:
-            column = Column(name=name, kind="numeric", why="--numeric")
+            column = Column(name=name, kind="numeric", why="--numeric", named=True)
         elif content == "decimals":
             column = Column(name=name, kind="numeric", why="inferred: decimal numbers")
         else:

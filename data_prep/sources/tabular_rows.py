@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -10,9 +12,33 @@ import pyarrow as pa
 
 from data_prep.columns import Column
 from data_prep.sources.files import MAX_REJECTED_BYTES
+from data_prep.sources.forms import (
+    MISSING_NUMBERS,
+    Example,
+    Form,
+    Integers,
+    classify,
+    forms_of,
+    plain_integers,
+)
 from data_prep.sources.source import RawField, RawRows, Rejected
 
-MISSING_NUMBERS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "\\N")
+LARGE = 1e15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a column of a table is read.
+
+    Attributes:
+        field: Its name and kind.
+        integers: How the tokens spell integers that are written as text.
+        watched: Of which of its values to note the forms; ``large``: of numbers of 16 digits and more.
+    """
+
+    field: RawField
+    integers: Integers = "as written"
+    watched: Literal["none", "large", "all"] = "none"
 
 
 def text_of(column: pl.Series) -> pl.Series:
@@ -41,21 +67,24 @@ def _decode(value: bytes | None) -> str | None:
 def rows_of(
     frame: pl.DataFrame,
     label: str | None,
-    fields: tuple[RawField, ...],
+    readings: Sequence[Reading],
     numbers: np.ndarray,
     lines: np.ndarray,
     kept: Mapping[str, pa.Array],
+    path: str,
 ) -> RawRows:
     """Convert columns and set aside the rows that do not convert.
 
     Args:
         frame: At least the label and the fields; B rows.
         label: Name of the label column; None: the label of every row is 0.
-        fields: The fields to keep.
+        readings: The fields to keep.
         numbers: (B) row numbers within the file.
         lines: (B) the line of each in the file.
         kept: (B) values to carry along.
+        path: The file, for messages.
     """
+    fields = [reading.field for reading in readings]
     raw = {
         name: Column.of(frame[name]) for name in (*filter(None, [label]), *(field.name for field in fields))
     }
@@ -65,10 +94,13 @@ def rows_of(
         labels, is_label = _labels(raw[label])
         faults.append((label, ~is_label, "is not 0 or 1"))
     columns = {}
-    for field in fields:
-        values, wrong, what = _READERS[field.kind](raw[field.name].values)
-        columns[field.name] = Column(values, raw[field.name].codes)
-        faults.append((field.name, wrong, what))
+    for reading in readings:
+        name, kind = reading.field.name, reading.field.kind
+        values, wrong, what = _READERS[kind](raw[name].values)
+        if kind == "categorical" and raw[name].values.dtype in (pl.Binary, pl.String):
+            values = plain_integers(values, reading.integers)
+        columns[name] = Column(values, raw[name].codes)
+        faults.append((name, wrong, what))
 
     reasons: dict[int, str] = {}
     for name, is_fault, what in faults:
@@ -85,10 +117,11 @@ def rows_of(
         lines=lines,
         kept=kept,
     )
-    if not reasons:
-        return rows
     good = np.ones(len(numbers), dtype=bool)
     good[list(reasons)] = False
+    rows = replace(rows, forms=_watched(readings, raw, columns, lines, path, good))
+    if not reasons:
+        return rows
     rejected = [
         Rejected(
             line=int(lines[row]),
@@ -98,6 +131,38 @@ def rows_of(
         for row, reason in sorted(reasons.items())
     ]
     return rows.filter(good).with_rejected(rejected)
+
+
+def forms_among(column: Column, lines: np.ndarray, path: str) -> dict[Form, Example]:
+    """How the values of B rows are written, with the first example of each form.
+
+    Args:
+        column: B raw values.
+        lines: (B) their lines.
+        path: The file, for messages.
+    """
+    values = column.values if column.values.dtype.is_float() else text_of(column.values)
+    return forms_of(classify(values), column.codes, values, lines, path)
+
+
+def _watched(
+    readings: Sequence[Reading],
+    raw: Mapping[str, Column],
+    made: Mapping[str, Column],
+    lines: np.ndarray,
+    path: str,
+    good: np.ndarray,
+) -> dict[str, dict[Form, Example]]:
+    """The forms of the columns that are watched, among the good rows."""
+    forms = {}
+    for reading in readings:
+        name, wanted = reading.field.name, good
+        if reading.watched == "large":
+            large = (made[name].values.abs() >= LARGE).fill_null(False).to_numpy()
+            wanted = good & large[made[name].codes] if large.any() else np.zeros_like(good)
+        if reading.watched != "none" and wanted.any():
+            forms[name] = forms_among(raw[name].filter(wanted), lines[wanted], path)
+    return forms
 
 
 def _labels(column: Column) -> tuple[np.ndarray, pl.Series]:
@@ -123,7 +188,8 @@ def _finite_numbers(raw: pl.Series) -> tuple[pl.Series, pl.Series, str]:
     values = _numbers(raw)
     given = raw.is_not_null()
     if raw.dtype in (pl.Binary, pl.String):
-        given &= ~text_of(raw).is_in(MISSING_NUMBERS).fill_null(raw.dtype == pl.String)
+        text = text_of(raw).str.strip_chars()
+        given &= ~text.is_in(MISSING_NUMBERS).fill_null(raw.dtype == pl.String)
     elif raw.dtype.is_float():
         given &= raw.is_not_nan()
     is_finite = values.is_finite().fill_null(False)

@@ -37,7 +37,7 @@ def _parquet(path: Path, values: pa.Array) -> str:
 
 def _prepare(folder: Path, paths: Sequence[str], **options: tuple[str, ...]) -> Manifest:
     source = TabularSource(list(paths), ColumnOptions(label="click", **options))
-    return prepare(source, str(folder / "data"), EVERYTHING)
+    return prepare(source, str(folder / f"data-{len(list(folder.iterdir()))}"), EVERYTHING)
 
 
 def _tokens(made: Manifest) -> set[str | None]:
@@ -106,7 +106,7 @@ def test_a_later_row_that_is_a_decimal_number_is_refused_by_its_line(
     with pytest.raises(DataError, match=rf"column 'user': .*t\.csv:{22 + len(typo)}\).*--numeric user"):
         _prepare(tmp_path, [path])
 
-    assert not (tmp_path / "data" / "manifest.json").exists()
+    assert not list(tmp_path.glob("data-*/manifest.json"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ The library surface, loaded when first used (torch and Ray take seconds to impor
     moments = afm_dist.collect_moments(model, dataset, targets)
     plan = afm_dist.plan_ranks(moments, afm_dist.KeptEnergy(share=0.99))
     afm_dist.compress_(model, plan, moments)
-    afm_dist.save_pretrained(model, "DIR", plan=plan)
+    afm_dist.save_pretrained(model, "DIR")
     serving = afm_dist.prepare_for_inference(model, compile=True)
 """
 
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from afm_dist.checkpoint import from_pretrained as from_pretrained
     from afm_dist.checkpoint import save_pretrained as save_pretrained
+    from afm_dist.compression.applied import applied_plan as applied_plan
     from afm_dist.compression.handler import Handler as Handler
     from afm_dist.compression.handler import Observation as Observation
     from afm_dist.compression.plan import Plan as Plan
@@ -44,6 +45,7 @@ _PUBLIC = {
     "Observation": "afm_dist.compression.handler",
     "Plan": "afm_dist.compression.plan",
     "PlanEntry": "afm_dist.compression.plan",
+    "applied_plan": "afm_dist.compression.applied",
     "collect_moments": "afm_dist.statistics.collect",
     "compress_": "afm_dist.compression.rewrite",
     "from_pretrained": "afm_dist.checkpoint",

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from afm_dist import storage
+from afm_dist.compression.applied import applied_plan, check_applied
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.compression.rounding import rounded_tensors
@@ -89,16 +90,20 @@ def save_pretrained(
         model: The model.
         location: The directory.
         config: What it is; for a model of your own leave it out.
-        plan: What was done to a model of your own (instead of ``config``).
+        plan: What was done to a model of your own (instead of ``config``), all rounds together. Default: what
+            the model knows of itself, see ``applied_plan``.
         max_file_bytes: Where the tensors are split over several files.
 
     Raises:
-        OptionError: tensors that share memory without being one parameter, or a plan that is not the model's.
+        OptionError: tensors that share memory without being one parameter, or a plan that is not the model's
+            (names the modules); nothing was written.
 
     Notes:
         Rows that the plan rounds to bfloat16 are stored so; in the model they are not changed.
     """
-    config = config or ModelConfig(hyper_parameters={}, plan=plan or Plan())
+    if config is None:
+        config = ModelConfig(hyper_parameters={}, plan=applied_plan(model) if plan is None else plan)
+    check_applied(model, config.plan)
     short = rounded_tensors(model, config.plan)
     tensors = {
         name: tensor.to("cpu", short.get(name, tensor.dtype)).contiguous()

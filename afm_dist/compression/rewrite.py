@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from afm_dist.compression.applied import record_entry, record_rounding
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.registry import compressible, handler_of, irreplaceable, refusal
@@ -51,6 +52,7 @@ def compress_(
             _rewrite(model, entry, OutputStatistics(moments, sensitivity))
         rounded_tensors(model, plan)
     round_rows_(model, plan)
+    record_rounding(model, plan)
     return model
 
 
@@ -64,6 +66,7 @@ def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
         for entry in plan.entries:
             _rewrite(model, entry, None)
         rounded_tensors(model, plan)
+    record_rounding(model, plan)
     return model
 
 
@@ -103,6 +106,7 @@ def _rewrite(model: nn.Module, entry: PlanEntry, known: OutputStatistics | None)
             handler.fill(replacement, original, entry, known)
         if entry.folded_into is not None:
             handler.fold(model, replacement, entry, values=known is not None)
+    record_entry(model, original, replacement, entry)
     _replace(model, original, replacement)
 
 

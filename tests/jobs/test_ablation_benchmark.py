@@ -13,6 +13,7 @@ import torch
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained, size_on_disk
 from afm_dist.compression.layers import LowRankLinear
 from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.metrics import auc
@@ -276,7 +277,9 @@ def test_a_compressed_checkpoint_is_refused_by_name(
 ) -> None:
     config = load_config(sources[1])
     plan = Plan(entries=(PlanEntry(name="mlp.3", method="afm", rank=2),))
-    save_pretrained(config.build(), str(tmp_path / "small"), replace(config, plan=plan))
+    save_pretrained(
+        restructure_(config.build(), plan), str(tmp_path / "small"), replace(config, plan=plan)
+    )
 
     with pytest.raises(OptionError, match="small is compressed already; give uncompressed models"):
         check(Ablation(data=data.location, checkpoints=(*sources, str(tmp_path / "small"))), data)

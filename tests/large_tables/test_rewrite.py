@@ -406,7 +406,7 @@ def test_rows_are_not_rounded_in_blocks(manifest: Manifest, checkpoint: str, tmp
 
 def test_a_rounded_table_is_refused(checkpoint: str, tmp_path: Path) -> None:
     config = replace(load_config(checkpoint), plan=Plan(bfloat16=("embedding",)))
-    save_pretrained(from_pretrained(checkpoint), str(tmp_path), config)
+    save_pretrained(compress_(from_pretrained(checkpoint), config.plan, {}), str(tmp_path), config)
 
     with pytest.raises(OptionError, match="compressed already, or rounded"):
         Source.open(str(tmp_path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from afm_dist.compression.fused import FusedHandler
 from afm_dist.compression.handler import ALREADY_COMPRESSED, Handler
 from afm_dist.compression.linear import LinearHandler
+from afm_dist.compression.references import references
 from afm_dist.compression.tables import EmbeddingBagHandler, EmbeddingHandler
 from afm_dist.embedding import FusedEmbedding
 
@@ -48,19 +49,19 @@ def compressible(model: nn.Module) -> list[str]:
 
 def refusals(model: nn.Module) -> dict[str, str | None]:
     """For each module of a model why it cannot be compressed; None for those that can."""
-    holders = _holders(model)
-    return {name: _refusal(model, name, module, holders) for name, module in model.named_modules()}
+    holders, elsewhere = _holders(model), references(model)
+    return {name: _refusal(model, name, module, holders, elsewhere) for name, module in model.named_modules()}
 
 
 def refusal(model: nn.Module, name: str) -> str | None:
     """Why a module cannot be compressed, to be read behind its name; None if it can."""
-    return _refusal(model, name, model.get_submodule(name), _holders(model))
+    return _refusal(model, name, model.get_submodule(name), _holders(model), references(model))
 
 
 def irreplaceable(model: nn.Module, name: str) -> str | None:
     """Why a module cannot be replaced, whatever its type, to be read behind its name; None if it can."""
     module = model.get_submodule(name)
-    return _hooked(module) or _tied(module, _holders(model))
+    return _hooked(module) or _tied(module, _holders(model)) or _referenced(module, references(model))
 
 
 def has_handler(module: nn.Module) -> bool:
@@ -68,7 +69,13 @@ def has_handler(module: nn.Module) -> bool:
     return isinstance(module, tuple(_HANDLERS))
 
 
-def _refusal(model: nn.Module, name: str, module: nn.Module, holders: _Holders) -> str | None:
+def _refusal(
+    model: nn.Module,
+    name: str,
+    module: nn.Module,
+    holders: _Holders,
+    elsewhere: Mapping[nn.Module, str],
+) -> str | None:
     if module is model:
         return "itself has no parent to replace it in; wrap it, for example in nn.Sequential"
     made = tuple(kind for handler in _HANDLERS.values() for kind in handler.makes)
@@ -84,7 +91,9 @@ def _refusal(model: nn.Module, name: str, module: nn.Module, holders: _Holders) 
     if handler is None:
         kinds = ", ".join(kind.__name__ for kind in _HANDLERS)
         return f"is a {type(module).__name__}, which cannot be compressed (only {kinds} can)"
-    return handler.refusal(module) or _hooked(module) or _tied(module, holders)
+    return (
+        handler.refusal(module) or _hooked(module) or _tied(module, holders) or _referenced(module, elsewhere)
+    )
 
 
 def _owners(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -107,6 +116,16 @@ def _hooked(module: nn.Module) -> str | None:
     return (
         "has hooks, which a replacement would lose (some of them, like weight_norm's and pruning's, make "
         "the weights); remove them first"
+    )
+
+
+def _referenced(module: nn.Module, elsewhere: Mapping[nn.Module, str]) -> str | None:
+    if module not in elsewhere:
+        return None
+    return (
+        f"is also reached by {elsewhere[module]}, which would go on with the original when a replacement "
+        "takes its place among the registered modules; hold modules as attributes, or in nn.ModuleList or "
+        "nn.ModuleDict, and reach them by those"
     )
 
 

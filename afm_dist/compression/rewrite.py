@@ -13,7 +13,9 @@ from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.registry import compressible, handler_of, irreplaceable, refusal
 from afm_dist.compression.rounding import round_rows_, rounded_tensors
+from afm_dist.compression.trial import trial
 from afm_dist.errors import OptionError
+from afm_dist.statistics.collected import CollectedMoments
 from afm_dist.statistics.moments import Moments
 
 
@@ -41,13 +43,18 @@ def compress_(
 
     Raises:
         OptionError: a module that does not exist, cannot be compressed, shares its weights with
-            another one (tied weights) or is smaller than its rank; or moments, or the sensitivity, that
-            are missing; or rows to round where there are none.
+            another one (tied weights), is reached by other references than its names, or is smaller than
+            its rank; or moments, or the sensitivity, that are missing; or rows to round where there are
+            none; or a model that, on a batch of the statistics, does not run any more, does not call a
+            replacement, or goes on using weights that were replaced.
 
     Notes:
         The originals are kept until the last module is rewritten: at most twice the model's memory.
+        Moments straight from ``collect_moments`` know a batch, on which the model is tried before and after;
+        those from a file do not.
     """
-    with all_or_nothing(model):
+    probe = moments.probe if isinstance(moments, CollectedMoments) else None
+    with all_or_nothing(model), trial(model, plan, probe):
         for entry in plan.entries:
             _rewrite(model, entry, OutputStatistics(moments, sensitivity))
         rounded_tensors(model, plan)
@@ -105,6 +112,10 @@ def _rewrite(model: nn.Module, entry: PlanEntry, known: OutputStatistics | None)
         elif known is not None:
             handler.fill(replacement, original, entry, known)
         if entry.folded_into is not None:
+            if entry.folded_into in dict(model.named_modules()):
+                reason = irreplaceable(model, entry.folded_into)
+                if reason is not None:
+                    raise OptionError(f"{entry.folded_into} {reason}")
             handler.fold(model, replacement, entry, values=known is not None)
     record_entry(model, original, replacement, entry)
     _replace(model, original, replacement)

@@ -42,8 +42,9 @@ def compress_in_turn_(
     moments: dict[str, Moments] = {}
     with all_or_nothing(model):
         for entry in plan.entries:
-            moments |= collect(model, entry.name)
-            compress_(model, Plan(entries=(entry,)), moments, sensitivity)
+            own = collect(model, entry.name)
+            compress_(model, Plan(entries=(entry,)), own, sensitivity)
+            moments |= own
         # What is to be rounded.
         compress_(model, replace(plan, entries=()), moments)
     return moments

@@ -21,19 +21,22 @@ from torch import nn
 
 from afm_dist import __version__, storage
 from afm_dist.cluster import ensure_ray, task_resources
-from afm_dist.dataset.manifest import MAX_GROUPS, Manifest
+from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
+from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
 from afm_dist.eval_mode import eval_mode
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.sharing import model_bytes, model_digest, share, source_of
-from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.collected import CollectedMoments, Probe
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
 from afm_dist.statistics.partials import Partials
 from afm_dist.statistics.ray_pass import RayPass
 from afm_dist.statistics.shard_work import ShardWork
 
 BATCH_SIZE = 8192
+# On which a rewritten model is tried.
+PROBE_ROWS = 256
 
 
 def collect_moments(
@@ -49,7 +52,7 @@ def collect_moments(
     keep: bool = False,
     options: ResourceOptions = AUTOMATIC,
     emit: Emit = unheard,
-) -> dict[str, Moments]:
+) -> CollectedMoments:
     """Moments of the outputs of some modules over a dataset (E[y] and Cov(y) of the paper's eq. 1).
 
     Args:
@@ -72,7 +75,8 @@ def collect_moments(
         emit: Gets the events of the Ray pass, e.g. ``Run.event``.
 
     Returns:
-        By module name, or ``module[field]`` for each field of a fused table.
+        By module name, or ``module[field]`` for each field of a fused table. A dict that keeps the first
+        batch, or where to read one, so that ``compress_`` can try what it did.
 
     Raises:
         OptionError: a target that matches nothing, or a model or ``forward_fn`` that cannot be sent
@@ -117,7 +121,19 @@ def collect_moments(
         moments = RayPass(work, resources, emit).run()
         if not keep:
             work.partials.end()
-    return moments
+    return CollectedMoments(moments, probe=_probe(dataset, groups, call))
+
+
+def _probe(dataset: Manifest, groups: Sequence[Sequence[Shard]], forward_fn: ForwardFn) -> Probe | None:
+    """Reads a few rows when they are needed."""
+    shards = [shard for group in groups for shard in group]
+
+    def run(model: nn.Module) -> Any:
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        batch = next(read_batches(dataset, shards[:1], PROBE_ROWS))
+        return forward_fn(model, batch.to(device))
+
+    return run if shards else None
 
 
 @contextmanager
@@ -146,10 +162,12 @@ def _pickled(forward_fn: ForwardFn) -> bytes:
 
 def _collect_here(
     model: nn.Module, batches: Iterable[Any], modules: Sequence[str], forward_fn: ForwardFn
-) -> dict[str, Moments]:
+) -> CollectedMoments:
     observer = Observer(model, modules)
+    probe: Probe | None = None
     with eval_mode(model) as apart, torch.no_grad(), observer.watching():
         for i, batch in enumerate(batches):
+            probe = probe or _call(forward_fn, batch)
             try:
                 with apart():
                     forward_fn(model, batch)
@@ -157,4 +175,8 @@ def _collect_here(
                 raise DataError(
                     f"batch {i}: {error}; look for broken values in it or for a diverged model"
                 ) from error
-    return observer.moments
+    return CollectedMoments(observer.moments, probe=probe)
+
+
+def _call(forward_fn: ForwardFn, batch: Any) -> Probe:
+    return lambda model: forward_fn(model, batch)

@@ -277,9 +277,7 @@ def test_a_compressed_checkpoint_is_refused_by_name(
 ) -> None:
     config = load_config(sources[1])
     plan = Plan(entries=(PlanEntry(name="mlp.3", method="afm", rank=2),))
-    save_pretrained(
-        restructure_(config.build(), plan), str(tmp_path / "small"), replace(config, plan=plan)
-    )
+    save_pretrained(restructure_(config.build(), plan), str(tmp_path / "small"), replace(config, plan=plan))
 
     with pytest.raises(OptionError, match="small is compressed already; give uncompressed models"):
         check(Ablation(data=data.location, checkpoints=(*sources, str(tmp_path / "small"))), data)

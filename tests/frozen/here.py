@@ -43,7 +43,11 @@ def trainings_in_this_process() -> Iterator[None]:
         patch.object(worker, "ray", SimpleNamespace(train=train)),
         patch.object(worker, "work_with_threads", lambda count: machine.work_with_threads(1)),
     ):
-        yield
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

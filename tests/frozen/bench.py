@@ -24,10 +24,13 @@ MODELS = ("autoint", "dcn", "dcnv2", "deepfm", "dlrm", "fibinet", "gdcn", "nfm")
 # Small enough for a second each, large enough that ranks and bytes can be chosen.
 TRAIN = (
     *("--embedding-dim", "8", "--hidden", "40", "24", "16", "--batch-size", "100"),
-    *("--learning-rate", "0.01", "--use-gpu", "never"),
+    *("--learning-rate", "0.01", "--evaluations-per-epoch", "1", "--use-gpu", "never"),
 )
 COMPRESS = ("--finetune-batch-size", "200", "--use-gpu", "never")
 RANKS = ("--mlp-rank", "6", "--embedding-dim", "2")
+EVERY_METHOD = ("--methods", "afm,svd,weighted,sequential,scratch")
+# One evaluation a round: of two that are nearly equal, processors would keep different ones.
+ONE_EVALUATION = ("--preset", "afm-criteo")
 
 
 class JobFailedError(Exception):
@@ -119,6 +122,14 @@ class Bench:
                 *("--output", path, *COMPRESS, *options),
             ),
         )
+
+    def by_every_method(self, model: str) -> Path:
+        """A run of jobs/compress.py that compares all methods."""
+        return self.compressed(model, *RANKS, *EVERY_METHOD, model=model)
+
+    def evaluated_once(self) -> Path:
+        """The same of a DCNv2, with one evaluation a round."""
+        return self.compressed("once", *RANKS, *EVERY_METHOD, *ONE_EVALUATION, model="dcnv2")
 
     # What is noted.
 

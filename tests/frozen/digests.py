@@ -28,6 +28,7 @@ PASSING_KEYS = {
     "created",
     "environment",
     "finished",
+    "modified_ns",
     "rows_per_second",
     "seconds",
     "throughput_ratio",
@@ -37,8 +38,8 @@ PASSING_KEYS = {
 }
 # Pages are for the eye; what they show is in report.json.
 PASSING_SUFFIXES = {".html"}
-# The last section of report.md: the command, the machine, the day.
-PASSING_SECTION = "\n## Run\n"
+# The last sections of report.md and of a model card: the command, the machine, the day.
+PASSING_SECTIONS = ("\n## Run\n", "\n## Where it comes from\n")
 MOST_CHARACTERS = 4000
 
 
@@ -98,8 +99,9 @@ def of_json(value: Any, root: str = "") -> Entry:
 
 
 def of_text(text: str, root: str = "") -> Entry:
-    """Lines, without the section that tells of the day and the machine."""
-    text = text.partition(PASSING_SECTION)[0]
+    """A text, without the section that tells of the day and the machine."""
+    for section in PASSING_SECTIONS:
+        text = text.partition(section)[0]
     text = text.replace(root, "ROOT") if root else text
     short = {"content": text} if len(text) <= MOST_CHARACTERS else {}
     return {"sha256": _sha256(text.encode()), **short}

@@ -18,14 +18,12 @@ FIGURES = Path(__file__).with_name("figures.json")
 FIGURES_PARTS = (
     "prepare/clicks",
     *(f"train/{model}" for model in MODELS),
-    "compress/dcnv2",
+    "compress/once",
     "compress/bytes-uniform",
     "compress/absorb-nfm",
     "compress/codes",
-    "compress/sweep-uniform",
-    "compress/distill",
     "tables/deepfm",
-    "serving/dcnv2",
+    "serving/once",
     "library/*",
 )
 # What is taken of the objects in some files.
@@ -34,11 +32,13 @@ _KEYS = {
     "results.json": ("auc", "log_loss"),
     "manifest.json": ("cardinality", "mean", "deviation", "rows"),
 }
-# Largest difference, (relative, absolute), of figures that are no counts. Scores of a few hundred rows jump
-# where two of them change places; a fault of the code moves them by more.
-TOLERANCES = {"auc": (0.0, 0.005), "log_loss": (0.0, 0.002), "bytes": (0.0, 64.0), "norm": (0.002, 1e-4)}
+# Largest difference, (relative, absolute), by what a figure is: ten times what was seen between the widest
+# instructions of a processor and none (ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE).
+TOLERANCES = {"auc": (0.0, 5e-4), "log_loss": (0.0, 2e-4), "kept_energy": (1e-3, 0.0), "norm": (1e-3, 1e-6)}
 EXACT = ("parameters", "rank", "cardinality", "rows")
-OTHERWISE = (1e-4, 1e-6)
+# Texts of numbers are longer and shorter.
+TOLERANCES |= {"bytes": (0.0, 64.0)}
+OTHERWISE = (1e-6, 1e-9)
 
 Figures = dict[str, dict[str, float]]
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import polars as pl
 
 from tests.data_prep.raw_logs import avazu_text, criteo_text
-from tests.frozen.bench import COMPRESS, MODELS, RANKS, TRAIN, Bench
+from tests.frozen.bench import COMPRESS, EVERY_METHOD, MODELS, ONE_EVALUATION, RANKS, TRAIN, Bench
 from tests.frozen.library import LIBRARY
 from tests.frozen.log import write_log
 from tests.frozen.served import export, serving
 
 Part = Callable[[Bench], None]
-EVERY_METHOD = ("--methods", "afm,svd,weighted,sequential,scratch")
 TWO = ("--methods", "afm,svd")
 
 # jobs/prepare.py ------------------------------------------------------------------------------------
@@ -104,6 +103,11 @@ def compressed(name: str, *options: str, model: str = "deepfm") -> Part:
     return lambda bench: bench.note_folder(bench.compressed(name, *options, model=model))
 
 
+def by_every_method(model: str) -> Part:
+    """The run of a model that the parts of serving, scoring and evaluation share."""
+    return lambda bench: bench.note_folder(bench.by_every_method(model))
+
+
 def tables(model: str, dim: int = 2) -> Part:
     """Tables larger than memory."""
 
@@ -124,7 +128,7 @@ def tables(model: str, dim: int = 2) -> Part:
 
 def evaluated(bench: Bench) -> None:
     """Figures of the shipped checkpoint, on two splits."""
-    shipped = bench.compressed("deepfm", *RANKS, *EVERY_METHOD) / "checkpoint"
+    shipped = bench.by_every_method("deepfm") / "checkpoint"
     for split in ("validation", "test"):
         figures = bench.path(f"evaluated/{split}.json")
         bench.job(
@@ -137,7 +141,7 @@ def evaluated(bench: Bench) -> None:
 
 def predicted(bench: Bench) -> None:
     """Raw rows, some malformed, scored by the shipped checkpoint."""
-    shipped = bench.compressed("deepfm", *RANKS, *EVERY_METHOD) / "checkpoint"
+    shipped = bench.by_every_method("deepfm") / "checkpoint"
     for name in ("malformed.csv", "clicks.parquet"):
         scores = bench.path(f"predicted/{name}.parquet")
         bench.job(
@@ -148,7 +152,9 @@ def predicted(bench: Bench) -> None:
         table = pl.read_parquet(scores)
         for column in table.columns:
             bench.note_json(f"{name}:{column}", table[column].to_list())
-    bench.note_folder(bench.path("predicted"))
+        # What the files are called depends on the folder.
+        for i, rejected in enumerate(sorted(Path(f"{scores}.rejected").glob("*.jsonl"))):
+            bench.note_file(rejected, f"{name} rejected {i}")
 
 
 def predicted_criteo(bench: Bench) -> None:
@@ -194,19 +200,35 @@ PARTS: dict[str, Part] = {
     "train/adagrad": training(
         "adagrad",
         *("--table-optimizer", "adagrad", "--table-learning-rate", "0.05", "--table-l2", "1e-4"),
-        *("--l2", "1e-4", "--clip-norm", "0.5", "--plateau-factor", "0.5", "--seed", "3"),
+        *(
+            "--l2",
+            "1e-4",
+            "--clip-norm",
+            "0.5",
+            "--plateau-factor",
+            "0.5",
+            "--seed",
+            "3",
+            "--evaluations-per-epoch",
+            "4",
+        ),
     ),
     "train/reset-tables": training("reset-tables", "--epochs", "3", "--reset-tables", model="dcnv2"),
-    "train/patience": training("patience", "--epochs", "4", "--patience", "2", "--dropout", "0", model="nfm"),
+    "train/patience": training(
+        "patience",
+        *("--epochs", "4", "--patience", "2", "--dropout", "0", "--evaluations-per-epoch", "4"),
+        model="nfm",
+    ),
     "train/no-numbers": without_numbers,
-    **{f"compress/{model}": compressed(model, *RANKS, *EVERY_METHOD, model=model) for model in MODELS},
+    **{f"compress/{model}": by_every_method(model) for model in MODELS},
+    "compress/once": lambda bench: bench.note_folder(bench.evaluated_once()),
     "compress/relu-modes": compressed("relu-modes", *RANKS, "--ablation", "on", "--kappa", "1"),
     "compress/relu-none": compressed("relu-none", *RANKS, *TWO, "--activation", "none", model="dlrm"),
     "compress/relu-plain": compressed("relu-plain", *RANKS, *TWO, "--activation", "plain", model="gdcn"),
     "compress/energy": compressed("energy", "--mlp-energy", "0.9", "--embedding-dim", "3", "--stream-check"),
-    "compress/preset": compressed("preset", *RANKS, "--preset", "afm-criteo"),
     "compress/bytes-uniform": compressed(
-        *("bytes-uniform", "--target-bytes", "20kB", "--field-ranks", "uniform", "--refine-ranks", "off")
+        *("bytes-uniform", "--target-bytes", "20kB", "--field-ranks", "uniform", "--refine-ranks", "off"),
+        *ONE_EVALUATION,
     ),
     "compress/ratio-each": compressed("ratio-each", "--target-ratio", "1.8", *EVERY_METHOD),
     "compress/ratio-each-predicted": compressed(
@@ -216,12 +238,14 @@ PARTS: dict[str, Part] = {
         "ratio-uniform", "--target-ratio", "1.8", "--field-ranks", "uniform", model="dcnv2"
     ),
     "compress/absorb": compressed("absorb", *RANKS, "--linear-terms", "absorb", *EVERY_METHOD),
-    "compress/absorb-nfm": compressed("absorb-nfm", *RANKS, "--linear-terms", "absorb", *TWO, model="nfm"),
+    "compress/absorb-nfm": compressed(
+        "absorb-nfm", *RANKS, "--linear-terms", "absorb", *TWO, *ONE_EVALUATION, model="nfm"
+    ),
     "compress/absorb-budget": compressed(
         "absorb-budget", "--linear-terms", "absorb", "--target-ratio", "1.9", model="autoint"
     ),
     "compress/bfloat16": compressed("bfloat16", *RANKS, "--linear-terms", "bfloat16", "--codes", "bfloat16"),
-    "compress/codes": compressed("codes", *RANKS, *TWO, "--codes", "bfloat16", model="dcn"),
+    "compress/codes": compressed("codes", *RANKS, *TWO, "--codes", "bfloat16", *ONE_EVALUATION, model="dcn"),
     "compress/bfloat16-budget": compressed(
         *("bfloat16-budget", "--target-ratio", "2", "--codes", "bfloat16"),
         *("--linear-terms", "absorb", "--field-ranks", "each"),
@@ -250,6 +274,7 @@ PARTS: dict[str, Part] = {
     "predict/clicks": predicted,
     "predict/criteo": predicted_criteo,
     **{f"serving/{model}": serving(model) for model in MODELS},
+    "serving/once": serving("dcnv2", Bench.evaluated_once),
     "export/torch-export": export("torch-export", "model.pt2"),
     "export/onnx": export("onnx", "model.onnx"),
     **{f"library/{name}": part for name, part in LIBRARY.items()},

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 import afm_dist
 from afm_dist import Manifest
-from tests.frozen.bench import RANKS, Bench, inputs
+from tests.frozen.bench import Bench, inputs
 
-EVERY_METHOD = ("--methods", "afm,svd,weighted,sequential,scratch")
 PRECISIONS: tuple[Literal["float32", "bfloat16", "int8"], ...] = ("float32", "bfloat16", "int8")
 
 
@@ -31,12 +30,12 @@ def logits(model: nn.Module, rows: tuple[Tensor, Tensor]) -> Tensor:
     return result
 
 
-def serving(model: str) -> Callable[[Bench], None]:
+def serving(model: str, compressed: Callable[[Bench], Path] | None = None) -> Callable[[Bench], None]:
     """Logits of the baseline and of what was shipped, as they are and in the form for inference."""
 
     def part(bench: Bench) -> None:
         rows = rows_of(bench)
-        shipped = bench.compressed(model, *RANKS, *EVERY_METHOD, model=model)
+        shipped = bench.by_every_method(model) if compressed is None else compressed(bench)
         for name, run in (("baseline", bench.trained(model)), ("compressed", shipped)):
             loaded = afm_dist.from_pretrained(str(run / "checkpoint"))
             bench.note_tensor(f"{name} as it is", logits(loaded, rows))
@@ -52,7 +51,7 @@ def export(format: str, file_name: str) -> Callable[[Bench], None]:
 
     def part(bench: Bench) -> None:
         rows = rows_of(bench)
-        shipped = bench.compressed("deepfm", *RANKS, *EVERY_METHOD) / "checkpoint"
+        shipped = bench.by_every_method("deepfm") / "checkpoint"
         for precision in ("float32", "int8"):
             file = bench.path(f"exported-{format}/{precision}-{file_name}")
             bench.job(

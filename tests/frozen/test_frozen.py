@@ -34,7 +34,7 @@ def test_the_figures_are_those_recorded(part: str, found: Figures) -> None:
     different = {
         name: f"{recorded[name]} -> {value}"
         for name, value in found[part].items()
-        if not close(name, recorded[name], value)
+        if not close(part, name, recorded[name], value)
     }
     assert recorded
     assert not different, RENEW

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import safetensors.torch
 import torch
@@ -34,6 +35,22 @@ TENSORS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_FILE_BYTES = 5 * 10**9
 _TENSOR_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+
+
+class _Config(TypedDict):
+    """What ``config.json`` holds."""
+
+    format_version: int
+    architecture: str | None
+    hyper_parameters: dict[str, Any]
+    fields: tuple[Field, ...]
+    compression: dict[str, Any]
+
+
+class _Index(TypedDict):
+    """What an index holds: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,23 +201,19 @@ def load_config(location: str) -> ModelConfig:
     path = storage.join(location, CONFIG)
     if not storage.exists(path):
         raise DataError(f"{location}: not a checkpoint directory (no {CONFIG})")
-    content = storage.read_json(path)
-    version = content.get("format_version") if isinstance(content, dict) else None
+    content = storage.read_json(path, dict[str, Any])
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path}: format version {version!r} is unknown (this release reads {FORMAT_VERSION})"
+            f"{path}: format version {reprlib.repr(version)} is unknown (this release reads {FORMAT_VERSION})"
         )
-    try:
-        return ModelConfig(
-            architecture=content["architecture"],
-            hyper_parameters=content["hyper_parameters"],
-            fields=tuple(Field(**item) for item in content["fields"]),
-            plan=Plan.from_json(content["compression"], source=path),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: damaged ({error})") from error
+    found = storage.as_typed(content, _Config, source=path)
+    return ModelConfig(
+        architecture=found["architecture"],
+        hyper_parameters=found["hyper_parameters"],
+        fields=found["fields"],
+        plan=Plan.from_json(found["compression"], source=path),
+    )
 
 
 def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Module:
@@ -288,13 +301,11 @@ def _indexed_files(location: str, index: str) -> list[str]:
     Raises:
         DataError: the index is damaged, or names files elsewhere.
     """
-    content = storage.read_json(index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    files = set(storage.read_json(index, _Index)["weight_map"].values())
     storage.check_inside(location, files, source=index)
-    if not files or not all(_TENSOR_FILE.fullmatch(name) for name in files):
+    if not files or not all(map(_TENSOR_FILE.fullmatch, files)):
         raise DataError(f"{index}: damaged (its weight_map must name model-…-of-….safetensors files)")
-    return sorted(set(files))
+    return sorted(files)
 
 
 def check_schema(config: ModelConfig, manifest: Manifest, *, checkpoint: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from afm_dist import storage
 from afm_dist.checkpoint import CONFIG, check_schema, load_config
@@ -19,7 +19,13 @@ from afm_dist.errors import DataError
 FOLDER = "preprocessing"
 # Of a dataset's facts, those that say how its raw rows were read.
 KEPT_FACTS = ("source", "spellings", "synthetic", "threshold", "unknown_share")
-MODEL = "model"
+MODEL: Literal["model"] = "model"
+
+
+class _Shipped(TypedDict):
+    """The facts about the model that a preprocessing came with."""
+
+    model: tuple[Shard, ...]
 
 
 def attach(manifest: Manifest, checkpoint: str) -> bool:
@@ -171,10 +177,7 @@ def _check_model(manifest: Manifest, checkpoint: str) -> None:
         DataError: naming the file that is missing or another one.
     """
     path = storage.join(manifest.location, FILE_NAME)
-    try:
-        shipped = [Shard(**entry) for entry in manifest.facts[MODEL]]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({error}); ship the model again") from error
+    shipped = storage.as_typed(manifest.facts, _Shipped, source=path, fix="ship the model again")[MODEL]
     storage.check_inside(checkpoint, (file.path for file in shipped), source=path)
     there = {file.path: file for file in model_files(checkpoint)}
     for file in shipped:

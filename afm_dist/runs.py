@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from afm_dist import __version__, console, storage
-from afm_dist.errors import OptionError
+from afm_dist.errors import DataError, OptionError
 from afm_dist.events import EventLog, now
 
 Resume = Literal["auto", "never"]
@@ -29,7 +29,31 @@ CONFIG = "config.json"
 EVENTS = "events.jsonl"
 SUCCESS = "_SUCCESS"
 STARTED = "_STARTED"
+STAGE_AGAIN = "delete the folder of this stage, or give --resume never, to do it again"
 RECORDED_PACKAGES = ("torch", "ray", "pyarrow", "polars", "numpy", "safetensors")
+
+
+class _Config(TypedDict, total=False):
+    """What is read of ``config.json``."""
+
+    job: str
+
+
+class Started(TypedDict):
+    """What ``_STARTED`` says: the work that a stage is about to do."""
+
+    fingerprint: str
+    version: NotRequired[str]
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+
+class Done(Started):
+    """What ``_SUCCESS`` says."""
+
+    commit: str
+    seconds: float
+    finished: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +138,7 @@ class Run:
             inputs: The stages it reads.
         """
         path = storage.join(self.path, name)
-        marker = {
+        marker: Started = {
             "fingerprint": storage.fingerprint(
                 {
                     "version": __version__,
@@ -129,7 +153,7 @@ class Run:
         resumable = self._resumable(path, marker)
         reason = self._why_redo(path, marker, resumable=resumable)
         if reason is None:
-            done = storage.read_json(storage.join(path, SUCCESS))
+            done = _done(path)
             self.reused.append(name)
             self.event("stage up to date", stage=name, fingerprint=marker["fingerprint"])
             console.say(f"[{name}] up to date")
@@ -160,10 +184,10 @@ class Run:
         self.redone.append(name)
         self._mark("stage finished", stage=name, seconds=seconds)
         console.say(f"[{name}] done in {seconds:.1f} s")
-        self.stages.append(Stage(name=name, path=path, fingerprint=str(marker["fingerprint"]), commit=commit))
+        self.stages.append(Stage(name=name, path=path, fingerprint=marker["fingerprint"], commit=commit))
         return self.stages[-1]
 
-    def _why_redo(self, path: str, marker: Mapping[str, Any], *, resumable: bool) -> str | None:
+    def _why_redo(self, path: str, marker: Started, *, resumable: bool) -> str | None:
         """The reason to do a stage, in words; None when it is up to date."""
         success = storage.join(path, SUCCESS)
         if not storage.exists(success):
@@ -175,7 +199,7 @@ class Run:
             return "running"
         if self.resume == "never":
             return "running again: --resume never"
-        done = storage.read_json(success)
+        done = _done(path)
         for name, commit in marker["inputs"].items():
             if done["inputs"].get(name) != commit:
                 return f"running again: its input '{name}' changed"
@@ -190,15 +214,19 @@ class Run:
             changes.append(f"afm-dist {done.get('version')} -> {marker['version']}")
         return "running again: " + ("; ".join(changes) or "its inputs changed")
 
-    def _resumable(self, path: str, marker: Mapping[str, Any]) -> bool:
+    def _resumable(self, path: str, marker: Started) -> bool:
         """Whether the very same work was interrupted in this folder: only then are its files kept."""
         started = storage.join(path, STARTED)
         return (
             self.resume == "auto"
             and not storage.exists(storage.join(path, SUCCESS))
             and storage.exists(started)
-            and bool(storage.read_json(started) == dict(marker))
+            and storage.read_json(started, Started, fix=STAGE_AGAIN) == marker
         )
+
+
+def _done(folder: str) -> Done:
+    return storage.read_json(storage.join(folder, SUCCESS), Done, fix=STAGE_AGAIN)
 
 
 def check_output(path: str, *, job: str) -> None:
@@ -218,11 +246,18 @@ def check_output(path: str, *, job: str) -> None:
     names = [name for name in storage.list_names(path) if not name.startswith(".")]
     if not names:
         return
-    content = storage.read_json(storage.join(path, CONFIG)) if CONFIG in names else None
-    owner = content.get("job") if isinstance(content, dict) else None
+    owner = _owner(storage.join(path, CONFIG)) if CONFIG in names else None
     if owner != job:
         held = f"a run of the job {owner}" if owner else f"other files ({', '.join(names[:3])})"
         raise OptionError(f"--output {path}: the folder holds {held}; name a new one")
+
+
+def _owner(config: str) -> str | None:
+    """The job whose configuration a file holds; None: it is somebody else's, or damaged."""
+    try:
+        return storage.read_json(config, _Config).get("job")
+    except DataError:
+        return None
 
 
 def environment() -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import ray
 
-from afm_dist.dataset.manifest import Field, Shard
+from afm_dist import storage
+from afm_dist.dataset.manifest import Count, Field, Shard
 from data_prep import vocabulary
 from data_prep.fields import TokenBuilder, add_up, build, write_maps
 from data_prep.findings import Findings
@@ -26,6 +27,15 @@ from data_prep.work import Task, WorkDirectory
 
 SAMPLED_PARTS = 32
 GROUP_TOKENS = 400_000
+FIX = "give --resume never to start anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What a numeric field is scaled by."""
+
+    mean: float
+    deviation: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +88,7 @@ class FieldStage:
                     self.dataset,
                     training_rows,
                 ),
+                result=list[dict[str, Any]],
                 weight=len(group),
             )
             for number, group in enumerate(groups)
@@ -90,10 +101,13 @@ class FieldStage:
 
         fields, vocabularies, maps = [], {}, []
         for index, rule in enumerate(self.rules):
-            measured = results[index]
+            place = f"{self.work.path}: the receipt of field {rule.name!r}"
             if rule.kind == "categorical":
-                vocabularies[rule.name] = Shard(**measured)
-                measured = {"cardinality": measured["rows"]}
+                file = storage.as_typed(results[index], Shard, source=place, fix=FIX)
+                vocabularies[rule.name] = file
+                measured: dict[str, Any] = {"cardinality": file.rows}
+            else:
+                measured = asdict(storage.as_typed(results[index], Scaling, source=place, fix=FIX))
             fields.append(
                 Field(name=rule.name, kind=rule.kind, column=rule.column, transform=rule.spelled, **measured)
             )
@@ -133,6 +147,7 @@ class FieldStage:
                 key=keys[piece],
                 function=_count_range,
                 arguments=(builders[piece], parts, self.columns, counts[piece]),
+                result=list[tuple[Count, Count]],
             )
             for piece in pieces
         ]
@@ -154,6 +169,7 @@ class FieldStage:
                         ids[index, number],
                         self._map_path(index, number),
                     ),
+                    result=None,
                 )
                 for number, first_id in enumerate(firsts)
             )
@@ -171,6 +187,7 @@ class FieldStage:
                         self.dataset,
                         training_rows - sum(count * tokens for count, tokens in known),
                     ),
+                    result=dict[str, Any],
                 )
             )
         joined = self.work.run("join-ranges", "writing vocabularies", joining, unit="fields")

@@ -126,7 +126,7 @@ def read_record(output: str) -> dict[str, Any] | None:
         output: The dataset directory.
     """
     try:
-        record = storage.read_json(storage.join(output, RECORD))
+        record = storage.read_json(storage.join(output, RECORD), dict[str, Any])
     except DataError:
         return None
     return record if is_plan(record) else None

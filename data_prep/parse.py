@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,25 +46,20 @@ class BlockReceipt:
             part["path"] = part["path"].rpartition("/")[2]
         return content
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any], spool: str, *, source: str) -> BlockReceipt:
-        """The inverse of ``to_json``.
+    def within(self, spool: str, *, source: str) -> BlockReceipt:
+        """The same with the places of its parts instead of their names.
 
         Args:
-            content: What ``to_json`` gave.
             spool: Folder of the parts.
-            source: Where it was found, for messages.
+            source: Where the receipt was found, for messages.
 
         Raises:
             DataError: a part is not in the spool.
         """
-        storage.check_inside(spool, (part["path"] for part in content["parts"]), source=source)
-        parts = [Part(**{**part, "path": storage.join(spool, part["path"])}) for part in content["parts"]]
-        forms = {
-            name: {form: Example(**example) for form, example in found.items()}
-            for name, found in content["forms"].items()
-        }
-        return cls(**{**content, "parts": parts, "forms": forms})
+        storage.check_inside(spool, (part.path for part in self.parts), source=source)
+        return replace(
+            self, parts=[replace(part, path=storage.join(spool, part.path)) for part in self.parts]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

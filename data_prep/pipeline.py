@@ -19,7 +19,7 @@ from typing import Any, Literal
 import ray
 
 from afm_dist import cluster, console, storage
-from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
+from afm_dist.dataset.manifest import FILE_NAME, Count, Field, Manifest, Shard
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
 from data_prep import encode, parse
@@ -150,7 +150,7 @@ class _Preparation:
         )
         # A checksum cannot be shared out among workers: it is begun first.
         checksums = [
-            Task(key=f"file-{index:05d}", function=files.sha256, arguments=(path,), weight=0)
+            Task(key=f"file-{index:05d}", function=files.sha256, arguments=(path,), result=str, weight=0)
             for index, path in enumerate(self.source.paths)
         ]
         tasks = [
@@ -158,17 +158,17 @@ class _Preparation:
                 key=f"block-{index:05d}",
                 function=_parse_block,
                 arguments=(parsing, index, block, first_row),
+                result=BlockReceipt,
                 weight=block.expected_rows,
             )
             for index, (block, first_row) in enumerate(blocks)
         ]
         results = self.work.run("parse", "parsing", [*checksums, *tasks])
         n_files = len(self.source.paths)
+        spool = self.work.folder("spool")
         receipts = [
-            BlockReceipt.from_json(
-                content, self.work.folder("spool"), source=self.work.receipt("parse", task.key)
-            )
-            for content, task in zip(results[n_files:], tasks, strict=True)
+            receipt.within(spool, source=self.work.receipt("parse", task.key))
+            for receipt, task in zip(results[n_files:], tasks, strict=True)
         ]
         return results[:n_files], Findings.of(receipts)
 
@@ -222,13 +222,14 @@ class _Preparation:
                         key=f"{name}-{index:05d}",
                         function=_encode_shard,
                         arguments=(encoding, split, index, pieces),
+                        result=tuple[Shard, dict[str, Count]],
                         weight=sum(piece.stop - piece.start for piece in pieces),
                     )
                 )
         shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
         unknown: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
         for name, (shard, missed) in zip(names, self.work.run("encode", "encoding", tasks), strict=True):
-            shards[name].append(Shard(**shard))
+            shards[name].append(shard)
             unknown[name].update(missed)
         return shards, unknown
 

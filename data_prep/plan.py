@@ -44,7 +44,8 @@ def why_prepare(output: str, plan: dict[str, Any]) -> str | None:
     if not storage.exists(storage.join(output, FILE_NAME)):
         return "new"
     try:
-        before, manifest = storage.read_json(storage.join(output, RECORD)), Manifest.load(output)
+        before = storage.read_json(storage.join(output, RECORD), dict[str, Any])
+        manifest = Manifest.load(output)
     except DataError as error:
         return f"again: {error}"
     changes = [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import ray
 
+from afm_dist.dataset.manifest import Count
 from data_prep.sources.source import Block, Source
 from data_prep.work import Task, WorkDirectory
 
@@ -29,6 +30,7 @@ def scan(source: Source, work: WorkDirectory, *, stage: str = "scan") -> list[tu
             key=f"block-{index:05d}",
             function=_count_rows,
             arguments=(shared_source, blocks[index]),
+            result=Count | None,
             weight=blocks[index].expected_rows,
         )
         for index in several

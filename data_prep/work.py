@@ -42,14 +42,16 @@ class Task:
 
     Attributes:
         key: Names the receipt; a function of the plan alone.
-        function: Module-level function; its result is plain JSON.
+        function: Module-level function; what it returns is plain JSON.
         arguments: Its arguments; object references are resolved.
+        result: What that becomes; a receipt that holds anything else is damaged.
         weight: How much it advances the progress bar.
     """
 
     key: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    result: Any = Any
     weight: int = 1
 
 
@@ -171,7 +173,7 @@ class WorkDirectory:
             if f"{task.key}.json" in done:
                 # The task of a damaged receipt is done again.
                 with suppress(DataError):
-                    results[task.key] = storage.read_json(self.receipt(stage, task.key))
+                    results[task.key] = storage.read_json(self.receipt(stage, task.key), task.result)
         todo = [task for task in tasks if task.key not in results]
         each = resources or self._resources
         if results:
@@ -186,7 +188,9 @@ class WorkDirectory:
         with console.progress(what, sum(task.weight for task in tasks), unit, before=done_before) as advance:
 
             def finished(task: Task, done: tuple[Any, int]) -> None:
-                results[task.key], peak_bytes = done
+                result, peak_bytes = done
+                # As a receipt would give it.
+                results[task.key] = storage.as_typed(result, task.result, source=f"{what} {task.key}")
                 self.usage.peak_bytes = max(self.usage.peak_bytes, peak_bytes)
                 advance(task.weight)
 
@@ -244,9 +248,9 @@ def is_plan(content: Any) -> bool:
     return isinstance(inputs, list) and all(isinstance(file, dict) and "path" in file for file in inputs)
 
 
-def _content(location: str) -> Any:
-    """Of a JSON file; None where there is none, or it is damaged."""
+def _content(location: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none, or it is damaged."""
     try:
-        return storage.read_json(location)
+        return storage.read_json(location, dict[str, Any])
     except DataError:
         return None

@@ -281,9 +281,7 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
         Stage.external(f"seed-{seed}", location, storage.file_sha256(location))
         for seed, location in reports.items()
     ]
-    content = report.over_seeds(
-        {seed: report.validated(storage.read_json(location)) for seed, location in reports.items()}
-    )
+    content = report.over_seeds({seed: report.read_report(location) for seed, location in reports.items()})
     written = run.stage("report", lambda folder: report.write_seeds_report(content, folder), inputs=made)
     console.out.print(report.seeds_table(content))
     console.say(report.sentence(content))

@@ -95,7 +95,7 @@ def test_every_file_keeps_to_the_limit_and_the_index_names_each_tensor(tmp_path:
 
     save_pretrained(model, str(tmp_path), replace(CONFIG, plan=plan), max_file_bytes=300)
 
-    index = storage.read_json(str(tmp_path / "model.safetensors.index.json"))
+    index = storage.read_json(str(tmp_path / "model.safetensors.index.json"), object)
     files = {path.name: safetensors.torch.load_file(path) for path in tmp_path.glob("*.safetensors")}
     assert {name: index["weight_map"][name] for tensors in files.values() for name in tensors} == {
         name: file for file, tensors in files.items() for name in tensors
@@ -183,7 +183,7 @@ def refused(location: Path, message: str) -> None:
 
 def edit_config(location: Path, **changes: Any) -> None:
     path = str(location / "config.json")
-    storage.write_json(path, {**storage.read_json(path), **changes})
+    storage.write_json(path, {**storage.read_json(path, object), **changes})
 
 
 def edit_tensors(location: Path, **changes: Tensor | None) -> None:
@@ -204,11 +204,11 @@ def test_an_unknown_format_version_is_refused_by_name(saved: Path, version: Any)
     [
         ({"architecture": "transformer"}, "transformer"),
         ({"hyper_parameters": {"depth": 3}}, "depth"),
-        ({"hyper_parameters": 7}, "mapping"),
+        ({"hyper_parameters": 7}, "hyper_parameters"),
         ({"fields": [{"name": "x", "kind": "picture"}]}, "picture"),
         ({"fields": 3}, "damaged"),
         ({"compression": {"format_version": 9}}, r"plan format version 9"),
-        ({"compression": None}, "plan"),
+        ({"compression": None}, "compression"),
     ],
     ids=["architecture", "hyper-parameter", "hyper-parameters", "kind", "fields", "plan version", "no plan"],
 )
@@ -221,7 +221,7 @@ def test_content_that_is_not_understood_is_refused_by_name(
 
 
 def test_an_unknown_method_in_the_plan_is_refused_by_name(saved: Path) -> None:
-    plan = storage.read_json(str(saved / "config.json"))["compression"]
+    plan = storage.read_json(str(saved / "config.json"), object)["compression"]
     plan["entries"][0]["method"] = "tucker"
     edit_config(saved, compression=plan)
 
@@ -230,7 +230,7 @@ def test_an_unknown_method_in_the_plan_is_refused_by_name(saved: Path) -> None:
 
 @pytest.mark.parametrize("change", ["name", "rank"])
 def test_a_plan_that_does_not_fit_the_architecture_is_refused(saved: Path, change: str) -> None:
-    plan = storage.read_json(str(saved / "config.json"))["compression"]
+    plan = storage.read_json(str(saved / "config.json"), object)["compression"]
     plan["entries"][0][change] = {"name": "mlp.77", "rank": 4711}[change]
     edit_config(saved, compression=plan)
 

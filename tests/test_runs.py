@@ -31,7 +31,7 @@ class Pipeline:
     def work(self, name: str):
         def work(folder: str) -> None:
             path = storage.join(folder, "parts")
-            done = storage.read_json(path) if storage.exists(path) else []
+            done = storage.read_json(path, object) if storage.exists(path) else []
             storage.write_json(path, [*done, "part"])
             if self.failing == name:
                 raise RuntimeError("power cut")
@@ -39,7 +39,7 @@ class Pipeline:
         return work
 
     def parts(self, name: str) -> list[str]:
-        return storage.read_json(f"{self.path}/{name}/parts")
+        return storage.read_json(f"{self.path}/{name}/parts", object)
 
 
 ALL = ["train", "compress", "evaluate", "report"]
@@ -238,8 +238,8 @@ def test_events_tell_what_happened(pipeline: Pipeline) -> None:
 def test_a_run_records_its_configuration_and_environment(pipeline: Pipeline) -> None:
     run = pipeline.run()
 
-    assert storage.read_json(f"{run.path}/config.json") == {"job": "compress", "rate": 0.1}
-    environment = storage.read_json(f"{run.path}/environment.json")
+    assert storage.read_json(f"{run.path}/config.json", object) == {"job": "compress", "rate": 0.1}
+    environment = storage.read_json(f"{run.path}/environment.json", object)
     assert environment["packages"]["torch"] != "absent"
     assert environment["cores"] >= 1
 

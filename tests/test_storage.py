@@ -89,7 +89,7 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
 
     with pytest.raises(DataError, match=r"x\.json: not valid JSON"):
-        storage.read_json(str(tmp_path / "x.json"))
+        storage.read_json(str(tmp_path / "x.json"), object)
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:

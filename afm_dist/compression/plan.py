@@ -6,6 +6,7 @@ it. Entries are in the order in which they were applied.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -156,12 +157,15 @@ class Plan:
         """
         version = value.get("format_version") if isinstance(value, Mapping) else None
         if version != FORMAT_VERSION:
-            raise DataError(f"{source}: plan format version {version!r} is unknown")
+            raise DataError(f"{source}: plan format version {reprlib.repr(version)} is unknown")
         try:
             given = {key: item for key, item in value.items() if key != "format_version"}
-            return cls(**given | {"entries": tuple(PlanEntry(**entry) for entry in value["entries"])})
+            plan = cls(**given | {"entries": tuple(PlanEntry(**entry) for entry in value["entries"])})
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{source}: plan not understood ({error})") from error
+        # What the plan itself does not look at.
+        storage.as_typed(value, _Stored, source=source, fix="the plan is not understood")
+        return plan
 
     def save(self, location: str) -> None:
         """Write as JSON."""
@@ -174,7 +178,16 @@ class Plan:
         Raises:
             DataError: no such file, or not a plan.
         """
-        return cls.from_json(storage.read_json(location), source=location)
+        return cls.from_json(storage.read_json(location, dict[str, Any]), source=location)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """What a plan's JSON holds."""
+
+    format_version: int
+    entries: tuple[PlanEntry, ...]
+    bfloat16: tuple[str, ...] = ()
 
 
 def _plain(entry: PlanEntry) -> dict[str, Any]:

@@ -8,15 +8,8 @@ from typing import Any
 
 from afm_dist import storage
 from afm_dist.dataset.description import (
-    BestScore,
-    CategoricalField,
     Description,
-    InputFile,
-    NumericField,
-    Split,
-    ThresholdEffect,
 )
-from afm_dist.errors import DataError
 
 FORMAT_VERSION = 1
 
@@ -40,21 +33,7 @@ def from_json(content: Mapping[str, Any], *, source: str) -> Description | None:
     """
     if content.get("format_version") != FORMAT_VERSION:
         return None
-    try:
-        best = content["best"]
-        return Description(
-            **{
-                **{key: value for key, value in content.items() if key != "format_version"},
-                "inputs": tuple(InputFile(**each) for each in content["inputs"]),
-                "splits": tuple(Split(**each) for each in content["splits"]),
-                "categorical": tuple(
-                    CategoricalField(**{**each, "heads": tuple(each["heads"]), "top": ()})
-                    for each in content["categorical"]
-                ),
-                "numeric": tuple(NumericField(**each) for each in content["numeric"]),
-                "thresholds": tuple(ThresholdEffect(**each) for each in content["thresholds"]),
-                "best": None if best is None else BestScore(**best),
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source}: the description of the data is damaged ({error})") from error
+    found = {key: value for key, value in content.items() if key != "format_version"}
+    return storage.as_typed(
+        found, Description, source=f"{source}: the description of the data", fix="make the report again"
+    )

@@ -11,10 +11,13 @@ missing).
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain, pairwise
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
+
+from msgspec import Meta
 
 from afm_dist import storage
 from afm_dist.errors import DataError
@@ -23,6 +26,7 @@ FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 MAX_GROUPS = 256
 
+Count = Annotated[int, Meta(ge=0)]
 FieldKind = Literal["categorical", "numeric"]
 FIELD_KINDS: tuple[FieldKind, ...] = get_args(FieldKind)
 
@@ -43,7 +47,7 @@ class Field:
 
     name: str
     kind: FieldKind
-    cardinality: int = 0
+    cardinality: Count = 0
     mean: float = 0.0
     deviation: float = 1.0
     column: str = ""
@@ -61,9 +65,68 @@ class Shard:
     """One Parquet file, of a split or a vocabulary: path inside the dataset, size, rows, SHA-256."""
 
     path: str
-    rows: int
-    bytes: int
+    rows: Count
+    bytes: Count
     sha256: str
+
+
+class _Source(TypedDict, total=False):
+    """An input of a preparation."""
+
+    name: str | None
+    bytes: Count | None
+    sha256: str | None
+
+
+class _SplitFacts(TypedDict, total=False):
+    """Of one split."""
+
+    rows: Count | None
+    positives: Count | None
+
+
+class _Synthetic(TypedDict):
+    """Of a planted log."""
+
+    shape: str
+
+
+class _Facts(TypedDict, total=False):
+    """What is read of the facts; there may be others."""
+
+    source: str | None
+    threshold: Count | None
+    rows_read: Count | None
+    rows_rejected: Count | None
+    splits: dict[str, _SplitFacts]
+    missing_share: dict[str, float | None]
+    unknown_share: dict[str, dict[str, float]]
+    bayes_auc: float | None
+    bayes_log_loss: float | None
+    bayes_split: str | None
+    spellings: dict[str, str]
+    synthetic: _Synthetic
+
+
+class _Described(TypedDict):
+    """What is checked, and stays as it is."""
+
+    format_version: int
+    sources: list[_Source]
+    facts: _Facts
+
+
+class _Stored(TypedDict):
+    """What ``manifest.json`` holds."""
+
+    label: str
+    fields: tuple[Field, ...]
+    splits: dict[str, tuple[Shard, ...]]
+    vocabulary: dict[str, Shard]
+    preset: str
+    seed: int
+    sources: tuple[dict[str, Any], ...]
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,30 +262,20 @@ class Manifest:
                 f"{location}: not a dataset directory (no {FILE_NAME}); "
                 "make one with: python jobs/prepare.py --output DIR …"
             )
-        content = storage.read_json(path)
-        version = content.get("format_version") if isinstance(content, dict) else None
+        fix = "prepare the data again"
+        content = storage.read_json(path, dict[str, Any], fix=fix)
+        version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise DataError(
-                f"{path}: format version {version!r} is unknown (this release reads {FORMAT_VERSION}); "
-                "prepare the data again"
+                f"{path}: format version {reprlib.repr(version)} is unknown (this release reads "
+                f"{FORMAT_VERSION}); {fix}"
             )
-        try:
-            manifest = cls(
-                location=location,
-                label=content["label"],
-                fields=tuple(Field(**entry) for entry in content["fields"]),
-                splits={
-                    name: tuple(Shard(**entry) for entry in shards)
-                    for name, shards in content["splits"].items()
-                },
-                vocabulary={name: Shard(**entry) for name, entry in content["vocabulary"].items()},
-                preset=content["preset"],
-                seed=content["seed"],
-                sources=tuple(content["sources"]),
-                facts=content["facts"],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}: damaged ({error}); prepare the data again") from error
+        found = storage.as_typed(content, _Stored, source=path, fix=fix)
+        storage.as_typed(content, _Described, source=path, fix=fix)
+        names = [found["label"], *(each.name for each in found["fields"])]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path}: damaged (two columns are named {twice[0]!r}); {fix}")
+        manifest = cls(location=location, **found)
         storage.check_inside(location, (file.path for file in manifest.files), source=path)
         return manifest
 

@@ -11,13 +11,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import torch
 from torch import Tensor
 
 from afm_dist import storage
 from afm_dist.checkpoint import tensor_files
+from afm_dist.dataset.manifest import Count
 from afm_dist.errors import DataError
 
 # In the order in which the safetensors library writes them.
@@ -147,10 +148,11 @@ def read_header(location: str) -> tuple[dict[str, StoredTensor], dict[str, str]]
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
             if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
                 raise ValueError(f"its header claims {length} bytes of {size}")
-            content = json.loads(file.read(length))
-        metadata = content.pop(METADATA, {})
+            content = storage.parse_json(file.read(length), dict[str, Any], source=location)
+        metadata = storage.as_typed(content.pop(METADATA, {}), dict[str, str], source=location)
+        entries = storage.as_typed(content, dict[str, _Entry], source=location)
         first = LENGTH_BYTES + length
-        tensors = {name: _stored(location, name, first, entry) for name, entry in content.items()}
+        tensors = {name: _stored(location, name, first, entry) for name, entry in entries.items()}
         end = first
         for tensor in sorted(tensors.values(), key=lambda each: (each.offset, each.nbytes)):
             if tensor.offset != end:
@@ -158,19 +160,25 @@ def read_header(location: str) -> tuple[dict[str, StoredTensor], dict[str, str]]
             end += tensor.nbytes
         if end != size:
             raise ValueError(f"it has {size} bytes where its header promises {end}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except ValueError as error:
         raise DataError(f"{location}: damaged ({error})") from error
     return tensors, metadata
 
 
-def _stored(location: str, name: str, first: int, entry: Mapping[str, Any]) -> StoredTensor:
+class _Entry(TypedDict):
+    """A tensor, in a header."""
+
+    dtype: str
+    shape: list[Count]
+    data_offsets: tuple[Count, Count]
+
+
+def _stored(location: str, name: str, first: int, entry: _Entry) -> StoredTensor:
     shape = tuple(entry["shape"])
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"tensor {name} has the unknown type {entry['dtype']}")
-    if not all(type(number) is int and number >= 0 for number in shape):
-        raise ValueError(f"tensor {name} has the shape {shape}")
     begin, end = entry["data_offsets"]
     tensor = StoredTensor(location=location, offset=first + begin, shape=shape, dtype=DTYPES[entry["dtype"]])
     if end - begin != tensor.nbytes:

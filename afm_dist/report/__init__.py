@@ -10,11 +10,12 @@ from afm_dist.report.markdown import markdown
 from afm_dist.report.schema import Report
 from afm_dist.report.seeds import over_seeds, seeds_table, sentence, write_seeds_report
 from afm_dist.report.table import table
-from afm_dist.report.validate import validated
+from afm_dist.report.validate import read_report, validated
 
 __all__ = [
     "Report",
     "over_seeds",
+    "read_report",
     "seeds_table",
     "sentence",
     "table",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Report
-from afm_dist.report.validate import validated
-from afm_dist.runs import CONFIG, STARTED, SUCCESS
+from afm_dist.report.validate import as_report
+from afm_dist.runs import CONFIG, STARTED, SUCCESS, Done
 
 JOB = "compress"
 STAGE = "report"
+REPORT = "report.json"
 SEED = "seed-"
 
 
@@ -45,9 +46,10 @@ class FinishedRun:
         _check_finished(location)
         content = _report(location)
         if "seeds" not in content:
-            return cls(location=location, reports={int(config.get("seed", 0)): _valid(content, location)})
+            return cls(location=location, reports={config.get("seed", 0): _valid(content, location)})
         reports = {}
-        for seed in _seeds(content, location):
+        path = storage.join(location, STAGE, REPORT)
+        for seed in storage.as_typed(content["seeds"], list[int], source=path):
             folder = storage.join(location, f"{SEED}{seed}")
             if not storage.exists(folder):
                 raise DataError(f"{location}: the run of seed {seed} ({folder}) is missing")
@@ -56,11 +58,18 @@ class FinishedRun:
         return cls(location=location, reports=reports)
 
 
-def _config(location: str) -> dict[str, Any]:
+class _Config(TypedDict, total=False):
+    """What is read of a run's ``config.json``."""
+
+    job: str
+    seed: int
+
+
+def _config(location: str) -> _Config:
     path = storage.join(location, CONFIG)
-    content = storage.read_json(path) if storage.exists(path) else None
-    job = content.get("job") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or job is None:
+    content = storage.read_json(path, _Config) if storage.exists(path) else None
+    job = None if content is None else content.get("job")
+    if content is None or job is None:
         raise DataError(f"{location}: not a run directory; name the --output of a finished jobs/compress.py")
     if job != JOB:
         raise DataError(f"{location}: a run of the job {job}; what is compared are runs of jobs/compress.py")
@@ -80,7 +89,7 @@ def _check_finished(location: str) -> None:
         begun = [name for name in storage.list_names(location) if _is_begun(storage.join(location, name))]
         which = f"'{begun[0]}' was begun and not completed" if begun else f"'{STAGE}' is missing"
         raise DataError(f"{unfinished} {which}; {again}")
-    inputs = storage.read_json(marker)["inputs"]
+    inputs = storage.read_json(marker, Done, fix=again)["inputs"]
     storage.check_inside(location, inputs, source=marker)
     for name, commit in inputs.items():
         folder = storage.join(location, name)
@@ -90,7 +99,7 @@ def _check_finished(location: str) -> None:
                 raise DataError(f"{unfinished} '{name}' was begun and not completed; {again}")
             if storage.exists(folder) and not name.startswith(SEED):
                 raise DataError(f"{unfinished} '{name}' is missing; {again}")
-        elif storage.read_json(done)["commit"] != commit:
+        elif storage.read_json(done, Done, fix=again)["commit"] != commit:
             raise DataError(f"{location}: its report is older than its stage '{name}'; {again}")
 
 
@@ -101,28 +110,13 @@ def _is_begun(folder: str) -> bool:
 
 
 def _report(location: str) -> dict[str, Any]:
-    path = storage.join(location, STAGE, "report.json")
-    content = storage.read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: damaged (no object)")
-    return content
-
-
-def _seeds(content: dict[str, Any], location: str) -> list[int]:
-    """The seeds of a report over several; folders are named after them.
-
-    Raises:
-        DataError: one is not a whole number.
-    """
-    path, seeds = storage.join(location, STAGE, "report.json"), content["seeds"]
-    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise DataError(f"{path}: damaged (its seeds are {seeds!r}, not whole numbers)")
-    return seeds
+    path = storage.join(location, STAGE, REPORT)
+    return storage.read_json(path, dict[str, Any])
 
 
 def _valid(content: dict[str, Any], location: str) -> Report:
     try:
-        return validated(content)
+        return as_report(content, storage.join(location, STAGE, REPORT))
     except DataError as error:
         raise DataError(f"{location}: {error}") from error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, cast
 
+from afm_dist import storage
 from afm_dist.dataset.description_json import from_json
 from afm_dist.errors import DataError
 from afm_dist.report.schema import FORMAT_VERSION, STAGES, Report
@@ -23,7 +25,9 @@ def validated(report: Mapping[str, Any]) -> Report:
     """
     version = report.get("format_version")
     if version != FORMAT_VERSION:
-        raise DataError(f"report: format_version is {version!r}, this version reads {FORMAT_VERSION}")
+        raise DataError(
+            f"report: format_version is {reprlib.repr(version)}, this version reads {FORMAT_VERSION}"
+        )
     for key in ("title", "rows", "shipped"):
         _require(bool(report.get(key)), "report", f"'{key}' is missing or empty")
     for where, value in _numbers(report, ""):
@@ -41,6 +45,31 @@ def validated(report: Mapping[str, Any]) -> Report:
     if described is not None:
         from_json(described, source="report")
     return cast(Report, report)
+
+
+def read_report(location: str) -> Report:
+    """Read a ``report.json``.
+
+    Raises:
+        DataError: it is missing or damaged, or would show a wrong figure.
+    """
+    return as_report(storage.read_json(location, dict[str, Any]), location)
+
+
+def as_report(content: Mapping[str, Any], source: str) -> Report:
+    """What a ``report.json`` holds, once it is known that every part of it is what the schema says.
+
+    Args:
+        content: Plain values.
+        source: Where they were found, for messages.
+
+    Raises:
+        DataError: something is of another type, or as ``validated`` says.
+    """
+    version = content.get("format_version")
+    if version == FORMAT_VERSION:
+        storage.as_typed(content, Report, source=source)
+    return validated(content)
 
 
 def _require(condition: bool, where: str, problem: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.compression import MOMENTS, counted_moments, plan_for
 from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.stages.scoring import Scoring
@@ -38,6 +38,32 @@ from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
 
 RANKS = "ranks.json"
+
+
+class Tried(TypedDict):
+    """One allocation, and what it scored where it was."""
+
+    name: str
+    ranks: dict[str, int | dict[str, int] | None]
+    bytes: int
+    error: float
+    errors: dict[str, float]
+    validation_auc: NotRequired[float]
+    validation_log_loss: NotRequired[float]
+
+
+class ChosenRanks(TypedDict):
+    """The best allocation, and all that were tried."""
+
+    budget: int
+    ranks: dict[str, int | dict[str, int] | None]
+    bytes: int
+    error: float
+    errors: dict[str, float]
+    chosen: str
+    tried: list[Tried]
+
+
 # From so many shards, to see what the logit depends on.
 SAMPLE_SHARDS = 16
 # The allocations that are scored: by how many times the error of the tables may count more, or less, than
@@ -186,7 +212,7 @@ def choose_ranks(
         },
         inputs=[data, baseline.stage, statistics],
     )
-    ranks = dict(storage.read_json(stage.file(RANKS))["ranks"])
+    ranks = dict(storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_AGAIN)["ranks"])
     tables = {TABLE: ranks.pop(TABLE)}
     return Ranks(stage=stage, linears=GivenRanks(ranks=ranks), tables=GivenRanks(ranks=tables), budget=budget)
 

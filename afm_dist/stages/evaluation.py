@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -17,10 +17,42 @@ from afm_dist.evaluation.calibration import BINS
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
 from afm_dist.events import Emit, unheard
+from afm_dist.report.schema import ReliabilityBin
 from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.runs import STAGE_AGAIN, Run, Stage
 
 RESULTS = "results.json"
+
+
+class MeasuredQuality(TypedDict):
+    """One model, in the results of the ``evaluate`` stage."""
+
+    name: str
+    stage: str
+    auc: float
+    log_loss: float
+    calibration: float
+    calibration_error: float
+    reliability: list[ReliabilityBin]
+    parameters: int
+    bytes: int
+
+
+class MeasuredStructure(TypedDict):
+    """One structure, in the results of the ``throughput`` stage."""
+
+    rows_per_second: float
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+
+
+class MeasuredSpeed(TypedDict):
+    """The results of the ``throughput`` stage."""
+
+    batch_size: int
+    threads: int
+    structures: dict[str, MeasuredStructure]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +126,7 @@ def measure_quality(
 
 def say_quality(quality: Stage) -> None:
     """One line per row of the ``evaluate`` stage."""
-    for row in storage.read_json(quality.file(RESULTS)):
+    for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN):
         console.say(
             f"{row['name']} on the test split: AUC {row['auc']:.4f}, log loss {row['log_loss']:.4f}, "
             f"calibration {row['calibration']:.4f}, {row['parameters']:,} parameters, {row['bytes']:,} bytes"
@@ -176,9 +208,10 @@ def rows_of(
         subjects: In the order of the rows.
         notes: Further entries of a row, by (name, stage).
     """
-    structures = storage.read_json(speed.file(RESULTS))["structures"]
+    structures = storage.read_json(speed.file(RESULTS), MeasuredSpeed, fix=STAGE_AGAIN)["structures"]
+    qualities = storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN)
     rows = []
-    for subject, row in zip(subjects, storage.read_json(quality.file(RESULTS)), strict=True):
+    for subject, row in zip(subjects, qualities, strict=True):
         measured = structures[structure(subject.checkpoint)]
         rows.append(
             {

@@ -22,8 +22,8 @@ from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Layer
-from afm_dist.runs import SUCCESS, Run, Stage, environment
-from afm_dist.stages.evaluation import RESULTS
+from afm_dist.runs import STAGE_AGAIN, SUCCESS, Done, Run, Stage, environment
+from afm_dist.stages.evaluation import RESULTS, MeasuredSpeed
 from afm_dist.stages.training import Models
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
@@ -55,7 +55,7 @@ def frame(
         title: Of the report.
         config: Of the job.
     """
-    threads = storage.read_json(throughput.file(RESULTS))["threads"]
+    threads = storage.read_json(throughput.file(RESULTS), MeasuredSpeed, fix=STAGE_AGAIN)["threads"]
     return {
         "format_version": 1,
         "title": title,
@@ -296,7 +296,7 @@ def timings(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage.name,
-            "seconds": storage.read_json(stage.file(SUCCESS))["seconds"],
+            "seconds": storage.read_json(stage.file(SUCCESS), Done, fix=STAGE_AGAIN)["seconds"],
             "reused": stage.name in run.reused,
         }
         for stage in run.stages

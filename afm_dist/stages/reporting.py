@@ -12,12 +12,12 @@ from afm_dist.checkpoint import load_config
 from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.report import validated
+from afm_dist.report import read_report
 from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.report.model_card import FILE_NAME as CARD
 from afm_dist.report.model_card import model_card
-from afm_dist.runs import Run, Stage
-from afm_dist.stages.budget import EXPLAINED, PREDICTED, RANKS, Ranks
+from afm_dist.runs import STAGE_AGAIN, Run, Stage
+from afm_dist.stages.budget import EXPLAINED, PREDICTED, RANKS, ChosenRanks, Ranks
 from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
@@ -144,7 +144,7 @@ def ship(
         storage.copy(models.checkpoints[name], folder)
         attached = preprocessing.attach(manifest, folder)
         if written is not None:
-            content = validated(storage.read_json(written.file("report.json")))
+            content = read_report(written.file("report.json"))
             card = model_card(content, load_config(folder).to_json(), vocabularies=attached)
             storage.write_bytes(storage.join(folder, CARD), card.encode())
 
@@ -167,7 +167,7 @@ def write_report(run: Run, evidence: Evidence, *, title: str, config: Mapping[st
 
 def say_result(run: Run, written: Stage, shipped: Stage) -> None:
     """Print the table and where everything is."""
-    console.out.print(report.table(storage.read_json(written.file("report.json"))))
+    console.out.print(report.table(read_report(written.file("report.json"))))
     if not run.redone:
         console.say("every stage is up to date: nothing was done")
     console.say(f"checkpoint: {shipped.path}")
@@ -236,7 +236,7 @@ def _finetuning_note(evidence: Evidence) -> str:
 
 
 def _budget_note(ranks: Ranks) -> str:
-    chosen = storage.read_json(ranks.stage.file(RANKS))
+    chosen = storage.read_json(ranks.stage.file(RANKS), ChosenRanks, fix=STAGE_AGAIN)
     (as_predicted,) = [one for one in chosen["tried"] if one["name"] == PREDICTED]
     errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in as_predicted["errors"].items())
     predicted = (

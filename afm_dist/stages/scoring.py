@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -20,6 +20,21 @@ from afm_dist.runs import Run
 from afm_dist.statistics.moments import Moments
 
 SCORED = "scored"
+
+
+class Scored(TypedDict):
+    """What is found of a model."""
+
+    name: str
+    method: str
+    plan: dict[str, Any]
+    ranks: dict[str, int | dict[str, int]]
+    bytes: int
+    parameters: int
+    auc: NotRequired[float]
+    log_loss: NotRequired[float]
+    validation_auc: NotRequired[float]
+    validation_log_loss: NotRequired[float]
 
 
 class Scoring:
@@ -67,7 +82,7 @@ class Scoring:
         """
         location = storage.join(self._folder, SCORED, f"{name}.json")
         if storage.exists(location):
-            stored = storage.read_json(location)
+            stored = dict(storage.read_json(location, Scored))
             # Another processor may choose other ranks from the same statistics.
             if stored["plan"] == plan.to_json():
                 self.found.append(stored)

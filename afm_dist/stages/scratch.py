@@ -84,7 +84,7 @@ def train_scratch(
     return Models(
         stage=stage,
         checkpoints={SCRATCH: stage.file("checkpoint")},
-        histories={SCRATCH: History.from_json(storage.read_json(stage.file("history.json")))},
+        histories={SCRATCH: History.read(stage.file("history.json"))},
     )
 
 

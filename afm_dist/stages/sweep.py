@@ -31,7 +31,7 @@ from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     MOMENTS,
@@ -42,7 +42,7 @@ from afm_dist.stages.compression import (
     write_compressed,
 )
 from afm_dist.stages.rows import PUBLISHED, Rows
-from afm_dist.stages.scoring import Scoring
+from afm_dist.stages.scoring import Scored, Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
@@ -254,7 +254,7 @@ def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict
 
 def rewrite_chosen(run: Run, baseline: Models, tried: Stage, sweep: Sweep) -> Models:
     """Write the chosen models, before fine-tuning."""
-    points = storage.read_json(tried.file(POINTS))
+    points = storage.read_json(tried.file(POINTS), list[Scored], fix=STAGE_AGAIN)
     chosen = choose(points, sweep.ratios)
     source = baseline.checkpoints[BASELINE]
 

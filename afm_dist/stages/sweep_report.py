@@ -11,7 +11,7 @@ from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.runs import Run, Stage
+from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.compression import MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.report_parts import (
@@ -24,6 +24,7 @@ from afm_dist.stages.report_parts import (
     row_notes,
     tables,
 )
+from afm_dist.stages.scoring import Scored
 from afm_dist.stages.sweep import BASELINE, NO_LOSS, OURS, POINTS, front_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
@@ -114,7 +115,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "checkpoint": storage.join(run.path, "checkpoint"),
             "reason": _reason(evidence),
         },
-        "sweep": points(storage.read_json(evidence.tried.file(POINTS))),
+        "sweep": points(storage.read_json(evidence.tried.file(POINTS), list[Scored], fix=STAGE_AGAIN)),
         "layers": compressed,
         "finetuning": curves("both", evidence.tuned, evidence.recipe),
         "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, known, plan),

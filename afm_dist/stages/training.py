@@ -110,7 +110,7 @@ def train_baseline(
     return Models(
         stage=stage,
         checkpoints={"baseline": stage.file("checkpoint")},
-        histories={"baseline": History.from_json(storage.read_json(stage.file("history.json")))},
+        histories={"baseline": History.read(stage.file("history.json"))},
     )
 
 
@@ -178,9 +178,7 @@ def finetune(
     return Models(
         stage=stage,
         checkpoints={candidate.name: candidate.checkpoint for candidate in done},
-        histories={
-            candidate.name: History.from_json(storage.read_json(candidate.history)) for candidate in done
-        },
+        histories={candidate.name: History.read(candidate.history) for candidate in done},
     )
 
 

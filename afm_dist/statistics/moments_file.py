@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import TypedDict
 
 import safetensors.torch
 import torch
@@ -15,6 +16,7 @@ from afm_dist.errors import DataError
 from afm_dist.statistics.moments import Moments
 
 FORMAT_VERSION = "1"
+AGAIN = "delete it and run again"
 
 
 def digest_of(moments: Mapping[str, Moments]) -> str:
@@ -59,11 +61,14 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
     """
     content = storage.read_bytes(location)
     try:
-        metadata = _metadata(content)
+        metadata = _metadata(content, location)
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
         if metadata["format_version"] != FORMAT_VERSION:
             raise DataError(f"{location}: unknown format version {metadata['format_version']!r}")
-        weights = json.loads(metadata["weights"])
+        counts = storage.parse_json(metadata["counts"].encode(), dict[str, int], source=location, fix=AGAIN)
+        weights = storage.parse_json(
+            metadata["weights"].encode(), dict[str, float], source=location, fix=AGAIN
+        )
         moments = {
             name: Moments(
                 count=count,
@@ -71,26 +76,30 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
                 scatter=tensors[f"{name}/scatter"],
                 weight=weights.get(name),
             )
-            for name, count in json.loads(metadata["counts"]).items()
+            for name, count in counts.items()
         }
         recorded = metadata["digest"], metadata["fingerprint"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{location}: damaged moments file ({error}); delete it and run again") from error
+        raise DataError(f"{location}: damaged moments file ({error}); {AGAIN}") from error
     if digest_of(moments) != recorded[0]:
-        raise DataError(f"{location}: checksum does not match; delete it and run again")
+        raise DataError(f"{location}: checksum does not match; {AGAIN}")
     if fingerprint is not None and recorded[1] != fingerprint:
-        raise DataError(f"{location}: computed from other inputs; delete it and run again")
+        raise DataError(f"{location}: computed from other inputs; {AGAIN}")
     return moments
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+class _Header(TypedDict):
+    """What is read of the header of a safetensors file."""
+
+    __metadata__: dict[str, str]
+
+
+def _metadata(content: bytes, location: str) -> dict[str, str]:
     """The metadata of a safetensors file: the header is length (8 bytes) and JSON."""
     length = int.from_bytes(content[:8], "little")
     if length > len(content) - 8:
         raise ValueError("truncated header")
-    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-    if not isinstance(metadata, dict):
-        raise TypeError("no metadata")
-    return {str(key): str(value) for key, value in metadata.items()}
+    header = storage.parse_json(content[8 : 8 + length], _Header, source=location, fix=AGAIN)
+    return header["__metadata__"]

@@ -44,10 +44,13 @@ from afm_dist.storage.location import (
     join,
     local_path,
 )
+from afm_dist.storage.typed_json import MAKE_AGAIN, as_typed, parse_json
 
 __all__ = [
+    "MAKE_AGAIN",
     "TEMPORARY_SUFFIX",
     "absolute",
+    "as_typed",
     "check_inside",
     "copy",
     "copy_file",
@@ -72,6 +75,7 @@ __all__ = [
     "new_file",
     "open_read",
     "open_write",
+    "parse_json",
     "plain",
     "read_bytes",
     "read_json",

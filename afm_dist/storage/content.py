@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from io import BufferedReader
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from afm_dist.errors import DataError
 from afm_dist.storage.files import COPY_BYTES, open_read, read_bytes, write_bytes
+from afm_dist.storage.typed_json import MAKE_AGAIN, parse_json
+
+T = TypeVar("T")
 
 
-def read_json(location: str) -> Any:
-    """The content of a JSON file.
+def read_json(location: str, kind: type[T], *, fix: str = MAKE_AGAIN) -> T:
+    """The content of a JSON file; see ``parse_json``.
+
+    Args:
+        location: The file.
+        kind: What it should hold.
+        fix: What to do about an error.
 
     Raises:
-        DataError: there is no such file, or it is not JSON.
+        DataError: there is no such file, it is not JSON, or of another content.
     """
-    try:
-        return json.loads(read_bytes(location))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{location}: not valid JSON ({error}); the file is damaged, make it again"
-        ) from error
+    return parse_json(read_bytes(location), kind, source=location, fix=fix)
 
 
 def write_json(location: str, value: Any) -> None:

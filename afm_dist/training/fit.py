@@ -105,9 +105,7 @@ def fit(
                 raise StageError(f"training ended without {unfinished[0]}; please report this")
     for rest in (RAY_TRAIN, PROGRESS, REGISTERED):
         storage.remove(storage.join(folder, rest))
-    return {
-        candidate.name: History.from_json(storage.read_json(candidate.history)) for candidate in candidates
-    }
+    return {candidate.name: History.read(candidate.history) for candidate in candidates}
 
 
 def _check_teachers(candidates: Sequence[Candidate], manifest: Manifest, recipe: Recipe) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from afm_dist import storage
+from afm_dist.errors import DataError
+
+AGAIN = "delete the folder of this stage to train anew"
+
 
 @dataclass
 class Point:
@@ -76,9 +81,34 @@ class History:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> History:
-        """Back from plain values."""
-        return cls(**{**value, "curve": [Point(**point) for point in value["curve"]]})
+    def from_json(cls, value: Any, *, source: str, fix: str = AGAIN) -> History:
+        """Back from plain values.
+
+        Args:
+            value: What ``to_json`` gave.
+            source: Where it was found, for messages.
+            fix: What to do about an error.
+
+        Raises:
+            DataError: it is no history, or what it kept is none of its evaluations.
+        """
+        history = storage.as_typed(value, cls, source=source, fix=fix)
+        steps = [point.step for point in history.curve]
+        if history.kept_step not in (steps or [-1]):
+            raise DataError(
+                f"{source}: damaged (kept_step {history.kept_step} is not a step of its curve {steps}); {fix}"
+            )
+        return history
+
+    @classmethod
+    def read(cls, location: str) -> History:
+        """Of a training that is finished.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        content = storage.read_json(location, dict[str, Any], fix=AGAIN)
+        return cls.from_json(content, source=location)
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -92,6 +92,12 @@ class _Trainer(TorchTrainer):
             raise
 
 
+class _Progress(TypedDict):
+    """What a progress file holds."""
+
+    rows: int
+
+
 @contextmanager
 def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -> Iterator[None]:
     """Move the bar by what rank 0 writes to its progress file; tell of checkpoints, and of stalls."""
@@ -113,7 +119,7 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
             while not ended:
                 ended = stop.wait(poll_s)
                 try:
-                    seen = int(storage.read_json(location)["rows"])
+                    seen = storage.read_json(location, _Progress)["rows"]
                     newest = Registered.read(assignment.folder)
                 except (AfmError, OSError):
                     # The storage may fail now and then; the training itself will say so.

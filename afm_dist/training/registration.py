@@ -15,7 +15,8 @@ from typing import Any
 from ray.train import Checkpoint, UserCallback
 
 from afm_dist import storage
-from afm_dist.errors import DataError, StageError
+from afm_dist.errors import StageError
+from afm_dist.training.history import AGAIN
 
 REGISTERED = "registered.json"
 RAY_TRAIN = "ray_train"
@@ -53,12 +54,7 @@ class Registered:
         location = storage.join(folder, REGISTERED)
         if not storage.exists(location):
             return None
-        try:
-            registered = cls(**storage.read_json(location))
-        except TypeError as error:
-            raise DataError(
-                f"{location}: damaged ({error}); delete the folder of this stage to train anew"
-            ) from error
+        registered = storage.read_json(location, cls, fix=AGAIN)
         storage.check_inside(
             storage.join(folder, RAY_TRAIN),
             [registered.attempt, f"{registered.attempt}/{registered.checkpoint}"],

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import safetensors.torch
 from torch import Tensor
 
 from afm_dist import storage
 from afm_dist.errors import DataError
-from afm_dist.training.history import History
+from afm_dist.training.history import AGAIN, History
 
 FORMAT_VERSION = 1
 DESCRIPTION = "state.json"
 TENSORS = "state.safetensors"
+
+
+class _Description(TypedDict):
+    """What ``state.json`` holds."""
+
+    format_version: int
+    candidate: str
+    step: int
+    history: dict[str, Any]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -69,13 +81,15 @@ class State:
         Raises:
             DataError: it is missing, damaged, or of another candidate or step.
         """
-        again = "delete the folder of this stage to train anew"
-        description = storage.read_json(storage.join(folder, DESCRIPTION))
-        if description.get("format_version") != FORMAT_VERSION:
+        again, location = AGAIN, storage.join(folder, DESCRIPTION)
+        content = storage.read_json(location, dict[str, Any], fix=again)
+        if content.get("format_version") != FORMAT_VERSION:
+            version = reprlib.repr(content.get("format_version"))
             raise DataError(
-                f"{folder}: a training state of format version {description.get('format_version')!r}, this "
+                f"{folder}: a training state of format version {version}, this "
                 f"release reads {FORMAT_VERSION}; {again}"
             )
+        description = storage.as_typed(content, _Description, source=location, fix=again)
         found = description["candidate"], description["step"]
         if found != (candidate, step):
             raise DataError(
@@ -92,7 +106,7 @@ class State:
                 parts[kind][name] = value.clone()
         return cls(
             step=step,
-            history=History.from_json(description["history"]),
+            history=History.from_json(description["history"], source=location),
             losses=parts["losses"][""],
             model=parts["model"],
             optimizer=parts["optimizer"],

@@ -21,7 +21,7 @@ from torch import nn
 
 from afm_dist import __version__, console, storage
 from afm_dist.cluster import ensure_ray, task_resources
-from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.manifest import Count, Manifest
 from afm_dist.errors import DataError, OptionError
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import AUTOMATIC, ResourceOptions, TaskResources
@@ -204,6 +204,7 @@ class _Prediction:
                 key=f"field-{index:05d}",
                 function=_write_lookup,
                 arguments=(self.manifest, rule, source, places[rule.name]),
+                result=Count,
                 weight=self.manifest.vocabulary[rule.name].rows,
             )
             for index, rule in enumerate(rules)
@@ -223,11 +224,12 @@ class _Prediction:
                 key=f"block-{index:05d}",
                 function=score_block,
                 arguments=(shared, index, block, first_row),
+                result=Receipt,
                 weight=block.expected_rows,
             )
             for index, (block, first_row) in enumerate(blocks)
         ]
-        return [Receipt(**each) for each in self.work.run(f"score-{self.name}", "scoring", tasks)]
+        return self.work.run(f"score-{self.name}", "scoring", tasks)
 
     def check(self, receipts: Sequence[Receipt], max_bad_rows: float) -> Summary:
         """What was scored, unless too many rows were not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, get_args
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import ray
 
 from afm_dist import cluster, console, storage
-from afm_dist.errors import OptionError
+from afm_dist.errors import DataError, OptionError
 from afm_dist.events import Emit, unheard
 from afm_dist.tasks import run_tasks
 from data_prep.sources.planted import BLOCK_ROWS, PART_ROWS, PlantedModel
@@ -104,6 +104,16 @@ def _rows_of_part(index: int, rows: int) -> int:
     return min(PART_ROWS, rows - index * PART_ROWS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What is recorded of a log, by any release."""
+
+    generator: int
+    shape: ShapeName
+    seed: int
+    rows: int
+
+
 def _claim(folder: str, record: dict[str, Any]) -> set[str]:
     """Make the folder this log's own: remove the files of another one; returns those that are there.
 
@@ -114,32 +124,29 @@ def _claim(folder: str, record: dict[str, Any]) -> set[str]:
     """
     place = storage.join(folder, RECORD)
     names = storage.list_names(folder)
-    before: Any = storage.read_json(place) if RECORD in names else None
-    is_ours = _is_record(before)
-    own = _own_names(names, before["shape"]) if is_ours else {}
+    before = _recorded(place) if RECORD in names else None
+    own = {} if before is None else _own_names(names, before.shape)
     foreign = [name for name in _own_names(names, record["shape"]) if name not in own]
-    if (RECORD in names and not is_ours) or foreign:
+    if (RECORD in names and before is None) or foreign:
         raise OptionError(
             f"{storage.join(folder, foreign[0]) if foreign else place}: not of a synthetic log; move it "
             "away, or read the log with --source and --input"
         )
-    valid = _valid_parts(before, record) if is_ours else 0
+    valid = 0 if before is None else _valid_parts(before, record)
     kept = {name for name, (part, temporary) in own.items() if part < valid and not temporary}
     for name in own.keys() - kept:
         storage.remove(storage.join(folder, name))
-    if before != record:
+    if before is None or asdict(before) != record:
         storage.write_json(place, record)
     return kept
 
 
-def _is_record(content: Any) -> bool:
-    """Whether a value is what is recorded of a log, by any release."""
-    return (
-        isinstance(content, dict)
-        and content.keys() == {"generator", "shape", "seed", "rows"}
-        and content["shape"] in get_args(ShapeName)
-        and all(isinstance(content[key], int) for key in ("generator", "seed", "rows"))
-    )
+def _recorded(place: str) -> _Record | None:
+    """What is recorded of a log; None: it is not of a log of ours."""
+    try:
+        return storage.read_json(place, _Record)
+    except DataError:
+        return None
 
 
 def _own_names(names: list[str], shape: ShapeName) -> dict[str, tuple[int, bool]]:
@@ -151,14 +158,14 @@ def _own_names(names: list[str], shape: ShapeName) -> dict[str, tuple[int, bool]
     return {name: (int(m[1] or m[2]), m[3] is not None) for name, m in matches.items() if m}
 
 
-def _valid_parts(before: dict[str, Any], record: dict[str, Any]) -> int:
+def _valid_parts(before: _Record, record: dict[str, Any]) -> int:
     """How many of the first files of the log that is there are files of the one that is wanted."""
-    if any(before.get(key) != record[key] for key in ("generator", "shape", "seed")):
+    if any(getattr(before, key) != record[key] for key in ("generator", "shape", "seed")):
         return 0
-    if before["rows"] == record["rows"]:
+    if before.rows == record["rows"]:
         return _parts(record["rows"])
     # The last file of the shorter log is a piece of the longer's.
-    return int(min(before["rows"], record["rows"]) // PART_ROWS)
+    return int(min(before.rows, record["rows"]) // PART_ROWS)
 
 
 def _write_parts(folder: str, log: SyntheticLog, todo: list[int], emit: Emit) -> None:

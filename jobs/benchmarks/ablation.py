@@ -265,7 +265,7 @@ def _score(checkpoints: Mapping[str, str], manifest: Manifest, folder: str) -> d
             if not storage.exists(result):
                 scored = score_shards(from_pretrained(checkpoint), manifest, manifest.shards("test"))
                 storage.write_json(result, {"auc": Quality.of(scored, checkpoint).auc})
-            found[name] = storage.read_json(result)["auc"]
+            found[name] = storage.read_json(result, dict[str, float])["auc"]
             advance(1)
     return found
 

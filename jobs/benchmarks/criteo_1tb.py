@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import tyro
 
@@ -101,6 +101,14 @@ SOURCES: Mapping[str, Source] = {
     "wide_merge": Source("statistics", "Avazu: load and merge a partial", "ms"),
     "wide_decompose": Source("statistics", "Avazu: decompose two layers", "ms"),
 }
+
+
+class Figure(TypedDict):
+    """What is read of a figure."""
+
+    suite: str
+    name: str
+    value: float
 
 
 def rates_of(figures: Iterable[Mapping[str, Any]], cores: int) -> Rates:
@@ -343,7 +351,7 @@ def main(config: Page) -> None:
         raise OptionError("--figures also needs --cores: how many cores the machine of the figures has")
     if config.figures:
         assert config.cores is not None
-        figures = [figure for name in config.figures for figure in storage.read_json(name)]
+        figures = [figure for name in config.figures for figure in storage.read_json(name, list[Figure])]
         rates = rates_of(figures, config.cores)
     else:
         rates = rates_in(page)

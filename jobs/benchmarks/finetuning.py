@@ -133,7 +133,7 @@ class Start:
         for source in sources.values():
             if not storage.exists(storage.join(source, CONFIG)):
                 raise DataError(f"{source}: no checkpoint; {run} is no finished run of jobs/compress.py")
-        config = storage.read_json(storage.join(run, "config.json"))
+        config = storage.read_json(storage.join(run, "config.json"), dict[str, Any])
         known = {one.name for one in fields(Compress)} - {"resources"}
         options = Compress(**{name: value for name, value in config.items() if name in known})
         _, recipe = recipes(options, preset(options.preset))

@@ -29,7 +29,7 @@ from afm_dist.errors import StageError
 from afm_dist.evaluation.timing import Speedup
 from afm_dist.large_tables.source import Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
-from afm_dist.runs import SUCCESS
+from afm_dist.runs import SUCCESS, Done
 from afm_dist.stages.large_tables import CHECKPOINT, STATISTICS
 from afm_dist.tensors import named_tensors
 from data_prep.vocabulary import CHUNK_IDS, write_vocabulary
@@ -121,7 +121,9 @@ def measure(folder: str, data: str, checkpoint: str) -> Round:
     watch.stop()
     if job.returncode:
         raise StageError(f"{' '.join(command)} failed: {printed.decode()}")
-    stages = [storage.read_json(str(output / name / SUCCESS))["seconds"] for name in (STATISTICS, CHECKPOINT)]
+    stages = [
+        storage.read_json(str(output / name / SUCCESS), Done)["seconds"] for name in (STATISTICS, CHECKPOINT)
+    ]
     shutil.rmtree(output)
     return Round(
         copy=copy,

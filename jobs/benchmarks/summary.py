@@ -66,7 +66,7 @@ class Compression:
         Raises:
             DataError: there is none, or a row is missing.
         """
-        report: dict[str, Any] = storage.read_json(storage.join(run, REPORT))
+        report: dict[str, Any] = storage.read_json(storage.join(run, REPORT), dict[str, Any])
         if "seeds" in report:
             return [one for seed in report["seeds"] for one in cls.read(storage.join(run, f"{SEED}{seed}"))]
         if not {"rows", "config", "data"} <= report.keys():

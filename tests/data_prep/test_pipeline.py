@@ -171,7 +171,7 @@ def test_facts_count_rows_missing_values_and_unknown_tokens(dataset: Manifest, l
 def test_a_malformed_row_is_kept_with_file_line_and_reason(dataset: Manifest, log: Path) -> None:
     (name,) = storage.list_names(storage.join(dataset.location, "rejected"))
 
-    assert storage.read_json(storage.join(dataset.location, "rejected", name)) == {
+    assert storage.read_json(storage.join(dataset.location, "rejected", name), object) == {
         "file": str(log),
         "line": 1235,
         "reason": "1 fields instead of 40",

@@ -124,7 +124,7 @@ def test_numbers_split_as_numbers_and_a_missing_one_is_rejected(
     counts = {day: sum(d == day for i, d in enumerate(days) if i != 7) for day in set(days)}
     assert sizes == {"train": counts[9.5], "validation": counts[10.25], "test": counts[100.5]}
     (name,) = storage.list_names(f"{made.location}/rejected")
-    kept = storage.read_json(f"{made.location}/rejected/{name}")
+    kept = storage.read_json(f"{made.location}/rejected/{name}", object)
     assert (kept["line"], kept["reason"]) == (9, "price is missing, and decides the split")
 
 
@@ -146,7 +146,7 @@ def test_times_that_cannot_be_read_are_rejected_and_missing_ones_stay(
         "" if i == 3 else str(row[0]) for i, row in enumerate(wanted)
     ]
     (name,) = storage.list_names(f"{made.location}/rejected")
-    kept = storage.read_json(f"{made.location}/rejected/{name}")
+    kept = storage.read_json(f"{made.location}/rejected/{name}", object)
     assert (kept["line"], kept["reason"]) == (5, f"when 'yesterday' is not a time as {time_format} describes")
 
 

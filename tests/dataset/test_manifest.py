@@ -110,7 +110,7 @@ def test_fields_are_told_apart_by_kind() -> None:
 def test_an_unknown_version_is_refused_by_name(tmp_path: Path, version: Any) -> None:
     manifest(str(tmp_path)).save()
     path = str(tmp_path / "manifest.json")
-    storage.write_json(path, {**storage.read_json(path), "format_version": version})
+    storage.write_json(path, {**storage.read_json(path, object), "format_version": version})
 
     with pytest.raises(
         DataError, match=rf"manifest\.json: format version {version!r} is unknown .*prepare .* again"
@@ -137,7 +137,7 @@ def test_content_that_is_not_understood_is_refused_by_name(
 ) -> None:
     manifest(str(tmp_path)).save()
     path = str(tmp_path / "manifest.json")
-    content = storage.read_json(path)
+    content = storage.read_json(path, object)
     content[key] = value
     if value is None:
         del content[key]

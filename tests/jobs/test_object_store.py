@@ -55,9 +55,9 @@ def test_all_jobs_give_the_same_bits_on_an_object_store(
         load_moments(f"{place}/statistics-mlp/moments.safetensors") for place in (output, compressed.output)
     )
     assert digest_of(remote) == digest_of(local)
-    report = storage.read_json(f"{output}/report/report.json")
+    report = storage.read_json(f"{output}/report/report.json", object)
     assert {row["name"] for row in report["rows"]} >= {"baseline", "control", "afm-emb"}
-    assert storage.read_json(figures)["auc"] > 0.5
+    assert storage.read_json(figures, object)["auc"] > 0.5
     assert storage.read_bytes(f"{output}/events.jsonl").count(b'"event": "stage finished"') == 10
 
 

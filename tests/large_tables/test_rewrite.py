@@ -351,7 +351,7 @@ def lack(location: Path) -> None:
 
 
 def lie(location: Path) -> None:
-    config = storage.read_json(str(location / "config.json"))
+    config = storage.read_json(str(location / "config.json"), object)
     config["fields"][0]["cardinality"] += 1
     storage.write_json(str(location / "config.json"), config)
 

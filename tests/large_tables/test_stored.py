@@ -111,7 +111,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
     content = safetensors.torch.save({"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)})
     (tmp_path / "model.safetensors").write_bytes(damaged(change, content))
 
-    with pytest.raises(DataError, match=r"model\.safetensors: damaged"):
+    with pytest.raises(DataError, match=r"model\.safetensors: (damaged|not valid JSON)"):
         read_header(str(tmp_path / "model.safetensors"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_what_was_written_is_read_listed_and_removed(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "log"), b"first\nsecond\n")
 
     assert storage.read_bytes(storage.join(below, "x")) == b"\x00content"
-    assert storage.read_json(storage.join(folder, "a.json")) == {"x": [1, 2]}
+    assert storage.read_json(storage.join(folder, "a.json"), object) == {"x": [1, 2]}
     assert storage.list_names(folder) == ["a.json", "below", "log"]
     assert storage.list_sizes(folder) == {"a.json": 30, "log": 13}
     assert storage.size(storage.join(folder, "log")) == 13
@@ -50,7 +51,13 @@ def test_what_was_written_is_read_listed_and_removed(folder: str) -> None:
 
 def test_a_missing_file_is_named(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "present"), b"")
-    for read in (storage.read_bytes, storage.read_json, storage.size, storage.file_sha256, storage.open_read):
+    for read in (
+        storage.read_bytes,
+        partial(storage.read_json, kind=object),
+        storage.size,
+        storage.file_sha256,
+        storage.open_read,
+    ):
         with pytest.raises(DataError, match="absent: no such file"):
             read(storage.join(folder, "absent"))
 

@@ -77,7 +77,7 @@ def test_of_a_few_allocations_the_one_with_the_least_validation_loss_is_taken(
 
     chosen = ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
 
-    found = storage.read_json(chosen.stage.file(RANKS))
+    found = storage.read_json(chosen.stage.file(RANKS), object)
     tried = {one["name"]: one for one in found["tried"]}
     losses = {name: one["validation_log_loss"] for name, one in tried.items()}
     assert len(tried) > 1
@@ -112,7 +112,7 @@ def test_a_budget_too_small_for_one_dimension_is_met_by_ranks_of_each_field(
 
     chosen = ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
 
-    tried = [one["name"] for one in storage.read_json(chosen.stage.file(RANKS))["tried"]]
+    tried = [one["name"] for one in storage.read_json(chosen.stage.file(RANKS), object)["tried"]]
     assert "as-predicted" in tried
     assert "one-dimension" not in tried
 

@@ -58,7 +58,7 @@ def tried(bench: Bench) -> Any:
 
 @pytest.mark.ray
 def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) -> None:
-    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
+    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
     uniform = [f"{method}-r{rank}-d{dim}" for method in ("afm", "weighted", "svd") for rank in (2, 6, "full")
                for dim in (1, 2, "full") if (rank, dim) != ("full", "full")]  # fmt: skip
     assert [name for name in found if not name.startswith("budget")] == ["baseline", *uniform]
@@ -74,7 +74,7 @@ def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) ->
 
 @pytest.mark.ray
 def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> None:
-    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
+    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
     budgeted = {name: point for name, point in found.items() if point["method"] == "budget"}
     assert budgeted
     for name, point in budgeted.items():
@@ -86,12 +86,12 @@ def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> Non
 def test_a_sweep_that_absorbs_first_order_weights_has_smaller_tables(
     bench: Bench, dataset: Manifest, tmp_path: Path
 ) -> None:
-    keeping = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS))}
+    keeping = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
     other = Bench("deepfm", dataset, tmp_path, HYPER)
     absorbing = Sweep(linear_ranks=(2,), embedding_dims=(2,), ratios=(1.2,), rows=ABSORB)
 
     stage = try_ranks(other.run, other.data, other.dataset, other.baseline, other.statistics, absorbing)
-    found = {point["name"]: point for point in storage.read_json(stage.file(POINTS))}
+    found = {point["name"]: point for point in storage.read_json(stage.file(POINTS), object)}
     written = rewrite_chosen(other.run, other.baseline, stage, absorbing)
 
     # 37 numbers of the table are gone, p and q of two fields with two codes are new.
@@ -116,7 +116,7 @@ def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
 
     source = bench.baseline.checkpoints["baseline"]
     moments, sensitivity = load_moments(stage.file(MOMENTS)), load_sensitivity(stage.file(SENSITIVITY))
-    first, *compressed = storage.read_json(stage.file(POINTS))
+    first, *compressed = storage.read_json(stage.file(POINTS), object)
     assert Plan.from_json(first["plan"]) == Plan()
     for point in compressed:
         plan, checkpoint = Plan.from_json(point["plan"]), str(tmp_path / point["name"])
@@ -149,7 +149,7 @@ def test_an_interrupted_sweep_scores_nothing_twice(
         scoring, "score_split", lambda *a, name, **o: (scored.append(name), real(*a, name=name, **o))[1]
     )
 
-    names = [point["name"] for point in storage.read_json(tried(bench).file(POINTS))]
+    names = [point["name"] for point in storage.read_json(tried(bench).file(POINTS), object)]
 
     assert not set(scored) & set(committed)
     assert set(scored) | set(committed) == set(names)
@@ -282,8 +282,8 @@ def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Mani
         config={},
     )
 
-    content = storage.read_json(written.file("report.json"))
-    assert len(content["sweep"]) == len(storage.read_json(scores.file(POINTS)))
+    content = storage.read_json(written.file("report.json"), object)
+    assert len(content["sweep"]) == len(storage.read_json(scores.file(POINTS), object))
     assert content["shipped"]["name"] == best
     assert {row["name"] for row in content["rows"]} == {"baseline", "control", *chosen.checkpoints}
     assert "Every rank" in storage.read_bytes(written.file("report.html")).decode()

@@ -8,17 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from afm_dist.errors import AfmError
+from afm_dist.errors import AfmError, OptionError
 
 Config = TypeVar("Config")
 
 PLAIN_INTERVAL_S = 5.0
+# A NUL, and what Python makes of a byte that is not UTF-8.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -38,6 +41,7 @@ def run_job(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = tyro.cli(config_type, description=description)
     try:
+        check_texts(config)
         job(config)
     except AfmError as error:
         err.print(f"[bold red]error:[/] {_escape(str(error))}")
@@ -55,8 +59,31 @@ def run_job(
 
 
 def _escape(text: str) -> str:
-    """Square brackets as plain text, and no credentials: what a job says ends up in logs."""
+    """Square brackets as plain text, and no credentials: what a job says ends up in logs.
+
+    Names of files may hold bytes that are not UTF-8; they are spelled.
+    """
+    text = text.encode(errors="backslashreplace").decode()
     return re.sub(r"://[^/@\s]+@", "://…@", text).replace("[", r"\[")
+
+
+def check_texts(config: Any) -> None:
+    """Refuse options whose text is not UTF-8, or holds a NUL: neither a file nor a column has such a name.
+
+    Args:
+        config: The configuration of a job: a dataclass.
+
+    Raises:
+        OptionError: names the option.
+    """
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if is_dataclass(value):
+            check_texts(value)
+        for text in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(text, str) and _NO_TEXT.search(text):
+                name = option.name.replace("_", "-")
+                raise OptionError(f"--{name} {text!a}: not UTF-8 text; rename what it names")
 
 
 def say(text: str) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,3 +83,22 @@ def test_credentials_in_a_uri_are_not_printed(capsys: pytest.CaptureFixture[str]
     console.say("training on s3://KEY:SECRET@bucket/data")
 
     assert capsys.readouterr().out == "training on s3://…@bucket/data\n"
+
+
+@pytest.mark.parametrize("text", ["a\udcffb", "a\0b"])
+@pytest.mark.parametrize("option", ["name", "names", "nested"])
+def test_an_option_that_is_no_text_is_named(option: str, text: str) -> None:
+    @dataclass
+    class Nested:
+        path: str = ""
+
+    @dataclass
+    class Named:
+        name: str = ""
+        names: tuple[str, ...] = ()
+        nested: Nested = field(default_factory=Nested)
+
+    value = {"name": text, "names": ("a", text), "nested": Nested(path=text)}[option]
+
+    with pytest.raises(OptionError, match=f"--{'path' if option == 'nested' else option} "):
+        console.check_texts(Named(**{option: value}))

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}", re.DOT
 COPY_BYTES = 16 << 20
 # Fetched at once from an object store, where a request takes as long as reading a megabyte or two.
 READ_BYTES = 4 << 20
+SPECIAL = {
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # The largest object that S3 copies by itself.
 MAX_COPIED_BYTES = 5 << 30
@@ -88,8 +95,9 @@ def read_bytes(location: str) -> bytes:
         DataError: there is no such file.
     """
     if is_local(location):
+        path = _not_special(location)
         with reaching(location):
-            return local_path(location).read_bytes()
+            return path.read_bytes()
     with RemoteFile(*connect(location), location) as file:
         return file.readall()
 
@@ -105,8 +113,9 @@ def open_read(location: str, buffer_bytes: int = READ_BYTES) -> BinaryIO:
         DataError: there is no such file.
     """
     if is_local(location):
+        path = _not_special(location)
         with reaching(location):
-            return local_path(location).open("rb")
+            return path.open("rb")
     file = RemoteFile(*connect(location), location)
     return io.BufferedReader(file, buffer_bytes)
 
@@ -119,13 +128,28 @@ def local_copy(location: str) -> Iterator[Path]:
         DataError: there is no such file.
     """
     if is_local(location):
-        yield local_path(location)
+        yield _not_special(location)
         return
     with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder:
         path = Path(folder, "copy")
         with open_read(location, COPY_BYTES) as source, path.open("wb") as target, _filling(str(path)):
             shutil.copyfileobj(source, target, COPY_BYTES)
         yield path
+
+
+def _not_special(location: str) -> Path:
+    """The path of a local file, which is not a pipe to wait for, nor a device without an end.
+
+    Raises:
+        DataError: there is no such file, or it is no regular one.
+    """
+    path = local_path(location)
+    with reaching(location):
+        mode = path.stat().st_mode
+    for is_kind, kind in SPECIAL.items():
+        if is_kind(mode):
+            raise DataError(f"{location}: {kind} instead of a file; put the file itself there")
+    return path
 
 
 def write_bytes(location: str, data: bytes | memoryview) -> None:

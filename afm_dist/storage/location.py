@@ -25,9 +25,11 @@ def local_path(location: str) -> Path:
     """The local path of a local location.
 
     Raises:
-        OptionError: a ``file://`` URI that names another machine, or a relative path.
+        OptionError: a ``file://`` URI that names another machine, or a relative path; a text that cannot
+            name a file.
         ValueError: the location is on an object store.
     """
+    check_text(location)
     if location.startswith("file://"):
         path = unquote(location.removeprefix("file://"))
         if not path.startswith("/"):
@@ -47,8 +49,34 @@ def join(location: str, *parts: str) -> str:
 
 
 def absolute(location: str) -> str:
-    """The same location, independent of the working directory, without slashes at the end."""
-    return _without_slashes(location) if is_uri(location) else str(Path(location).expanduser().resolve())
+    """The same location, independent of the working directory, without slashes at the end.
+
+    Raises:
+        OptionError: links that lead to each other, a home directory that is not known, or a text that cannot
+            name a file.
+    """
+    check_text(location)
+    if is_uri(location):
+        return _without_slashes(location)
+    try:
+        return str(Path(location).expanduser().resolve())
+    except RuntimeError as error:
+        # What pathlib says of a loop, and of ``~nobody``.
+        raise OptionError(f"{location}: {error}; name another path") from error
+
+
+def check_text(location: str) -> None:
+    """Refuse a text that no file system takes: with a NUL, or with bytes that are not UTF-8.
+
+    Raises:
+        OptionError: showing it.
+    """
+    try:
+        location.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{location!a}: not UTF-8 text; rename the file or folder") from error
+    if "\0" in location:
+        raise OptionError(f"{location!a}: holds a NUL character, which no path can")
 
 
 def _without_slashes(location: str) -> str:

@@ -118,6 +118,8 @@ def connect(uri: str) -> tuple[pafs.FileSystem, str]:
             filesystem, path = pafs.FileSystem.from_uri(uri)
         except ArrowInvalid as error:
             raise OptionError(f"{uri}: {error}; give a path, or a URI such as s3://BUCKET/FOLDER") from error
+        except OSError as error:
+            raise _unconnected(uri, error) from error
         return filesystem, path
     user, _, bucket = authority.rpartition("@")
     if not bucket:
@@ -136,6 +138,18 @@ def connect(uri: str) -> tuple[pafs.FileSystem, str]:
             region = os.environ.get(REGION) or os.environ.get(FALLBACK_REGION) or ""
             return _s3(bucket, endpoint, region), path
         return _gcs(authority), path
+
+
+def _unconnected(uri: str, error: OSError) -> StorageError:
+    """Why there is no connection to a file system other than S3's and Google's."""
+    reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+    if uri.startswith(("hdfs://", "viewfs://")):
+        return StorageError(
+            f"{uri}: HDFS cannot be reached ({reason}); it takes Java and Hadoop's libhdfs on every node "
+            "(JAVA_HOME, HADOOP_HOME, CLASSPATH), or copy the files to a disk or an object store",
+            error.errno,
+        )
+    return StorageError(f"{uri}: cannot be reached ({reason}); check the URI", error.errno)
 
 
 class _S3(pafs.S3FileSystem):  # type: ignore[misc]

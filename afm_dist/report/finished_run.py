@@ -10,7 +10,7 @@ from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Report
 from afm_dist.report.validate import as_report
-from afm_dist.runs import CONFIG, STARTED, SUCCESS, Done
+from afm_dist.runs import CONFIG, STARTED, SUCCESS
 
 JOB = "compress"
 STAGE = "report"
@@ -65,6 +65,18 @@ class _Config(TypedDict, total=False):
     seed: int
 
 
+class _Committed(TypedDict):
+    """What is read of the marker of a stage."""
+
+    commit: str
+
+
+class _Reported(_Committed):
+    """What is read of the marker of the report."""
+
+    inputs: dict[str, str]
+
+
 def _config(location: str) -> _Config:
     path = storage.join(location, CONFIG)
     content = storage.read_json(path, _Config) if storage.exists(path) else None
@@ -89,7 +101,7 @@ def _check_finished(location: str) -> None:
         begun = [name for name in storage.list_names(location) if _is_begun(storage.join(location, name))]
         which = f"'{begun[0]}' was begun and not completed" if begun else f"'{STAGE}' is missing"
         raise DataError(f"{unfinished} {which}; {again}")
-    inputs = storage.read_json(marker, Done, fix=again)["inputs"]
+    inputs = storage.read_json(marker, _Reported, fix=again)["inputs"]
     storage.check_inside(location, inputs, source=marker)
     for name, commit in inputs.items():
         folder = storage.join(location, name)
@@ -99,7 +111,7 @@ def _check_finished(location: str) -> None:
                 raise DataError(f"{unfinished} '{name}' was begun and not completed; {again}")
             if storage.exists(folder) and not name.startswith(SEED):
                 raise DataError(f"{unfinished} '{name}' is missing; {again}")
-        elif storage.read_json(done, Done, fix=again)["commit"] != commit:
+        elif storage.read_json(done, _Committed, fix=again)["commit"] != commit:
             raise DataError(f"{location}: its report is older than its stage '{name}'; {again}")
 
 

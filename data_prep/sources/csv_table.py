@@ -113,6 +113,8 @@ class CsvTable:
         sample = files.head(path, SAMPLE_BYTES)
         self.row_bytes = len(sample) / max(1, line_ends(sample))
         header = header_and_rest(sample)[0]
+        if b"\0" in header:
+            raise DataError(f"{path}:1: the header holds a NUL byte, so this is no CSV text; export it again")
         self.delimiter = "\t" if header.count(b"\t") > header.count(b",") else ","
         self.names: list[str] = []
         seen = Seen(line=1)

@@ -18,6 +18,7 @@ from pyarrow import fs as pafs
 
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError, StorageError
+from data_prep.sources.file_formats import FORMAT_BYTES, check_format
 
 CHUNK_BYTES = 1 << 20
 READ_BYTES = 1 << 18
@@ -153,22 +154,32 @@ def sha256(path: str) -> str:
 
 
 def compression_of(path: str) -> Compression | None:
-    """How the content is compressed, whatever the name says."""
+    """How the content is compressed, whatever the name says.
+
+    Raises:
+        DataError: it is of a format that is not read.
+    """
     with storage.open_read(path, READ_BYTES) as file:
-        start = file.read(4)
+        start = file.read(FORMAT_BYTES)
+    check_format(path, start)
     if start.startswith(MAGIC["gzip"]):
         return "gzip"
     return "zstd" if start.startswith(MAGIC["zstd"]) else None
 
 
 def head(path: str, size: int) -> bytes:
-    """The first bytes of a file, decompressed, without a byte-order mark."""
+    """The first bytes of a file, decompressed, without a byte-order mark.
+
+    Raises:
+        DataError: it is of a format that is not read.
+    """
     compression = compression_of(path)
     if compression is None:
         with storage.open_read(path, READ_BYTES) as file:
             start = file.read(size)
     else:
         start = next(_decompressed(path, compression, size), b"")
+        check_format(path, start, f", compressed with {compression}")
     return start.removeprefix(BYTE_ORDER_MARK)
 
 

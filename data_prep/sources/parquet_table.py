@@ -97,12 +97,28 @@ class ParquetTable:
         wanted = list(dict.fromkeys([*read, *kept]))
         with self._file() as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=list(range(start, end)), columns=wanted):
+                # What is no UTF-8 text or outside its dictionary is found here, instead of taken for sound.
+                batch.validate(full=True)
                 numbers = np.arange(first_row, first_row + batch.num_rows)
                 carried = {name: batch.column(name).cast(kind) for name, kind in kept.items()}
-                frame = pl.DataFrame({name: batch.column(name).cast(self._read_as[name]) for name in read})
+                frame = self._frame({name: batch.column(name).cast(self._read_as[name]) for name in read})
                 lines = numbers + self.first_line
                 yield rows_of(frame, label, readings, numbers, lines, carried, self.path)
                 first_row += batch.num_rows
+
+    def _frame(self, batch: Mapping[str, pa.Array]) -> pl.DataFrame:
+        """The columns as Polars holds them.
+
+        Raises:
+            DataError: it has no such type.
+        """
+        try:
+            return pl.DataFrame(batch)
+        except pl.exceptions.PolarsError as error:
+            what = str(error).splitlines()[0]
+            raise DataError(
+                f"{self.path}: a column cannot be read ({what}); write it as another type"
+            ) from error
 
     @contextmanager
     def _file(self) -> Iterator[pq.ParquetFile]:
@@ -121,7 +137,11 @@ class ParquetTable:
                 yield file
         except StorageError:
             raise
-        except (pa.ArrowInvalid, OSError) as error:
+        except pa.ArrowNotImplementedError as error:
+            raise DataError(
+                f"{self.path}: a column has a type that Arrow does not read ({error}); write it as another"
+            ) from error
+        except (pa.ArrowException, OSError) as error:
             message = str(error).splitlines()[0]
             raise DataError(f"{self.path}: cannot be read as Parquet ({message}); fetch it again") from error
 

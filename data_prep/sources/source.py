@@ -16,6 +16,7 @@ from afm_dist import console, storage
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError
 from data_prep.columns import Column
+from data_prep.sources import files
 from data_prep.sources.files import InputFile
 from data_prep.sources.forms import Forms
 from data_prep.split import SplitRule
@@ -224,11 +225,13 @@ def open_inputs(
     kept: list[InputFile] = []
     rowless: list[InputFile] = []
     for file in inputs:
-        if file.bytes and data_start(file.path) is not None:
+        # A compressed file without content has bytes.
+        empty = not file.bytes or not files.head(file.path, 1)
+        if not empty and data_start(file.path) is not None:
             kept.append(file)
             continue
-        what = "the file has a header and no rows" if file.bytes else "the file is empty"
-        if file.bytes and may_have_no_rows:
+        what = "the file is empty" if empty else "the file has a header and no rows"
+        if not empty and may_have_no_rows:
             rowless.append(file)
         if len(inputs) == 1:
             if rowless:

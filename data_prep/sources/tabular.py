@@ -15,6 +15,7 @@ from afm_dist.errors import DataError, OptionError
 from data_prep.sources import files
 from data_prep.sources.csv_lines import header_and_rest
 from data_prep.sources.csv_table import CsvTable, content_of
+from data_prep.sources.file_formats import PARQUET_MAGIC
 from data_prep.sources.forms import Forms, Integers, merged, not_plain
 from data_prep.sources.kind_check import check_kinds, warn_of_lost_digits
 from data_prep.sources.parquet_table import ParquetTable, is_string
@@ -23,7 +24,6 @@ from data_prep.sources.tabular_columns import Column, ColumnOptions, Content, ch
 from data_prep.sources.tabular_rows import Reading
 from data_prep.split import SplitRule
 
-PARQUET_MAGIC = b"PAR1"
 BLOCK_BYTES = 32 << 20
 
 Table = CsvTable | ParquetTable

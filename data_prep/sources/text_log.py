@@ -16,6 +16,7 @@ from afm_dist.errors import DataError, OptionError
 from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.sources.delimited import WORD, Cut, Texts, column
+from data_prep.sources.file_formats import PARQUET_MAGIC
 from data_prep.sources.files import Lines
 from data_prep.sources.short_texts import Values
 from data_prep.sources.source import Block, RawField, RawRows, Rejected, Source, open_inputs
@@ -149,6 +150,8 @@ class TextLog(Source):
         """Bytes before the first row of a file; None: it has no rows."""
         sample = files.head(path, SAMPLE_BYTES)
         line, newline, rest = sample.partition(b"\n")
+        if sample.startswith(PARQUET_MAGIC):
+            raise FormatError(f"{path}: a Parquet file; read it with --source tabular")
         if sample:
             self.check_first_line(path, line.removesuffix(b"\r"))
         if self.header is None:

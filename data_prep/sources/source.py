@@ -225,8 +225,8 @@ def open_inputs(
     kept: list[InputFile] = []
     rowless: list[InputFile] = []
     for file in inputs:
-        # A compressed file without content has bytes.
-        empty = not file.bytes or not files.head(file.path, 1)
+        # A compressed file without content has bytes, and so has a byte-order mark.
+        empty = not file.bytes or not files.head(file.path, len(files.BYTE_ORDER_MARK) + 1)
         if not empty and data_start(file.path) is not None:
             kept.append(file)
             continue

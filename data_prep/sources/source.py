@@ -22,6 +22,7 @@ from data_prep.sources.forms import Forms
 from data_prep.split import SplitRule
 
 MAX_NAME_BYTES = 200
+SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +254,8 @@ def check_field_names(names: Sequence[str], where: str) -> None:
     seen: set[str] = set()
     for name in names:
         if not name.strip() or "/" in name or name.startswith(".") or storage.fault_of(f"vocabulary/{name}"):
-            raise DataError(f"{where}: column name {name!r} cannot name a vocabulary file; rename the column")
+            shown = repr(name) if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]!r}…"
+            raise DataError(f"{where}: column name {shown} cannot name a vocabulary file; rename the column")
         if len(name.encode()) > MAX_NAME_BYTES:
             raise DataError(
                 f"{where}: column name {name[:40]!r}… has {len(name.encode())} bytes, more than the "

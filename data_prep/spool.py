@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from pyarrow import ArrowException
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import FieldKind
+from afm_dist.errors import DataError, StorageError
 from data_prep.columns import Column
 from data_prep.sources.source import RawField
 from data_prep.split import SPLITS, TRAIN
@@ -112,13 +114,26 @@ def _write(path: str, batches: Sequence[pa.RecordBatch]) -> None:
 
 @contextmanager
 def open_arrow(path: str) -> Iterator[pa.RecordBatchFileReader]:
-    """An Arrow file, mapped where it is local."""
-    if storage.is_local(path):
-        with pa.memory_map(str(storage.local_path(path))) as source, pa.ipc.open_file(source) as reader:
-            yield reader
-    else:
-        with storage.open_read(path, READ_BYTES) as source, pa.ipc.open_file(source) as reader:
-            yield reader
+    """An Arrow file, mapped where it is local.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with ExitStack() as stack:
+            if storage.is_local(path):
+                with storage.local_copy(path) as local:
+                    source = stack.enter_context(pa.memory_map(str(local)))
+            else:
+                source = stack.enter_context(storage.open_read(path, READ_BYTES))
+            yield stack.enter_context(pa.ipc.open_file(source))
+    except (ArrowException, OSError) as error:
+        # Arrow's have no number; those of the disk or the store say themselves what they are.
+        if isinstance(error, OSError) and (error.errno is not None or isinstance(error, StorageError)):
+            raise
+        raise DataError(
+            f"{path}: damaged ({error}); give --resume never, or delete the folder, to start anew"
+        ) from error
 
 
 @contextmanager

@@ -72,6 +72,11 @@ def another_log(path: Path, content: bytes, found: Any) -> bool:
     return True
 
 
+def until_sealed(path: Path, content: bytes, found: Any) -> bool:
+    """As ``never``, once every checkpoint and what is resumed from carries its digest."""
+    return not hasattr(storage, "Checksums")
+
+
 def as_written(path: Path, content: bytes, found: Any) -> bool:
     """Plain JSON without a digest that says something else, in the right types, is an edit.
 
@@ -80,10 +85,20 @@ def as_written(path: Path, content: bytes, found: Any) -> bool:
     return path.suffix == ".json" and _within(found, json.loads(content))
 
 
+# What a name means that is not there: documented with the type.
+FIELD = {"cardinality": 0, "mean": 0.0, "deviation": 1.0, "column": "", "transform": ""}
+ENTRY = {"activation": "none", "kappa": 2.0, "folded_into": None, "ranks": None, "absorbs": None}
+HISTORY = {"curve": [], "kept_step": -1, "stopped_early": False, "finished": False}
+ABSENT: dict[str, Any] = {**FIELD, **ENTRY, **HISTORY, "bfloat16": []}
+
+
 def _within(found: Any, written: Any) -> bool:
     """Whether all that was understood is what is written; names that nobody reads may be there too."""
     if isinstance(found, dict) and isinstance(written, dict):
-        return all(key in written and _within(item, written[key]) for key, item in found.items())
+        return all(
+            _within(item, written[key]) if key in written else key in ABSENT and item == ABSENT[key]
+            for key, item in found.items()
+        )
     if isinstance(found, list) and isinstance(written, list):
         return len(found) == len(written) and all(map(_within, found, written))
     return bool(found == written)
@@ -227,12 +242,12 @@ def data_readers(folder: Path) -> list[Reader]:
         Reader(
             name="shards and vocabularies", folder=data, read=shards_and_vocabularies, pattern="*/*.parquet"
         ),
-        Reader(name="dataset", folder=data, read=dataset, legitimate=as_written, weight=25),
+        Reader(name="dataset", folder=data, read=dataset, legitimate=as_written, weight=30),
         Reader(
             name="shipped model", folder=checkpoint, read=shipped, legitimate=shipped_as_written, weight=15
         ),
         Reader(name="prepare.json", folder=data, read=up_to_date, legitimate=redone, pattern="prepare.json"),
-        Reader(name="work of predict", folder=work, read=resumed, weight=3),
+        Reader(name="work of predict", folder=work, read=resumed, legitimate=until_sealed, weight=3),
         Reader(name="rows to score", folder=raw, read=scores, legitimate=another_log, weight=3),
     ]
 
@@ -268,12 +283,14 @@ def model_readers(folder: Path) -> list[Reader]:
     return [
         Reader(
             name="checkpoint",
+            legitimate=until_sealed,
             folder=own,
             read=lambda: digest(from_pretrained(str(own), model=fresh()).state_dict()),
             weight=15,
         ),
         Reader(
             name="stored tensors",
+            legitimate=until_sealed,
             folder=own,
             read=lambda: digest({key: each.load() for key, each in stored_tensors(str(own)).items()}),
         ),
@@ -318,6 +335,7 @@ def statistics_readers(folder: Path) -> list[Reader]:
         ),
         Reader(
             name="sensitivity",
+            legitimate=until_sealed,
             folder=folder / "sensitivity",
             read=lambda: digest(load_sensitivity(str(folder / "sensitivity" / "sensitivity.safetensors"))),
         ),
@@ -470,10 +488,16 @@ def run_readers(folder: Path) -> list[Reader]:
         return lambda: plain(storage.read_json(str(results / f"{name}.json"), kinds[name][0]))
 
     return [
-        Reader(name="markers of a stage", folder=markers, read=restored, legitimate=committed),
+        Reader(name="markers of a stage", folder=markers, read=restored, legitimate=committed, weight=5),
         Reader(name="receipts", folder=receipts, read=work, legitimate=receipt),
-        Reader(name="run to compare", folder=single, read=comparison(single), legitimate=compared, weight=15),
-        Reader(name="run of seeds to compare", folder=several, read=comparison(several), legitimate=compared),
+        Reader(name="run to compare", folder=single, read=comparison(single), legitimate=compared, weight=5),
+        Reader(
+            name="run of seeds to compare",
+            folder=several,
+            read=comparison(several),
+            legitimate=compared,
+            weight=3,
+        ),
         *(
             Reader(
                 name=f"results: {name}",
@@ -526,7 +550,7 @@ def log_readers(folder: Path) -> list[Reader]:
         "csv in gzip": (gzip.compress(text, mtime=0), tabular_source, 10),
         "csv in zstd": (pa.compress(text, codec="zstd", asbytes=True), tabular_source, 10),
         "parquet": (parquet.read_bytes(), tabular_source, 15),
-        "criteo": (criteo, criteo_source, 10),
+        "criteo": (criteo, criteo_source, 5),
         "criteo in gzip": (gzip.compress(criteo, mtime=0), criteo_source, 5),
         "avazu": (avazu, avazu_source, 5),
         "avazu in zstd": (pa.compress(avazu, codec="zstd", asbytes=True), avazu_source, 5),

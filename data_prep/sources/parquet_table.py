@@ -141,7 +141,7 @@ class ParquetTable:
             raise DataError(
                 f"{self.path}: a column has a type that Arrow does not read ({error}); write it as another"
             ) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             message = str(error).splitlines()[0]
             raise DataError(f"{self.path}: cannot be read as Parquet ({message}); fetch it again") from error
 

@@ -20,7 +20,14 @@ from data_prep.sources.forms import Forms, Integers, merged, not_plain
 from data_prep.sources.kind_check import check_kinds, warn_of_lost_digits
 from data_prep.sources.parquet_table import ParquetTable, is_string
 from data_prep.sources.source import Block, RawField, RawRows, Source, SpellingError, open_inputs
-from data_prep.sources.tabular_columns import Column, ColumnOptions, Content, check_options, choose_columns
+from data_prep.sources.tabular_columns import (
+    Column,
+    ColumnOptions,
+    Content,
+    check_options,
+    choose_columns,
+    listed,
+)
 from data_prep.sources.tabular_rows import Reading
 from data_prep.split import SplitRule
 
@@ -70,8 +77,8 @@ class TabularSource(Source):
                 check_options(other.names, columns, other.path)
             elif other.names != first.names:
                 raise DataError(
-                    f"{other.path}: its columns ({', '.join(other.names)}) are not those of {first.path} "
-                    f"({', '.join(first.names)})"
+                    f"{other.path}: its columns ({listed(other.names)}) are not those of {first.path} "
+                    f"({listed(first.names)})"
                 )
         # A file may lack the values, and so the type, of a column that others have.
         typed = {

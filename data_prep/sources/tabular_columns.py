@@ -9,6 +9,8 @@ from typing import Literal
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError, OptionError
 
+LISTED_CHARACTERS = 1_000
+
 Content = Literal["text", "integers", "long integers", "decimals", "empty", "not read"]
 
 
@@ -111,6 +113,12 @@ def choose_columns(
     return columns
 
 
+def listed(names: Sequence[str]) -> str:
+    """The names of columns for a message, the first ones where there are many or long ones."""
+    text = ", ".join(names)
+    return text if len(text) <= LISTED_CHARACTERS else f"{text[:LISTED_CHARACTERS]}… ({len(names):,} columns)"
+
+
 def check_options(names: Sequence[str], options: ColumnOptions, where: str) -> None:
     """Refuse options that name a column that is not there, or one twice.
 
@@ -123,7 +131,7 @@ def check_options(names: Sequence[str], options: ColumnOptions, where: str) -> N
         OptionError: naming the option and the column.
         DataError: of the only columns to be read some are not there.
     """
-    listing = ", ".join(names)
+    listing = listed(names)
     if options.only_named:
         if missing := [name for name in options.categorical + options.numeric if name not in names]:
             raise DataError(f"{where}: has no column {', '.join(missing)}; it has: {listing}")

@@ -59,7 +59,7 @@ def model_and_plan(kind: str) -> tuple[nn.Module, Plan]:
     plan = Plan()
     for step in steps[kind]:
         moments = collect_moments(model, [inputs()], step.pop("targets"), forward_fn=lambda m, b: m(*b))
-        part = plan_ranks(moments, FixedRank(rank=step.pop("rank", 2)), **step)
+        part = plan_ranks(dict(moments), FixedRank(rank=step.pop("rank", 2)), **step)
         compress_(model, part, moments)
         plan = plan + part
     return model, plan
@@ -148,7 +148,7 @@ def test_a_model_of_ones_own_comes_back_into_its_own_class(tmp_path: Path) -> No
     model, x = own_model(0), torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     model.train()(x)
     moments = collect_moments(model, [x], [nn.Linear])
-    plan = plan_ranks(moments, FixedRank(rank=2))
+    plan = plan_ranks(dict(moments), FixedRank(rank=2))
     compress_(model, plan, moments)
 
     afm_dist.save_pretrained(model, str(tmp_path), plan=plan)

@@ -103,7 +103,8 @@ def test_a_model_it_trained_is_compressed_saved_and_loaded(deepctr: Any, log: Lo
             afm_dist.PlanEntry(name=name, method="afm", rank=item.width) for name, item in moments.items()
         )
     )
-    most = afm_dist.plan_ranks(moments, afm_dist.KeptEnergy(share=0.999))
+    # Of the moments alone: the tables need all of their rank, and do not become smaller.
+    most = afm_dist.plan_ranks(dict(moments), afm_dist.KeptEnergy(share=0.999))
     for plan, tolerance in ((full, 1e-5), (most, 0.03)):
         compressed = new_model(deepctr)
         compressed.load_state_dict(state)

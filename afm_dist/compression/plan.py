@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from afm_dist import storage
@@ -75,10 +75,10 @@ class PlanEntry:
     def _check_ranks(self, ranks: Mapping[str, int]) -> None:
         if not isinstance(ranks, Mapping) or not ranks:
             raise OptionError(f"ranks {ranks!r} of {self.name}: a rank for each field is needed")
-        for field, rank in ranks.items():
+        for name, rank in ranks.items():
             if type(rank) is not int or rank < 0:
                 raise OptionError(
-                    f"rank {rank!r} of {self.name}, field {field!r}: a rank is a whole number, and 0 leaves "
+                    f"rank {rank!r} of {self.name}, field {name!r}: a rank is a whole number, and 0 leaves "
                     "only the field's mean"
                 )
         if self.rank != max(ranks.values()):
@@ -110,10 +110,13 @@ class Plan:
         bfloat16: Modules whose rows (of a table, its codes, first-order weights) are rounded to bfloat16,
             after all entries, whether they have one or not: a checkpoint has two bytes for each number, a
             model in memory still four.
+        left_alone: Modules that were asked for and stay as they are, and why; only for whoever has the plan
+            made: it is no part of what is written, nor of equality.
     """
 
     entries: tuple[PlanEntry, ...] = ()
     bfloat16: tuple[str, ...] = ()
+    left_alone: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names: Any = self.bfloat16
@@ -132,6 +135,7 @@ class Plan:
         return Plan(
             entries=self.entries + other.entries,
             bfloat16=tuple(dict.fromkeys(self.bfloat16 + other.bfloat16)),
+            left_alone={**self.left_alone, **other.left_alone},
         )
 
     @property
@@ -160,6 +164,8 @@ class Plan:
             raise DataError(f"{source}: plan format version {reprlib.repr(version)} is unknown")
         try:
             given = {key: item for key, item in value.items() if key != "format_version"}
+            if "left_alone" in given:
+                raise ValueError("left_alone is no part of a plan's file")
             plan = cls(**given | {"entries": tuple(PlanEntry(**entry) for entry in value["entries"])})
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{source}: plan not understood ({error})") from error

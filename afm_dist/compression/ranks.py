@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from afm_dist.compression.factorize import Spectrum, eigendecompose
 from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
 from afm_dist.errors import OptionError
+from afm_dist.statistics.collected import CollectedMoments
 from afm_dist.statistics.moments import Moments
 
 # Of one rank, so that a line stays one.
@@ -27,9 +29,9 @@ class FixedRank:
         """The rank of one module.
 
         Raises:
-            OptionError: larger than the module.
+            OptionError: less than 1.
         """
-        if not 1 <= self.rank <= spectrum.width:
+        if self.rank < 1:
             raise OptionError(
                 f"rank {self.rank} for {name}: must lie in 1..{spectrum.width}, the layer's width"
             )
@@ -90,7 +92,12 @@ def plan_ranks(
     folded_into: str | None = None,
     absorbs: str | None = None,
 ) -> Plan:
-    """A plan for the modules whose moments were collected.
+    """A plan for the modules whose moments were collected. It makes none of them larger.
+
+    What would not become smaller is left as it is, with a warning, and is in the plan's ``left_alone``:
+    layers that are narrower than the rank (heads, gates), and, of moments straight from ``collect_moments``,
+    which know the shapes of the modules, also those whose factors, biases included, have as many bytes or
+    more. There is a warning, too, where the rows are so few that they decide the rank.
 
     Moments of a field of a fused table are named ``module[field]``; such a table gets one entry, with the
     largest rank that the policy gives a field, or with the ranks that were given.
@@ -105,13 +112,19 @@ def plan_ranks(
         absorbs: First-order term whose weights are the last coordinate of a table's moments.
 
     Raises:
-        OptionError: a rank larger than its module, or moments of no rows.
+        OptionError: a rank less than 1, or moments of no rows.
     """
     ranks: dict[str, int | dict[str, int]] = {}
+    widths: dict[str, int] = {}
+    few: list[str] = []
     for name, item in moments.items():
         if item.count == 0:
             raise OptionError(f"the moments of {name} hold no rows: the model was never called through it")
-        rank = policy.choose(name, eigendecompose(item))
+        spectrum = eigendecompose(item)
+        if item.count <= spectrum.width and spectrum.width - spectrum.rank_deficiency >= item.count - 1:
+            few.append(f"{name} ({item.count} rows of {spectrum.width} outputs)")
+        widths[module_name(name)] = spectrum.width
+        rank = policy.choose(name, spectrum)
         module, field = module_name(name), field_name(name)
         if rank is None:
             continue
@@ -123,20 +136,42 @@ def plan_ranks(
             own[field] = rank
     if not isinstance(policy, GivenRanks):
         ranks = {name: max(rank.values()) if isinstance(rank, dict) else rank for name, rank in ranks.items()}
-    return Plan(
-        entries=tuple(
-            PlanEntry(
-                name=name,
-                method=method,
-                rank=1,
-                activation=activation,
-                kappa=kappa,
-                folded_into=folded_into,
-                absorbs=absorbs,
-            ).with_rank(rank)
-            for name, rank in ranks.items()
+    entries = [
+        PlanEntry(
+            name=name,
+            method=method,
+            rank=1,
+            activation=activation,
+            kappa=kappa,
+            folded_into=folded_into,
+            absorbs=absorbs,
+        ).with_rank(rank)
+        for name, rank in ranks.items()
+    ]
+    reasons = {entry.name: _why_left_alone(entry, widths[entry.name], moments) for entry in entries}
+    left = {name: reason for name, reason in reasons.items() if reason is not None}
+    if left:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in left.items())
+        warnings.warn(f"left as they are, since they would not become smaller: {listed}", stacklevel=2)
+    if few:
+        warnings.warn(
+            f"so few rows that they decide how many components there are: {', '.join(few)}; collect the "
+            "moments of more",
+            stacklevel=2,
         )
-    )
+    return Plan(entries=tuple(entry for entry in entries if entry.name not in left), left_alone=left)
+
+
+def _why_left_alone(entry: PlanEntry, width: int, moments: Mapping[str, Moments]) -> str | None:
+    """Why an entry would make nothing smaller; None if it does, or that is not known."""
+    if entry.ranks is None and entry.rank > width:
+        return f"rank {entry.rank} of {width} outputs"
+    bytes_of = moments.bytes_of if isinstance(moments, CollectedMoments) else None
+    found = None if bytes_of is None else bytes_of(entry)
+    if found is None or found[1] < found[0]:
+        return None
+    before, after = found
+    return f"rank {entry.rank}: {after:,} bytes instead of {before:,}"
 
 
 def plan_of(plan: Plan, ranks: Ranks) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -33,7 +34,8 @@ def compress_(
 
     Args:
         model: Any module; its planned submodules are replaced.
-        plan: From ``plan_ranks``, or written by hand.
+        plan: From ``plan_ranks``, or written by hand: that is done also where it makes the model larger, with
+            a warning.
         moments: From ``collect_moments`` on this model.
         sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity`` on this model; only the method
             ``weighted`` needs it.
@@ -54,10 +56,17 @@ def compress_(
         those from a file do not.
     """
     probe = moments.probe if isinstance(moments, CollectedMoments) else None
+    grown: list[str] = []
     with all_or_nothing(model), trial(model, plan, probe):
         for entry in plan.entries:
+            before = _bytes(model)
             _rewrite(model, entry, OutputStatistics(moments, sensitivity))
+            if _bytes(model) > before:
+                grown.append(f"{entry.name} at rank {entry.rank} by {_bytes(model) - before:,} bytes")
         rounded_tensors(model, plan)
+    if grown and isinstance(moments, CollectedMoments):
+        # Of moments from a file, whoever made the plan has said so.
+        warnings.warn(f"the plan makes the model larger: {', '.join(grown)}; lower the ranks", stacklevel=2)
     round_rows_(model, plan)
     record_rounding(model, plan)
     return model
@@ -127,6 +136,10 @@ def _replace(model: nn.Module, original: nn.Module, replacement: nn.Module) -> N
         for child, module in owner._modules.items():
             if module is original:
                 owner._modules[child] = replacement
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 def _find(model: nn.Module, name: str) -> nn.Module:

@@ -21,6 +21,7 @@ from torch import nn
 
 from afm_dist import __version__, storage
 from afm_dist.cluster import ensure_ray, task_resources
+from afm_dist.compression.outline import Outline
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
@@ -76,7 +77,8 @@ def collect_moments(
 
     Returns:
         By module name, or ``module[field]`` for each field of a fused table. A dict that keeps the first
-        batch, or where to read one, so that ``compress_`` can try what it did.
+        batch, or where to read one, so that ``compress_`` can try what it did, and the shapes of the modules,
+        so that ``plan_ranks`` can leave alone what would grow.
 
     Raises:
         OptionError: a target that matches nothing, or a model or ``forward_fn`` that cannot be sent
@@ -121,7 +123,9 @@ def collect_moments(
         moments = RayPass(work, resources, emit).run()
         if not keep:
             work.partials.end()
-    return CollectedMoments(moments, probe=_probe(dataset, groups, call))
+    return CollectedMoments(
+        moments, probe=_probe(dataset, groups, call), bytes_of=Outline(model, modules).bytes_of
+    )
 
 
 def _probe(dataset: Manifest, groups: Sequence[Sequence[Shard]], forward_fn: ForwardFn) -> Probe | None:
@@ -175,7 +179,7 @@ def _collect_here(
                 raise DataError(
                     f"batch {i}: {error}; look for broken values in it or for a diverged model"
                 ) from error
-    return CollectedMoments(observer.moments, probe=probe)
+    return CollectedMoments(observer.moments, probe=probe, bytes_of=Outline(model, modules).bytes_of)
 
 
 def _call(forward_fn: ForwardFn, batch: Any) -> Probe:

@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from afm_dist.compression.plan import PlanEntry
 from afm_dist.statistics.moments import Moments
 
 # Runs a model on a batch of the data.
 Probe = Callable[[nn.Module], Any]
+# Bytes of what an entry changes, before and after; None: not known.
+BytesOf = Callable[[PlanEntry], tuple[int, int] | None]
 
 
 class CollectedMoments(dict[str, Moments]):
@@ -19,12 +22,28 @@ class CollectedMoments(dict[str, Moments]):
     Attributes:
         probe: Runs the model on a batch that it was watched on; None: there was none, or they come from a
             file.
+        bytes_of: Says whether an entry of a plan makes its module smaller; None: not known, as of moments
+            from a file.
     """
 
-    def __init__(self, moments: Mapping[str, Moments] | None = None, *, probe: Probe | None = None) -> None:
+    def __init__(
+        self,
+        moments: Mapping[str, Moments] | None = None,
+        *,
+        probe: Probe | None = None,
+        bytes_of: BytesOf | None = None,
+    ) -> None:
         super().__init__(moments or {})
         self.probe = probe
+        self.bytes_of = bytes_of
 
     def __or__(self, other: Mapping[str, Moments]) -> CollectedMoments:  # type: ignore[override]
         """The moments of both."""
-        return CollectedMoments({**self, **other}, probe=self.probe or getattr(other, "probe", None))
+        if not isinstance(other, CollectedMoments):
+            return CollectedMoments({**self, **other}, probe=self.probe, bytes_of=self.bytes_of)
+        both = [known for known in (self.bytes_of, other.bytes_of) if known is not None]
+
+        def bytes_of(entry: PlanEntry) -> tuple[int, int] | None:
+            return next((found for known in both if (found := known(entry)) is not None), None)
+
+        return CollectedMoments({**self, **other}, probe=self.probe or other.probe, bytes_of=bytes_of)

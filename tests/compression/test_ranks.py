@@ -81,10 +81,17 @@ def test_names_without_brackets_are_their_own_keys() -> None:
     assert field_key("embedding", "site") == "embedding[site]"
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-def test_a_fixed_rank_outside_a_layer_is_refused_by_name(rank: int) -> None:
-    with pytest.raises(OptionError, match=rf"rank {rank} for mlp\.6: must lie in 1\.\.2"):
-        plan_ranks({"mlp.6": MOMENTS["mlp.6"]}, FixedRank(rank=rank))
+def test_a_fixed_rank_below_1_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match=r"rank 0 for mlp\.6: must lie in 1\.\.2"):
+        plan_ranks({"mlp.6": MOMENTS["mlp.6"]}, FixedRank(rank=0))
+
+
+def test_a_layer_narrower_than_the_rank_is_left_alone() -> None:
+    with pytest.warns(UserWarning, match=r"left as they are.*: mlp\.6 \(rank 3 of 2 outputs\)"):
+        plan = plan_ranks(MOMENTS, FixedRank(rank=3))
+
+    assert plan.modules == ["mlp.3"]
+    assert set(plan.left_alone) == {"mlp.6"}
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.01, 99.0, float("nan")])

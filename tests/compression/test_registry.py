@@ -81,7 +81,7 @@ def test_a_registered_type_is_watched_planned_and_compressed(rank: int) -> None:
     before = model[0](ids)
 
     moments = afm_dist.collect_moments(model, [ids], ["0"])
-    plan = afm_dist.plan_ranks(moments, afm_dist.FixedRank(rank=rank))
+    plan = afm_dist.plan_ranks(dict(moments), afm_dist.FixedRank(rank=rank))
     afm_dist.compress_(model, plan, moments)
 
     assert [(entry.name, entry.rank) for entry in plan.entries] == [("0", rank)]

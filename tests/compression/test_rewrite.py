@@ -82,7 +82,7 @@ def test_full_rank_reproduces_a_plain_model(
     expected = model(x)
     moments = collect_moments(model, [x], [nn.Linear])
 
-    plan = plan_ranks(moments, KeptEnergy(share=1.0), method=method, activation=mode, kappa=100.0)
+    plan = plan_ranks(dict(moments), KeptEnergy(share=1.0), method=method, activation=mode, kappa=100.0)
     compress_(model, plan, moments)
 
     assert [entry.name for entry in plan.entries] == ["0", "2", "4"]
@@ -95,7 +95,7 @@ def test_compressing_returns_the_same_model_smaller() -> None:
     model = plain_model()
     moments = collect_moments(model, [plain_inputs()], ["2"])
 
-    result = compress_(model, plan_ranks(moments, FixedRank(rank=2)), moments)
+    result = compress_(model, plan_ranks(dict(moments), FixedRank(rank=2)), moments)
 
     assert result is model
     assert isinstance(model[2], LowRankLinear)
@@ -111,7 +111,7 @@ def test_the_rewritten_layer_has_the_residual_of_the_dropped_eigenvalues() -> No
     moments = collect_moments(model, [x], ["2"])
     dropped = torch.linalg.eigvalsh(moments["2"].covariance).flip(0)[4:].sum()
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=4)), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=4)), moments)
 
     residual = (model[2](hidden) - before).square().sum(1).mean()
     assert float(residual.detach()) == pytest.approx(float(dropped), rel=1e-6)
@@ -122,7 +122,7 @@ def test_the_mode_of_the_model_is_kept(training: bool) -> None:
     model = plain_model().train(training)
     moments = collect_moments(model, [plain_inputs()], ["0", "2"])
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=2)), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=2)), moments)
 
     assert {module.training for module in model.modules()} == {training}
 
@@ -131,7 +131,7 @@ def test_the_rewritten_model_can_be_trained() -> None:
     model = plain_model()
     x = plain_inputs()
     moments = collect_moments(model, [x], [nn.Linear])
-    compress_(model, plan_ranks(moments, FixedRank(rank=3), activation="shifted"), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=3), activation="shifted"), moments)
 
     model(x).square().sum().backward()
 
@@ -143,7 +143,7 @@ def test_the_rewritten_model_can_be_trained() -> None:
 def test_structure_alone_has_the_shapes_of_the_compressed_model() -> None:
     compressed = plain_model()
     moments = collect_moments(compressed, [plain_inputs()], [nn.Linear])
-    plan = plan_ranks(moments, FixedRank(rank=2), activation="shifted")
+    plan = plan_ranks(dict(moments), FixedRank(rank=2), activation="shifted")
     compress_(compressed, plan, moments)
 
     structure = restructure_(plain_model(), plan)
@@ -165,7 +165,7 @@ def test_full_rank_reproduces_a_plain_embedding(method: str, sparse: bool) -> No
     expected = model(ids)
     moments = collect_moments(model, [ids], [nn.Embedding])
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=5), method=method), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=5), method=method), moments)
 
     assert isinstance(model[0], ProjectedEmbedding)
     assert model[0].codes.sparse == sparse
@@ -177,7 +177,7 @@ def test_frozen_weights_stay_frozen() -> None:
     model = nn.Sequential(table, nn.Linear(5, 4))
     moments = collect_moments(model, [torch.arange(30)], ["*"])
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=2)), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=2)), moments)
 
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         "1.first.weight",
@@ -203,7 +203,7 @@ def test_a_module_under_two_names_is_replaced_under_both() -> None:
     moments = collect_moments(model, [ids], [nn.Embedding, nn.Linear])
     assert {name: item.count for name, item in moments.items()} == {"site": 400, "towers.0.0": 400}
 
-    compress_(model, plan_ranks(moments, KeptEnergy(share=1.0)), moments)
+    compress_(model, plan_ranks(dict(moments), KeptEnergy(share=1.0)), moments)
 
     assert isinstance(model.site, ProjectedEmbedding)
     assert model.site is model.referer
@@ -220,7 +220,7 @@ def test_full_rank_reproduces_the_logits_of_deepfm_in_its_linear_layers(method: 
     expected = logits(model)
     moments = collect(model, ["mlp.*"])
 
-    compress_(model, plan_ranks(moments, KeptEnergy(share=1.0), method=method), moments)
+    compress_(model, plan_ranks(dict(moments), KeptEnergy(share=1.0), method=method), moments)
 
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
 
@@ -234,7 +234,9 @@ def test_full_rank_reproduces_the_logits_of_deepfm_in_its_tables(
     expected = logits(model)
     moments = collect(model, ["embedding"])
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=T), method=method, folded_into=folded_into), moments)
+    compress_(
+        model, plan_ranks(dict(moments), FixedRank(rank=T), method=method, folded_into=folded_into), moments
+    )
 
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
 
@@ -246,7 +248,7 @@ def test_folded_and_unfolded_tables_agree(method: str, rank: int) -> None:
     for target in (None, "mlp.0"):
         model = deepfm()
         moments = collect(model, ["embedding"])
-        plan = plan_ranks(moments, FixedRank(rank=rank), method=method, folded_into=target)
+        plan = plan_ranks(dict(moments), FixedRank(rank=rank), method=method, folded_into=target)
         results.append(logits(compress_(model, plan, moments)))
 
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-5)
@@ -256,7 +258,7 @@ def test_folding_narrows_the_layer_that_reads_the_tables() -> None:
     model = deepfm()
     moments = collect(model, ["embedding"])
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=2), folded_into="mlp.0"), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=2), folded_into="mlp.0"), moments)
 
     assert model.mlp[0].in_features == 3 * 2 + 1
     assert model.embedding.weight.shape == (sum(CARDINALITIES), 2)
@@ -267,7 +269,7 @@ def test_tables_and_layers_compressed_one_after_the_other_reproduce_the_logits()
     expected = logits(model)
     for targets, fold in ((["mlp.3", "mlp.6"], None), (["embedding"], "mlp.0")):
         moments = collect(model, targets)
-        compress_(model, plan_ranks(moments, KeptEnergy(share=1.0), folded_into=fold), moments)
+        compress_(model, plan_ranks(dict(moments), KeptEnergy(share=1.0), folded_into=fold), moments)
 
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
 
@@ -276,7 +278,7 @@ def test_a_folded_model_accepts_a_batch_without_rows() -> None:
     # The last batch of an epoch may have fewer rows than there are workers.
     model = deepfm()
     moments = collect(model, ["embedding"])
-    compress_(model, plan_ranks(moments, FixedRank(rank=2), folded_into="mlp.0"), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=2), folded_into="mlp.0"), moments)
 
     assert model(torch.empty(0, 3, dtype=torch.int32), torch.empty(0, 1)).shape == (0,)
 

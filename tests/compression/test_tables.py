@@ -34,7 +34,7 @@ def random_ids(*shape: int, below: int = V, seed: int = 0) -> Tensor:
 
 def compressed(model: nn.Module, batches: list[Any], rank: int, *, method: Any = "afm") -> Plan:
     moments = collect_moments(model, batches, ["*"], forward_fn=call)
-    plan = plan_ranks(moments, FixedRank(rank=rank), method=method)
+    plan = plan_ranks(dict(moments), FixedRank(rank=rank), method=method)
     compress_(model, plan, moments)
     return plan
 

@@ -299,7 +299,7 @@ def test_one_component_is_nearly_enough_for_a_linear_readout() -> None:
         before = forward_batch(model, batch)
         moments = collect_moments(model, [batch], ["layer"], forward_fn=forward_batch)
         found = output_sensitivity(model, [batch], ["layer"], forward=forward_batch)
-        compress_(model, plan_ranks(moments, FixedRank(rank=1), method=method), moments, found)
+        compress_(model, plan_ranks(dict(moments), FixedRank(rank=1), method=method), moments, found)
         errors[method] = float((forward_batch(model, batch) - before).square().mean().detach())
 
     assert errors["weighted"] < 0.05 * errors["afm"]
@@ -308,7 +308,7 @@ def test_one_component_is_nearly_enough_for_a_linear_readout() -> None:
 def test_weighting_without_a_sensitivity_is_refused_with_the_way_to_measure_it() -> None:
     model = deepfm()
     moments, found = measured(model)
-    plan = plan_ranks(moments, FixedRank(rank=2), method="weighted")
+    plan = plan_ranks(dict(moments), FixedRank(rank=2), method="weighted")
     del found["mlp.6"]
 
     with pytest.raises(OptionError, match=r"'weighted' of .* needs the sensitivity.*output_sensitivity"):
@@ -329,7 +329,7 @@ def test_weighting_without_a_sensitivity_is_refused_with_the_way_to_measure_it()
 def test_a_sensitivity_of_another_model_is_refused(broken: Tensor, message: str) -> None:
     model = deepfm()
     moments, found = measured(model)
-    plan = plan_ranks(moments, FixedRank(rank=2), method="weighted")
+    plan = plan_ranks(dict(moments), FixedRank(rank=2), method="weighted")
 
     with pytest.raises(OptionError, match=message):
         compress_(model, plan, moments, {**found, "mlp.3": broken})

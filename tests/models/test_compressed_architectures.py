@@ -57,7 +57,9 @@ def compressed_tables(
     model = small_model(name, fields)
     moments = collect(model, [TABLE], fields)
     compress_(
-        model, plan_ranks(moments, FixedRank(rank=rank), method=method, folded_into=folded_into), moments
+        model,
+        plan_ranks(dict(moments), FixedRank(rank=rank), method=method, folded_into=folded_into),
+        moments,
     )
     return model
 
@@ -74,7 +76,7 @@ def test_full_rank_in_the_linear_layers_reproduces_the_logits(name: str, method:
     expected = logits(model)
     moments = collect(model, model.compressible_linears)
 
-    compress_(model, plan_ranks(moments, FixedRank(rank=8), method=method), moments)
+    compress_(model, plan_ranks(dict(moments), FixedRank(rank=8), method=method), moments)
 
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
 
@@ -126,7 +128,7 @@ def test_fields_of_one_id_are_exact_at_any_rank(name: str) -> None:
     expected = logits(model, fields=fields)
     moments = collect(model, [TABLE], fields)
 
-    plan = plan_ranks(moments, KeptEnergy(share=0.99), folded_into=model.folds.get(TABLE))
+    plan = plan_ranks(dict(moments), KeptEnergy(share=0.99), folded_into=model.folds.get(TABLE))
     compress_(model, plan, moments)
 
     assert [entry.rank for entry in plan.entries] == [1]
@@ -158,10 +160,10 @@ def everything(name: str) -> tuple[CTRModel, Plan]:
     """A model with low ranks in all that the paper compresses, folded where that is declared."""
     model = small_model(name)
     moments = collect(model, model.compressible_linears)
-    first = plan_ranks(moments, FixedRank(rank=3), activation="shifted")
+    first = plan_ranks(dict(moments), FixedRank(rank=3), activation="shifted")
     compress_(model, first, moments)
     moments = collect(model, [TABLE])
-    second = plan_ranks(moments, FixedRank(rank=2), folded_into=model.folds.get(TABLE))
+    second = plan_ranks(dict(moments), FixedRank(rank=2), folded_into=model.folds.get(TABLE))
     compress_(model, second, moments)
     return model, first + second
 

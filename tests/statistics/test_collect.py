@@ -392,7 +392,7 @@ def test_a_module_with_brackets_in_its_name_is_found_by_it() -> None:
     moments = collect_moments(model, [plain_rows()], ["x[0]"], forward_fn=lambda m, x: m["x[0]"](x))
 
     assert list(moments) == [r"x\[0]"]
-    assert [entry.name for entry in plan_ranks(moments, FixedRank(rank=2)).entries] == ["x[0]"]
+    assert [entry.name for entry in plan_ranks(dict(moments), FixedRank(rank=2)).entries] == ["x[0]"]
 
 
 class Attentive(nn.Module):

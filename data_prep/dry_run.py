@@ -16,7 +16,7 @@ from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.planted import PART_ROWS
 from data_prep.sources.planted_shapes import SHAPES, ShapeName
-from data_prep.sources.source import RawField, Source
+from data_prep.sources.source import RawField, Source, known_columns
 from data_prep.sources.text_log import TextLog
 
 FORMATS: Mapping[ShapeName, type[TextLog]] = {"criteo": CriteoSource, "avazu": AvazuSource}
@@ -59,6 +59,7 @@ def show_plan(
     Raises:
         OptionError: the protocol does not fit the log, or the cluster cannot hold it.
     """
+    source.deciding(protocol.split(len(source.paths)))
     log = _read(source)
     files = console.counted(len(log.rows_of_files), "file")
     console.say(f"reads {files}, {log.bytes / 1e6:,.1f} MB, about {log.rows:,} rows")
@@ -77,7 +78,8 @@ def show_synthetic_plan(
     Raises:
         OptionError: the protocol does not fit the log, or the cluster cannot hold it.
     """
-    log = _synthetic(rows, shape)
+    log, form = _synthetic(rows, shape), FORMATS[shape]
+    known_columns(protocol.split(len(log.rows_of_files)), form.names, form.label)
     console.say(f"writes a raw log of {rows:,} rows, about {log.bytes / 1e6:,.1f} MB, and reads it")
     _show(log, protocol, output, options)
 

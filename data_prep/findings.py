@@ -17,6 +17,7 @@ from data_prep.rejected import REJECTED_SHOWN
 from data_prep.sources.forms import Forms, merged
 from data_prep.sources.source import Source
 from data_prep.split import SPLITS, TRAIN
+from data_prep.split_seen import Seen
 from data_prep.spool import Part
 from data_prep.transforms import FieldRule
 
@@ -30,12 +31,14 @@ class Findings:
         rejected: Number of malformed rows.
         offenders: The first of them, as ``file:line reason``.
         forms: How the values of the columns that were inferred are written.
+        seen: What the column that decides the split held.
     """
 
     parts: Sequence[Part]
     rejected: int
     offenders: Sequence[str]
     forms: Forms
+    seen: Seen
 
     @classmethod
     def of(cls, receipts: Iterable[BlockReceipt]) -> Findings:
@@ -47,6 +50,7 @@ class Findings:
             rejected=sum(receipt.rejected for receipt in known),
             offenders=offenders[:REJECTED_SHOWN],
             forms=merged(receipt.forms for receipt in known),
+            seen=Seen.merged(receipt.seen for receipt in known),
         )
 
     @property
@@ -126,10 +130,40 @@ def check_rejected(source: Source, found: Findings, protocol: Protocol, rejected
     if found.rejected:
         console.warn(f"{found.rejected:,} of {read:,} rows are malformed and left out; see {rejected}")
     if found.split_rows[TRAIN] == 0:
-        raise DataError(f"none of the {found.rows} rows fell into the training split; there are too few")
+        seen, column = found.seen, protocol.split_column
+        why = "there are too few"
+        if column is not None:
+            why = f"column {column!r} holds values from {seen.least} to {seen.most}"
+        raise DataError(f"none of the {found.rows} rows fell into the training split; {why}")
     for name, rows, positives in zip(SPLITS, found.split_rows, found.positives, strict=True):
         if rows and positives in (0, rows):
             console.warn(f"split '{name}' has only labels {int(positives > 0)} ({rows:,} rows)")
+
+
+def check_split(protocol: Protocol, found: Findings) -> None:
+    """Stop where the column that decides the split has no one order, or holds nothing out.
+
+    Raises:
+        DataError: naming the column, and its values.
+    """
+    column, seen = protocol.split_column, found.seen
+    if column is None:
+        return
+    if len(seen.zones) > 1:
+        (zone, one), (other_zone, other) = list(seen.zones.items())[:2]
+        raise DataError(
+            f"--split-column {column}: its times have several time zones: {one} has {zone}, {other} "
+            f"{other_zone}; write the first values of the splits with a time zone, such as "
+            "2024-04-11T00:00+00:00, and the times without one with theirs"
+        )
+    starts = {"validation": protocol.validation_from, "test": protocol.test_from}
+    for name, rows in zip(SPLITS, found.split_rows, strict=True):
+        start = starts.get(name)
+        if rows == 0 and start is not None:
+            raise DataError(
+                f"--{name}-from {start}: no row falls into the {name} split; column {column!r} holds values "
+                f"from {seen.least} to {seen.most}"
+            )
 
 
 def check_vocabulary(fields: Sequence[Field], protocol: Protocol) -> None:

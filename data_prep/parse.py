@@ -12,11 +12,11 @@ import polars as pl
 
 from afm_dist import storage
 from afm_dist.errors import DataError
-from data_prep.columns import Column
 from data_prep.rejected import RejectedRows
 from data_prep.sources.forms import Example, Form, merged
 from data_prep.sources.source import Block, RawRows, Rejected, Source
-from data_prep.split import SplitRule
+from data_prep.split import NOWHERE, Placement, RowsToPlace, SplitRule
+from data_prep.split_seen import Seen
 from data_prep.spool import Part, write_part
 from data_prep.transforms import FieldRule
 
@@ -32,12 +32,14 @@ class BlockReceipt:
         rejected: Number of malformed rows.
         offenders: The first of them, as ``file:line reason``.
         forms: How the values of the columns that were inferred are written.
+        seen: What the column that decides the split held.
     """
 
     parts: list[Part] = field(default_factory=list)
     rejected: int = 0
     offenders: list[str] = field(default_factory=list)
     forms: dict[str, dict[Form, Example]] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; parts by their names in the spool."""
@@ -109,7 +111,8 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
     rejects = RejectedRows(parsing.rejected, index, path)
     for raw in source.read(block, first_row):
         receipt.forms = merged([receipt.forms, raw.forms])
-        rows = checked(raw, source, parsing.rules, parsing.split)
+        rows, placed = _placed(checked(raw, source, parsing.rules), parsing.split, block.file)
+        receipt.seen = Seen.merged([receipt.seen, placed.seen.at(path)])
         rejects.take(rows.rejected)
         if receipt.parts or len(rows.labels):
             rejects.check(parsing.max_rejected)
@@ -117,14 +120,13 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
             if not receipt.parts and rejects.count >= HOPELESS_ROWS:
                 raise DataError(all_rejected(source.label, rejects.count, rejects.offenders))
             continue
-        reads = {name: _readable(rows.columns[name], source) for name in parsing.split.reads}
         receipt.parts.append(
             write_part(
                 storage.join(parsing.spool, f"block-{index:05d}-{len(receipt.parts):04d}"),
                 rows.labels,
                 {name: rows.columns[name] for name in parsing.columns},
                 kinds,
-                parsing.split(block.file, rows.numbers, reads),
+                placed.splits,
             )
         )
     rejects.flush()
@@ -140,23 +142,17 @@ def most_rejected(blocks: Sequence[Block], max_bad_rows: float) -> int:
     return max(HOPELESS_ROWS, round(2 * rows * max_bad_rows))
 
 
-def checked(
-    rows: RawRows, source: Source, rules: Sequence[FieldRule], split: SplitRule | None = None
-) -> RawRows:
-    """Without the rows whose time cannot be read, or which no split can take."""
-    faults = [
-        (rule.column, _unread(rows, rule, source), f"is not a time as {rule.time_format} describes")
-        for rule in rules
-        if rule.timed
-    ]
-    if split is not None:
-        for name in split.reads:
-            faults.append((name, *split.faults(_readable_values(rows.columns[name], source))))
-    for name, wrong, what in faults:
+def checked(rows: RawRows, source: Source, rules: Sequence[FieldRule]) -> RawRows:
+    """Without the rows whose time cannot be read."""
+    for rule in rules:
+        if not rule.timed:
+            continue
+        wrong = _unread(rows, rule, source)
         if not wrong.any():
             continue
-        column = rows.columns[name]
+        name, column = rule.column, rows.columns[rule.column]
         good = ~wrong.to_numpy()[column.codes]
+        what = f"is not a time as {rule.time_format} describes"
         rejected = [
             Rejected(
                 line=int(rows.lines[row]),
@@ -169,21 +165,22 @@ def checked(
     return rows
 
 
+def _placed(rows: RawRows, split: SplitRule, file: int) -> tuple[RawRows, Placement]:
+    """Without the rows that no split can take, and where the others go."""
+    placed = split.place(file, RowsToPlace(numbers=rows.numbers, lines=rows.lines, kept=rows.kept))
+    good = placed.splits != NOWHERE
+    if good.all():
+        return rows, placed
+    rejected = [
+        Rejected(line=int(rows.lines[row]), reason=placed.reason(int(row)), text="")
+        for row in np.flatnonzero(~good)
+    ]
+    return rows.filter(good).with_rejected(rejected), replace(placed, splits=placed.splits[good])
+
+
 def _unread(rows: RawRows, rule: FieldRule, source: Source) -> pl.Series:
     values = rows.columns[rule.column].values
     return values.is_not_null() & rule.apply(source.token_text(values)).is_null()
-
-
-def _readable(column: Column, source: Source) -> pl.Series:
-    """(B) tokens as texts, numbers as they are."""
-    return Column(_readable_values(column, source), column.codes).rows()
-
-
-def _readable_values(column: Column, source: Source) -> pl.Series:
-    """(V) tokens as texts, numbers as they are."""
-    if column.values.dtype == source.token_type:
-        return source.token_text(column.values)
-    return column.values
 
 
 def _show(value: object, source: Source) -> str:

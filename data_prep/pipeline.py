@@ -24,7 +24,7 @@ from afm_dist.events import Emit, unheard
 from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
 from data_prep import encode, parse
 from data_prep.field_stage import FieldStage
-from data_prep.findings import Findings, check_rejected, check_vocabulary, make_facts
+from data_prep.findings import Findings, check_rejected, check_split, check_vocabulary, make_facts
 from data_prep.ownership import PAGE, RECORD, REJECTED, VOCABULARY
 from data_prep.parse import BlockReceipt, Parsing
 from data_prep.plan import (
@@ -78,6 +78,7 @@ def prepare(
     check_output(output, source.paths)
     check_replaced(output, source.kind, source.inputs, overwrite=overwrite)
     rules, split = protocol.rules(source.fields), protocol.split(len(source.paths))
+    source = source.deciding(split)
     check_field_names([source.label, *(rule.name for rule in rules)], f"preset {protocol.preset}")
     plan = make_plan(source, protocol)
     reason = why_prepare(output, plan)
@@ -128,6 +129,7 @@ class _Preparation:
         checksums, found = self.parse(scan(self.source, self.work))
         check_rejected(self.source, found, self.protocol, storage.join(self.output, REJECTED))
         self.source.check_forms(found.forms)
+        check_split(self.protocol, found)
         self.work.once("clear", self.clear)
         fields, vocabularies, maps = self.fields(found)
         check_vocabulary(fields, self.protocol)

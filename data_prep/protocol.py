@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from afm_dist.errors import OptionError
 from afm_dist.seeds import check_seed
 from data_prep.sources.source import RawField
-from data_prep.split import WHOLE_NUMBER, ColumnSplit, LastFileSplit, RandomSplit, SplitRule
+from data_prep.split import ColumnSplit, LastFileSplit, RandomSplit, SplitRule
 from data_prep.transforms import DEFAULT, TRANSFORMS, FieldRule
 
 SplitBy = Literal["row", "last-file", "column"]
@@ -124,15 +124,17 @@ class Protocol:
         """The rule that assigns the rows of some files to splits.
 
         Raises:
-            OptionError: there are too few files.
+            OptionError: there are too few files, or the bounds have no order.
         """
         by_chance = RandomSplit(
             seed=self.seed, validation_share=self.validation_share, test_share=self.test_share
         )
         if self.split_column is not None:
-            return ColumnSplit(
+            by_column = ColumnSplit(
                 column=self.split_column, validation_from=self.validation_from, test_from=self.test_from
             )
+            by_column.check_bounds()
+            return by_column
         if self.split_by == "row":
             return by_chance
         if n_files < 2:
@@ -144,11 +146,12 @@ class Protocol:
     def rules(self, raw: Sequence[RawField]) -> tuple[FieldRule, ...]:
         """How each field is made, in the order of the raw columns.
 
+        The column that decides the split becomes a field only where a rule or the user names it.
+
         Raises:
             OptionError: a rule does not fit the columns there are, or nothing is left.
         """
         names = [column.name for column in raw]
-        self._check_split_column(raw)
         for rule in self.columns:
             if not any(fnmatchcase(name, rule.column) for name in names):
                 raise OptionError(
@@ -157,6 +160,9 @@ class Protocol:
         made: list[FieldRule] = []
         for column in raw:
             matching = [rule for rule in self.columns if fnmatchcase(column.name, rule.column)]
+            # What is held out has other values of it than were trained on.
+            if column.name == self.split_column and not matching and not column.named:
+                continue
             for rule in matching or [ColumnRule(column=column.name, transform=DEFAULT[column.kind])]:
                 if rule.transform is None:
                     continue
@@ -179,25 +185,3 @@ class Protocol:
         if not made:
             raise OptionError(f"preset {self.preset}: no field is left; check what it drops")
         return tuple(made)
-
-    def _check_split_column(self, raw: Sequence[RawField]) -> None:
-        if self.split_column is None:
-            return
-        kinds = {column.name: column.kind for column in raw}
-        if self.split_column not in kinds:
-            raise OptionError(f"--split-column {self.split_column}: the log has: {', '.join(kinds)}")
-        bounds = [bound for bound in (self.validation_from, self.test_from) if bound is not None]
-        in_order = bounds == sorted(set(bounds))
-        if kinds[self.split_column] == "numeric" or all(map(WHOLE_NUMBER.fullmatch, bounds)):
-            try:
-                numbers = [float(bound) for bound in bounds]
-            except ValueError as error:
-                raise OptionError(
-                    f"--validation-from, --test-from: column {self.split_column!r} holds numbers; {error}"
-                ) from error
-            in_order = numbers == sorted(set(numbers))
-        if not in_order:
-            raise OptionError(
-                f"--validation-from {self.validation_from} and --test-from {self.test_from} leave nothing to "
-                "validate on; validation comes before test"
-            )

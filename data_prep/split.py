@@ -1,19 +1,22 @@
-"""Which split a row belongs to: by chance, by file, or by a column of time."""
+"""Which split a row belongs to: by chance, by file, or by a column that grows with time."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
+
+from afm_dist.errors import OptionError
+from data_prep.split_seen import Seen
+from data_prep.split_values import Bound, Kind, Values, kind_of, read_values, unknown_zone
 
 SPLITS = ("train", "validation", "test")
 TRAIN = 0
-WHOLE_NUMBER = re.compile(r"^-?[0-9]{1,18}$")
+NOWHERE = 255
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -42,20 +45,50 @@ def uniform(hashes: np.ndarray) -> np.ndarray:
     return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowsToPlace:
+    """What splits are decided by.
+
+    Attributes:
+        numbers: (B) row numbers within the file.
+        lines: (B) the line of each.
+        kept: By name, the (B) values of the columns that decide.
+    """
+
+    numbers: np.ndarray
+    lines: np.ndarray
+    kept: Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where B rows go.
+
+    Attributes:
+        splits: (B) index into ``SPLITS``; ``NOWHERE`` for a row that cannot be placed.
+        reason: Why it cannot, of a row.
+        seen: What the column that decides held.
+    """
+
+    splits: np.ndarray
+    reason: Callable[[int], str] = str
+    seen: Seen = field(default_factory=Seen)
+
+
 class SplitRule(ABC):
     """Assigns rows to splits: a function of the input and the options alone."""
 
     @abstractmethod
-    def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pl.Series]) -> np.ndarray:
+    def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pa.Array]) -> np.ndarray:
         """Index into ``SPLITS`` of each row.
 
         Args:
             file: Index of the input file.
             numbers: (B) row numbers within that file.
-            columns: Of every column in ``reads``, the (B) values, none missing.
+            columns: Of every column in ``reads``, the (B) values.
 
         Returns:
-            (B) uint8.
+            (B) uint8; ``NOWHERE`` for a row that cannot be placed.
         """
 
     @property
@@ -63,9 +96,17 @@ class SplitRule(ABC):
         """The raw columns that decide."""
         return ()
 
-    def faults(self, values: pl.Series) -> tuple[pl.Series, str]:
-        """Which of (V) values of a column in ``reads`` (tokens as texts) cannot be placed, and why."""
-        return pl.repeat(False, len(values), eager=True), ""
+    def place(self, file: int, rows: RowsToPlace) -> Placement:
+        """Which split each of B rows belongs to, and what was seen."""
+        return Placement(self(file, rows.numbers, rows.kept))
+
+    def check_type(self, column: str, kind: pa.DataType, path: str) -> None:
+        """Refuse a column that cannot decide because of its type.
+
+        Raises:
+            OptionError: naming the column, its type and the file.
+        """
+        return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +124,7 @@ class RandomSplit(SplitRule):
     test_share: float
 
     def __call__(
-        self, file: int, numbers: np.ndarray, columns: Mapping[str, pl.Series] = MappingProxyType({})
+        self, file: int, numbers: np.ndarray, columns: Mapping[str, pa.Array] = MappingProxyType({})
     ) -> np.ndarray:
         """By a hash of where the row stands."""
         key = splitmix64(splitmix64(np.array([self.seed & (2**64 - 1)], dtype=np.uint64)) ^ np.uint64(file))
@@ -108,7 +149,7 @@ class LastFileSplit(SplitRule):
     held_out: RandomSplit
 
     def __call__(
-        self, file: int, numbers: np.ndarray, columns: Mapping[str, pl.Series] = MappingProxyType({})
+        self, file: int, numbers: np.ndarray, columns: Mapping[str, pa.Array] = MappingProxyType({})
     ) -> np.ndarray:
         """By file."""
         if file != self.last_file:
@@ -122,8 +163,7 @@ class LastFileSplit(SplitRule):
 class ColumnSplit(SplitRule):
     """By a column that grows with time: earlier rows are ``train``, later ones held out.
 
-    Numbers are compared as numbers, and so are tokens where the bounds are whole numbers (days,
-    hours, seconds); other tokens as texts (dates), of which the bounds may be beginnings.
+    Values and bounds are compared as numbers, as times or as times of day: as what the bounds are.
 
     Attributes:
         column: The raw column.
@@ -141,36 +181,106 @@ class ColumnSplit(SplitRule):
         return (self.column,)
 
     @property
-    def bounds(self) -> dict[str, str]:
+    def bounds(self) -> dict[str, Bound]:
         """By split, its first value."""
-        named = {"validation": self.validation_from, "test": self.test_from}
-        return {split: start for split, start in named.items() if start is not None}
+        given = {"validation": self.validation_from, "test": self.test_from}
+        bounds = {}
+        for split, text in given.items():
+            if text is None:
+                continue
+            try:
+                bounds[split] = Bound.of(text)
+            except ValueError as error:
+                raise OptionError(
+                    f"--{split}-from {text}: {error}; write 2024-04-11, 2024-04-11 09:30 or a number, and "
+                    f"the values of column {self.column!r} so, too"
+                ) from error
+        return bounds
+
+    def check_bounds(self) -> None:
+        """See that the first values of the splits have an order.
+
+        Raises:
+            OptionError: one is neither number nor time, or they do not compare, or are not in order.
+        """
+        bounds = self.bounds
+        if len(bounds) == 2:
+            _check_order(bounds["validation"], bounds["test"])
 
     @property
-    def whole_numbers(self) -> bool:
-        """Whether the bounds are whole numbers."""
-        return all(WHOLE_NUMBER.fullmatch(start) for start in self.bounds.values())
+    def kind(self) -> Kind:
+        """What the bounds are."""
+        return next(iter(self.bounds.values())).kind
 
-    def faults(self, values: pl.Series) -> tuple[pl.Series, str]:
-        """Which of (V) values cannot be placed, and why."""
-        if values.dtype.is_numeric():
-            return values.is_null(), "is missing, and decides the split"
-        if self.whole_numbers:
-            readable = values.str.contains(WHOLE_NUMBER.pattern).fill_null(False)
-            return ~readable, "is not a whole number, as the first values of the splits are"
-        shortest = min(map(len, self.bounds.values()))
-        too_short = (values.str.len_chars() < shortest).fill_null(True)
-        return too_short, "is missing, or shorter than the first values of the splits"
+    def check_type(self, column: str, kind: pa.DataType, path: str) -> None:
+        """Refuse a type without an order, or with another than the bounds have."""
+        bound, holds = next(iter(self.bounds.values())), kind_of(kind)
+        if holds is None:
+            raise OptionError(
+                f"--split-column {column}: it has type {kind} in {path}, which is neither number nor time "
+                "nor text; name another column"
+            )
+        if holds not in ("text", bound.kind):
+            raise OptionError(
+                f"--split-column {column}: it has type {kind} in {path}, a {holds}, but {bound.text!r} is a "
+                f"{bound.kind}; write the first values of the splits as a {holds}"
+            )
+        zoned = pa.types.is_timestamp(kind) and kind.tz is not None
+        if holds == "time" and bound.offset is not None and not zoned:
+            raise OptionError(
+                f"--split-column {column}: its times have no time zone in {path}, but {bound.text!r} has "
+                "one; leave it out"
+            )
+        if bound.offset is None and (zone := unknown_zone(kind)) is not None:
+            raise OptionError(
+                f"--split-column {column}: its time zone {zone!r} in {path} is not known here; write the "
+                "first values of the splits with a time zone, such as 2024-04-11T00:00+00:00"
+            )
 
-    def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pl.Series]) -> np.ndarray:
+    def place(self, file: int, rows: RowsToPlace) -> Placement:
+        """By value: each distinct one is read once."""
+        encoded = rows.kept[self.column].dictionary_encode("encode")
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        bounds = self.bounds
+        values = read_values(encoded.dictionary, self.kind)
+        chosen = np.zeros(len(values.known), dtype=np.uint8)
+        known = values.known
+        for split, bound in bounds.items():
+            known = known & bound.comparable(values)
+            chosen[bound.at_most(values)] = SPLITS.index(split)
+        chosen[~known] = NOWHERE
+        has_zone = any(bound.offset is not None for bound in bounds.values())
+        return Placement(
+            splits=chosen[codes],
+            reason=lambda row: self._fault(values, int(codes[row]), has_zone),
+            seen=Seen.of(values, known, codes, rows.lines, zones=self.kind == "time" and not has_zone),
+        )
+
+    def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pa.Array]) -> np.ndarray:
         """By value."""
-        values = columns[self.column]
-        if not values.dtype.is_numeric() and self.whole_numbers:
-            values = values.cast(pl.Int64)
-        chosen = np.zeros(len(numbers), dtype=np.uint8)
-        for split, start in self.bounds.items():
-            bound: float | str = start
-            if values.dtype.is_numeric():
-                bound = int(start) if WHOLE_NUMBER.fullmatch(start) else float(start)
-            chosen[(values >= bound).to_numpy()] = SPLITS.index(split)
-        return chosen
+        return self.place(file, RowsToPlace(numbers=numbers, lines=numbers, kept=columns)).splits
+
+    def _fault(self, values: Values, index: int, has_zone: bool) -> str:
+        text = values.text(index)
+        if text is None:
+            return f"{self.column} is missing, and decides the split"
+        if values.known[index] and has_zone:
+            return f"{self.column} {text[:40]!r} has no time zone, as the first values of the splits have"
+        year_first = ", written with the year first" if self.kind == "time" else ""
+        what = f"is not a {self.kind}{year_first}, as the first values of the splits are"
+        return f"{self.column} {text[:40]!r} {what}"
+
+
+def _check_order(validation: Bound, test: Bound) -> None:
+    """Refuse bounds between which nothing lies, or which do not compare.
+
+    Raises:
+        OptionError: naming both.
+    """
+    both = f"--validation-from {validation.text} and --test-from {test.text}"
+    if validation.kind != test.kind:
+        raise OptionError(f"{both}: one is a {validation.kind}, the other a {test.kind}; write both alike")
+    if (validation.offset is None) != (test.offset is None):
+        raise OptionError(f"{both}: one has a time zone, the other has none; write both alike")
+    if validation.key >= test.key:
+        raise OptionError(f"{both} leave nothing to validate on; validation comes before test")

@@ -82,10 +82,13 @@ class Prepare:
     """Share of the rows (of the last file, with last-file) in the test split. [preset: 0.1]"""
 
     split_column: str | None = None
-    """Split by column: one that grows with time."""
+    """Split by column: one that grows with time, of numbers (9 is before 10) or of times with the year
+    first; a row where it is missing is malformed. It becomes a field only if --categorical, --numeric or
+    the preset names it."""
 
     validation_from: str | None = None
-    """Split by column: its first value in the validation split."""
+    """Split by column: its first value in the validation split: 9, 2024-04-11, '2024-04-11 09:30', with the
+    time zone (+05:30) where the column has several."""
 
     test_from: str | None = None
     """Split by column: its first value in the test split."""
@@ -145,6 +148,8 @@ def main(config: Prepare) -> None:
     source = SOURCES[name](config, output)
     check_replaced(storage.absolute(output), source.kind, source.inputs, overwrite=config.overwrite)
     check_held_out(source, protocol, _input_files(config)[-1] if config.input else source.paths[-1])
+    # By a dry run too.
+    source = source.deciding(protocol.split(len(source.paths)))
     for line in source.describe():
         console.say(line)
     if config.dry_run:

@@ -26,10 +26,10 @@ from data_prep.sources.csv_lines import (
     original,
 )
 from data_prep.sources.files import QUOTE, Lines
-from data_prep.sources.forms import ColumnForms, Example, Form
+from data_prep.sources.forms import ColumnForms, Example, Form, text_of
 from data_prep.sources.source import RawRows, Rejected, distinct_names
 from data_prep.sources.tabular_columns import Content
-from data_prep.sources.tabular_rows import Reading, forms_among, rows_of, text_of
+from data_prep.sources.tabular_rows import Reading, forms_among, rows_of
 
 SAMPLE_BYTES = 1 << 18
 SAMPLE_ROWS = 20_000

@@ -35,7 +35,7 @@ EXACT: Mapping[type[pl.DataType], float] = {
 # A float holds 15 digits: a longer integer is an identifier.
 _DIGITS = r"^[+-]?[0-9]+$"
 _MANY_DIGITS = r"^[+-]?[0-9]{16,}$"
-_DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _SHORT_INTEGER = r"^(0|-?[1-9][0-9]{0,14})$"
 _PLAIN = r"^(0|-?[1-9][0-9]*)$"
 _POINT_ZERO = r"^(0|-?[1-9][0-9]{0,14})\.0*$"
@@ -73,6 +73,29 @@ def merged(several: Iterable[Forms]) -> dict[str, dict[Form, Example]]:
     return result
 
 
+def text_of(column: pl.Series) -> pl.Series:
+    """Any column as text; bytes that are not UTF-8 become null.
+
+    Empty text is the same as missing.
+    """
+    if column.dtype == pl.Binary:
+        try:
+            column = column.cast(pl.String)
+        except pl.exceptions.ComputeError:
+            decoded = [_decode(value) for value in column]
+            column = pl.Series(column.name, decoded, dtype=pl.String)
+    elif column.dtype != pl.String:
+        column = column.cast(pl.String)
+    return pl.select(pl.when(column != "").then(column)).to_series().rename(column.name)
+
+
+def _decode(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def classify(values: pl.Series) -> np.ndarray:
     """(V) index into ``FORMS`` of each of V texts or floating-point numbers."""
     if values.dtype.is_float():
@@ -89,7 +112,7 @@ def _classify_texts(texts: pl.Series) -> np.ndarray:
     codes = np.full(len(texts), _TEXT, dtype=np.uint8)
     codes[texts.is_in(MISSING_NUMBERS).to_numpy()] = _MISSING
     codes[(texts == "").to_numpy()] = _BLANK
-    decimal = texts.str.contains(_DECIMAL).to_numpy()
+    decimal = texts.str.contains(DECIMAL).to_numpy()
     if decimal.any():
         codes[decimal] = _classify_floats(texts.filter(pl.Series(decimal)).cast(pl.Float64, strict=False))
         codes[texts.str.contains(_DIGITS).to_numpy()] = _INTEGER
@@ -146,7 +169,7 @@ def plain_integers(tokens: pl.Series, how: Integers) -> pl.Series:
         spelled = {text: _plain(text, keep_zeros=how == "as text") for text in found}
         made = made.replace({text: plain for text, plain in spelled.items() if plain is not None})
     # Text is as it stands, with its blanks.
-    is_number = made.is_null() | made.str.contains(_DECIMAL)
+    is_number = made.is_null() | made.str.contains(DECIMAL)
     return pl.select(pl.when(is_number).then(made).otherwise(tokens)).to_series().rename(tokens.name)
 
 

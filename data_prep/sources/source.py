@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from afm_dist import console, storage
 from afm_dist.dataset.manifest import FieldKind
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.sources.files import InputFile
@@ -120,6 +121,7 @@ class Source(ABC):
         token_type: Polars type of the categorical columns that ``read`` yields.
         first_line: Line in the file of row 0.
         kept: Types of the columns that are carried along as they are, by name.
+        deciding_columns: Those of them that decide the split, of which files may have other types.
     """
 
     kind: str
@@ -129,6 +131,7 @@ class Source(ABC):
     token_type: pl.DataType
     first_line: int = 1
     kept: Mapping[str, pa.DataType] = MappingProxyType({})
+    deciding_columns: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -200,6 +203,23 @@ class Source(ABC):
         """What the source itself knows about the data, for the manifest."""
         return {}
 
+    def deciding(self, split: SplitRule) -> Self:
+        """The same source, whose rows carry along the columns that decide the split.
+
+        Raises:
+            OptionError: there is no such column, or its type has no order.
+        """
+        if not split.reads:
+            return self
+        carrying = copy(self)
+        carrying.kept = {**self.kept, **self._deciding_types(split)}
+        carrying.deciding_columns = split.reads
+        return carrying
+
+    @abstractmethod
+    def _deciding_types(self, split: SplitRule) -> dict[str, pa.DataType]:
+        """Of the columns that decide the split; raises as above."""
+
     def identity(self) -> dict[str, Any]:
         """What the rows depend on besides the content of the files."""
         return {
@@ -243,6 +263,19 @@ def open_inputs(
     if not kept:
         raise DataError(f"none of the {len(inputs)} input files holds a row; the first is {inputs[0].path}")
     return tuple(kept)
+
+
+def known_columns(split: SplitRule, names: Sequence[str], label: str) -> tuple[str, ...]:
+    """The columns that decide the split, of a log that has some names.
+
+    Raises:
+        OptionError: there is no such column, or it is the label.
+    """
+    others = [name for name in names if name != label]
+    for name in split.reads:
+        if name not in others:
+            raise OptionError(f"--split-column {name}: the log has: {', '.join(others)}")
+    return split.reads
 
 
 def check_field_names(names: Sequence[str], where: str) -> None:

@@ -66,7 +66,7 @@ class SyntheticSource(TextLog):
             truth = pl.DataFrame(pq.read_table(pa.BufferReader(storage.read_bytes(path))))
             numbers = truth["row"].to_numpy() - index * PART_ROWS
             if set(split_of.reads) <= set(truth.columns):
-                splits = split_of(index, numbers, {name: truth[name] for name in split_of.reads})
+                splits = split_of(index, numbers, {name: truth[name].to_arrow() for name in split_of.reads})
             else:
                 # Split by a column that the truth does not have: no row is known to be a test row.
                 splits = np.zeros(len(numbers), dtype=np.uint8)

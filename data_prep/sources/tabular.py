@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,7 +20,15 @@ from data_prep.sources.file_formats import PARQUET_MAGIC
 from data_prep.sources.forms import Forms, Integers, merged, not_plain
 from data_prep.sources.kind_check import check_kinds, warn_of_lost_digits
 from data_prep.sources.parquet_table import ParquetTable, is_string
-from data_prep.sources.source import Block, RawField, RawRows, Source, SpellingError, open_inputs
+from data_prep.sources.source import (
+    Block,
+    RawField,
+    RawRows,
+    Source,
+    SpellingError,
+    known_columns,
+    open_inputs,
+)
 from data_prep.sources.tabular_columns import (
     Column,
     ColumnOptions,
@@ -106,6 +115,14 @@ class TabularSource(Source):
         for name, kind in self.kept.items():
             _check_kept(name, kind, typed[name], self._tables)
 
+    def _deciding_types(self, split: SplitRule) -> dict[str, pa.DataType]:
+        """Those of the first file; each file's values are read as what they are."""
+        names = known_columns(split, self._tables[0].names, self.label)
+        for name in names:
+            for table in self._tables:
+                split.check_type(name, table.type_of(name), table.path)
+        return {name: self._tables[0].type_of(name) for name in names}
+
     @property
     def _first_numbers(self) -> Forms:
         """How the first values are written of the columns that hold no text among them."""
@@ -148,7 +165,11 @@ class TabularSource(Source):
     def read(self, block: Block, first_row: int) -> Iterator[RawRows]:
         """Convert a block batch by batch."""
         table, label = self._tables[block.file], self.label or None
-        return table.read(block.start, block.end, first_row, label, self._readings, self.kept)
+        kept = {
+            name: table.type_of(name) if name in self.deciding_columns else kind
+            for name, kind in self.kept.items()
+        }
+        return table.read(block.start, block.end, first_row, label, self._readings, kept)
 
     def check_forms(self, forms: Forms) -> None:
         """See that what the first rows of a column showed holds for all.
@@ -183,7 +204,13 @@ class TabularSource(Source):
 
     def describe(self) -> list[str]:
         """What each column is taken for."""
-        return [str(column) for column in self.columns]
+        columns = [
+            replace(column, kind=None, why="decides the split; a field only where it is named")
+            if column.name in self.deciding_columns and not column.named
+            else column
+            for column in self.columns
+        ]
+        return [str(column) for column in columns]
 
 
 def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:

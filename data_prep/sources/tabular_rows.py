@@ -20,6 +20,7 @@ from data_prep.sources.forms import (
     classify,
     forms_of,
     plain_integers,
+    text_of,
 )
 from data_prep.sources.source import RawField, RawRows, Rejected
 
@@ -39,29 +40,6 @@ class Reading:
     field: RawField
     integers: Integers = "as written"
     watched: Literal["none", "large", "all"] = "none"
-
-
-def text_of(column: pl.Series) -> pl.Series:
-    """Any column as text; bytes that are not UTF-8 become null.
-
-    Empty text is the same as missing.
-    """
-    if column.dtype == pl.Binary:
-        try:
-            column = column.cast(pl.String)
-        except pl.exceptions.ComputeError:
-            decoded = [_decode(value) for value in column]
-            column = pl.Series(column.name, decoded, dtype=pl.String)
-    elif column.dtype != pl.String:
-        column = column.cast(pl.String)
-    return pl.select(pl.when(column != "").then(column)).to_series().rename(column.name)
-
-
-def _decode(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def rows_of(

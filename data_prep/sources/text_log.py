@@ -18,9 +18,18 @@ from data_prep.sources import files
 from data_prep.sources.delimited import WORD, Cut, Texts, column
 from data_prep.sources.file_formats import PARQUET_MAGIC
 from data_prep.sources.files import Lines
+from data_prep.sources.forms import text_of
 from data_prep.sources.short_texts import Values
-from data_prep.sources.source import Block, RawField, RawRows, Rejected, Source, open_inputs
-from data_prep.sources.tabular_rows import text_of
+from data_prep.sources.source import (
+    Block,
+    RawField,
+    RawRows,
+    Rejected,
+    Source,
+    known_columns,
+    open_inputs,
+)
+from data_prep.split import SplitRule
 
 MIN_BLOCK_BYTES = 4 << 20
 MAX_BLOCK_BYTES = 32 << 20
@@ -103,6 +112,10 @@ class TextLog(Source):
         self._compression = tuple(files.compression_of(path) for path in self.paths)
         size = sum(file.bytes for file in self.inputs)
         self.block_bytes = block_bytes or min(max(size // BLOCKS, MIN_BLOCK_BYTES), MAX_BLOCK_BYTES)
+
+    def _deciding_types(self, split: SplitRule) -> dict[str, pa.DataType]:
+        """Text."""
+        return {name: pa.string() for name in known_columns(split, self.names, self.label)}
 
     @property
     def n_fields(self) -> int:

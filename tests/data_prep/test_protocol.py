@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,8 +102,11 @@ def test_options_that_cannot_work_are_refused_by_name(options: dict[str, Any], m
 @pytest.mark.parametrize(
     ("column", "validation_from", "test_from", "message"),
     [
-        ("day", None, "3", "--split-column day: the log has: I1, I2, hour, C1"),
-        ("I1", None, "late", "column 'I1' holds numbers; .*'late'"),
+        ("I1", None, "late", "--test-from late: neither a number nor a time .* column 'I1'"),
+        ("day", None, "11/04/2024", "--test-from 11/04/2024: neither a number nor a time"),
+        ("day", "2024-04-01", "9", "one is a time, the other a number"),
+        ("day", "2024-04-01T00:00Z", "2024-04-02", "one has a time zone, the other has none"),
+        ("day", "2024-4-10", "2024-04-9", "leave nothing to validate on"),
         ("I1", "10", "9", "leave nothing to validate on"),
         ("hour", "14102100", "14102100", "leave nothing to validate on"),
     ],
@@ -115,19 +119,17 @@ def test_a_column_that_cannot_split_is_refused(
     )
 
     with pytest.raises(OptionError, match=message):
-        protocol.rules(RAW)
+        protocol.split(1)
 
 
-def test_a_column_that_splits_need_not_become_a_field() -> None:
-    protocol = Protocol(
-        split_by="column",
-        split_column="I1",
-        validation_from="9",
-        test_from="10",
-        columns=(ColumnRule(column="I1", transform=None),),
-    )
+def test_a_column_that_splits_becomes_a_field_only_where_it_is_named() -> None:
+    protocol = Protocol(split_by="column", split_column="I1", validation_from="9", test_from="10")
+    rule = replace(protocol, columns=(ColumnRule(column="I*", transform="log"),))
 
     assert [rule.name for rule in protocol.rules(RAW)] == ["I2", "hour", "C1"]
+    assert [rule.name for rule in rule.rules(RAW)] == ["I1", "I2", "hour", "C1"]
+    named = (RawField(name="I1", kind="numeric", named=True), *RAW[1:])
+    assert [rule.name for rule in protocol.rules(named)] == ["I1", "I2", "hour", "C1"]
     assert protocol.split(1) == ColumnSplit(column="I1", validation_from="9", test_from="10")
 
 

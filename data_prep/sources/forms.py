@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -60,6 +61,7 @@ class Example:
 
 ColumnForms = Mapping[Form, Example]
 Forms = Mapping[str, ColumnForms]
+NO_FORMS: Forms = MappingProxyType({})
 
 
 def merged(several: Iterable[Forms]) -> dict[str, dict[Form, Example]]:

@@ -19,7 +19,7 @@ from afm_dist.errors import DataError, OptionError
 from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.sources.files import InputFile
-from data_prep.sources.forms import Forms
+from data_prep.sources.forms import NO_FORMS, Forms
 from data_prep.split import SplitRule
 
 MAX_NAME_BYTES = 200
@@ -199,7 +199,7 @@ class Source(ABC):
         """
         return
 
-    def facts(self, split_of: SplitRule, forms: Forms) -> Mapping[str, Any]:
+    def facts(self, split_of: SplitRule, forms: Forms = NO_FORMS) -> Mapping[str, Any]:
         """What the source itself knows about the data, for the manifest."""
         return {}
 

@@ -14,7 +14,7 @@ from afm_dist import storage
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.best_score import BestScore
 from data_prep.sources.criteo import CriteoSource
-from data_prep.sources.forms import Forms
+from data_prep.sources.forms import NO_FORMS, Forms
 from data_prep.sources.planted import PART_ROWS
 from data_prep.sources.planted_shapes import ShapeName
 from data_prep.sources.synthetic import GENERATOR_VERSION, SyntheticLog
@@ -40,7 +40,7 @@ class SyntheticSource(TextLog):
         """The log's shape, seed and rows too."""
         return {**super().identity(), "log": self._log_facts()}
 
-    def facts(self, split_of: SplitRule, forms: Forms) -> Mapping[str, Any]:
+    def facts(self, split_of: SplitRule, forms: Forms = NO_FORMS) -> Mapping[str, Any]:
         """AUC and log loss of the true probabilities on the test rows (on all rows without any)."""
         test = SPLITS.index("test")
         on_test, on_all = BestScore(), BestScore()

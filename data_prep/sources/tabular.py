@@ -17,7 +17,7 @@ from data_prep.sources import files
 from data_prep.sources.csv_lines import header_and_rest
 from data_prep.sources.csv_table import CsvTable, content_of
 from data_prep.sources.file_formats import PARQUET_MAGIC
-from data_prep.sources.forms import Forms, Integers, merged, not_plain
+from data_prep.sources.forms import NO_FORMS, Forms, Integers, merged, not_plain
 from data_prep.sources.kind_check import check_kinds, warn_of_lost_digits
 from data_prep.sources.parquet_table import ParquetTable, is_string
 from data_prep.sources.source import (
@@ -181,7 +181,7 @@ class TabularSource(Source):
         check_kinds(self.columns, found)
         warn_of_lost_digits(self.columns, found)
 
-    def facts(self, split_of: SplitRule, forms: Forms) -> Mapping[str, Any]:
+    def facts(self, split_of: SplitRule, forms: Forms = NO_FORMS) -> Mapping[str, Any]:
         """How the tokens of each column are spelled: equal values of other types may be other tokens."""
         later = {name for name, found in forms.items() if found.keys() - {"blank"}}
         spelled = {

@@ -186,7 +186,7 @@ def test_a_prepared_table_is_described_as_its_rows_are(
     path, rows = clicks
     output = str(tmp_path / "data")
     prepare(
-        TabularSource([str(path)], ColumnOptions(label="click")),
+        TabularSource([str(path)], ColumnOptions(label="click", categorical=("day",))),
         output,
         Protocol(
             threshold=THRESHOLD,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from afm_dist.dataset.manifest import Field, Manifest
-from afm_dist.dataset.vocabulary_file import BATCH_IDS, DamageError, counts_of, open_vocabulary
+from afm_dist.dataset.vocabulary_file import BATCH_IDS, DamageError, counts_of, open_vocabulary, vocabulary_of
 
 
 class Frequencies:
@@ -85,12 +85,13 @@ class Vocabulary:
 def read_vocabulary(manifest: Manifest, field: Field, top: int) -> Vocabulary:
     """Read the counts of all ids, and the ``top`` most frequent tokens.
 
-    The checksum is left to those who read the whole file; all else is compared with the manifest.
+    The checksum is verified, and all else compared with the manifest.
 
     Raises:
         DataError: the vocabulary is missing, damaged, or disagrees with the manifest.
     """
     with open_vocabulary(manifest, field) as parquet:
+        manifest.check(vocabulary_of(manifest, field))
         frequencies = _read_counts(parquet)
         tokens = _read_top(parquet, top)
         rows = manifest.rows("train")

@@ -177,12 +177,15 @@ def data_readers(folder: Path) -> list[Reader]:
     data, checkpoint = folder / "data", folder / "checkpoint"
     pristine = Manifest.load(str(data))
 
+    def described() -> Any:
+        return repr(Description.of(pristine))
+
     def shards_and_vocabularies() -> Any:
         shards = [shard for shards in pristine.splits.values() for shard in shards]
         batches = [read_shard(pristine, shard) for shard in shards]
         found = [(batch.ids.tolist(), batch.numeric.tolist(), batch.labels.tolist()) for batch in batches]
         counts = {name: count.tolist() for name, count in read_counts(pristine).items()}
-        return repr((found, counts, Description.of(pristine)))
+        return repr((found, counts))
 
     def dataset() -> Any:
         manifest = Manifest.load(str(data))
@@ -242,6 +245,7 @@ def data_readers(folder: Path) -> list[Reader]:
         Reader(
             name="shards and vocabularies", folder=data, read=shards_and_vocabularies, pattern="*/*.parquet"
         ),
+        Reader(name="description", folder=data, read=described, pattern="vocabulary/*.parquet", weight=5),
         Reader(name="dataset", folder=data, read=dataset, legitimate=as_written, weight=30),
         Reader(
             name="shipped model", folder=checkpoint, read=shipped, legitimate=shipped_as_written, weight=15

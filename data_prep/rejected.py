@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 
 from pyarrow import fs as pafs
 
@@ -38,9 +37,17 @@ def _is_of_rejected(location: str, name: str, entry: pafs.FileInfo) -> bool:
     with storage.open_read(location) as file:
         first = file.readline()
     try:
-        return set(json.loads(first)) == {"file", *(field.name for field in fields(Rejected))}
-    except (ValueError, TypeError):
+        storage.parse_json(first, _Line, source=location)
+    except DataError:
         return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line(Rejected):
+    """A malformed row as it is kept."""
+
+    file: str
 
 
 class RejectedRows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -117,3 +119,25 @@ def test_a_value_that_is_refused_is_not_repeated_at_length() -> None:
         read('{"name": ' + "[" * 60 + "]" * 60 + ', "rows": []}', Open)
 
     assert len(str(error.value)) < 300
+
+
+def test_nothing_else_parses_json() -> None:
+    root = Path(__file__).parents[1]
+    sources = [
+        path for package in ("afm_dist", "data_prep", "jobs") for path in (root / package).rglob("*.py")
+    ]
+
+    parsing = {
+        str(path.relative_to(root))
+        for path in sources
+        if re.search(r"\bjson\.loads?\(", path.read_text("utf-8"))
+    }
+
+    assert parsing == {
+        "afm_dist/storage/typed_json.py",
+        # What it has just written itself.
+        "afm_dist/storage/content.py",
+        # What Ray says, of itself.
+        "afm_dist/cluster.py",
+        "afm_dist/machine.py",
+    }

@@ -5,7 +5,7 @@ The library surface, loaded when first used (torch and Ray take seconds to impor
     moments = afm_dist.collect_moments(model, dataset, targets)
     plan = afm_dist.plan_ranks(moments, afm_dist.KeptEnergy(share=0.99))
     afm_dist.compress_(model, plan, moments)
-    afm_dist.save_pretrained(model, "DIR")
+    afm_dist.save_pretrained(model, "DIR", plan=plan)
     serving = afm_dist.prepare_for_inference(model, compile=True)
 """
 
@@ -20,40 +20,52 @@ if TYPE_CHECKING:
     from afm_dist.checkpoint import from_pretrained as from_pretrained
     from afm_dist.checkpoint import save_pretrained as save_pretrained
     from afm_dist.compression.applied import applied_plan as applied_plan
-    from afm_dist.compression.handler import Handler as Handler
-    from afm_dist.compression.handler import Observation as Observation
+    from afm_dist.compression.config import MethodConfig as MethodConfig
+    from afm_dist.compression.method import Method as Method
     from afm_dist.compression.plan import Plan as Plan
     from afm_dist.compression.plan import PlanEntry as PlanEntry
-    from afm_dist.compression.ranks import FixedRank as FixedRank
-    from afm_dist.compression.ranks import KeptEnergy as KeptEnergy
-    from afm_dist.compression.ranks import plan_ranks as plan_ranks
-    from afm_dist.compression.registry import register_handler as register_handler
+    from afm_dist.compression.registry import register_method as register_method
     from afm_dist.compression.rewrite import compress_ as compress_
-    from afm_dist.compression.rounding import register_rows as register_rows
-    from afm_dist.compression.sensitivity import output_sensitivity as output_sensitivity
     from afm_dist.dataset.manifest import Manifest as Manifest
+    from afm_dist.methods.low_rank.config import LowRank as LowRank
+    from afm_dist.methods.low_rank.ranks import FixedRank as FixedRank
+    from afm_dist.methods.low_rank.ranks import KeptEnergy as KeptEnergy
+    from afm_dist.methods.low_rank.ranks import plan_ranks as plan_ranks
+    from afm_dist.methods.rounding.config import Rounding as Rounding
+    from afm_dist.methods.rounding.rows import register_rows as register_rows
     from afm_dist.serving.prepare import prepare_for_inference as prepare_for_inference
     from afm_dist.statistics.collect import collect_moments as collect_moments
     from afm_dist.statistics.moments import Moments as Moments
+    from afm_dist.statistics.outputs import Observation as Observation
+    from afm_dist.statistics.outputs import Outputs as Outputs
+    from afm_dist.statistics.outputs import register_outputs as register_outputs
+    from afm_dist.statistics.sensitivity import output_sensitivity as output_sensitivity
+    from afm_dist.statistics.statistics import Statistics as Statistics
 
 _PUBLIC = {
-    "FixedRank": "afm_dist.compression.ranks",
-    "Handler": "afm_dist.compression.handler",
-    "KeptEnergy": "afm_dist.compression.ranks",
+    "FixedRank": "afm_dist.methods.low_rank.ranks",
+    "KeptEnergy": "afm_dist.methods.low_rank.ranks",
+    "LowRank": "afm_dist.methods.low_rank.config",
     "Manifest": "afm_dist.dataset.manifest",
+    "Method": "afm_dist.compression.method",
+    "MethodConfig": "afm_dist.compression.config",
     "Moments": "afm_dist.statistics.moments",
-    "Observation": "afm_dist.compression.handler",
+    "Observation": "afm_dist.statistics.outputs",
+    "Outputs": "afm_dist.statistics.outputs",
     "Plan": "afm_dist.compression.plan",
     "PlanEntry": "afm_dist.compression.plan",
+    "Rounding": "afm_dist.methods.rounding.config",
+    "Statistics": "afm_dist.statistics.statistics",
     "applied_plan": "afm_dist.compression.applied",
     "collect_moments": "afm_dist.statistics.collect",
     "compress_": "afm_dist.compression.rewrite",
     "from_pretrained": "afm_dist.checkpoint",
-    "output_sensitivity": "afm_dist.compression.sensitivity",
-    "plan_ranks": "afm_dist.compression.ranks",
+    "output_sensitivity": "afm_dist.statistics.sensitivity",
+    "plan_ranks": "afm_dist.methods.low_rank.ranks",
     "prepare_for_inference": "afm_dist.serving.prepare",
-    "register_handler": "afm_dist.compression.registry",
-    "register_rows": "afm_dist.compression.rounding",
+    "register_method": "afm_dist.compression.registry",
+    "register_outputs": "afm_dist.statistics.outputs",
+    "register_rows": "afm_dist.methods.rounding.rows",
     "save_pretrained": "afm_dist.checkpoint",
 }
 

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from afm_dist import storage
 from afm_dist.compression.applied import applied_plan, check_applied
 from afm_dist.compression.plan import Plan
-from afm_dist.compression.rewrite import restructure_
-from afm_dist.compression.rounding import rounded_tensors
+from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import AfmError, DataError
 from afm_dist.models import build_model
@@ -107,13 +106,11 @@ def save_pretrained(
         model: The model.
         location: The directory.
         config: What it is; for a model of your own leave it out.
-        plan: What was done to a model of your own (instead of ``config``), all rounds together. Default: what
-            the model knows of itself, see ``applied_plan``.
+        plan: What was done to a model of your own (instead of ``config``).
         max_file_bytes: Where the tensors are split over several files.
 
     Raises:
-        OptionError: tensors that share memory without being one parameter, or a plan that is not the model's
-            (names the modules); nothing was written.
+        OptionError: tensors that share memory without being one parameter, or a plan that is not the model's.
 
     Notes:
         Rows that the plan rounds to bfloat16 are stored so; in the model they are not changed.
@@ -121,7 +118,7 @@ def save_pretrained(
     if config is None:
         config = ModelConfig(hyper_parameters={}, plan=applied_plan(model) if plan is None else plan)
     check_applied(model, config.plan)
-    short = rounded_tensors(model, config.plan)
+    short = stored_dtypes(model, config.plan)
     tensors = {
         name: tensor.to("cpu", short.get(name, tensor.dtype)).contiguous()
         for name, tensor in named_tensors(model).items()
@@ -239,7 +236,7 @@ def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Modu
         raise DataError(f"{location}: {error}") from error
     tensors = _load_tensors(location)
     own = model.state_dict()
-    for name in rounded_tensors(model, config.plan).keys() & tensors.keys():
+    for name in stored_dtypes(model, config.plan).keys() & tensors.keys():
         tensors[name] = tensors[name].to(own[name].dtype)
     try:
         fill_(model, tensors)

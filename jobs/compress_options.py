@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from afm_dist import console
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, FieldRanks
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, FieldRanks
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Resume
 from afm_dist.seeds import check_seed
@@ -20,7 +20,7 @@ from afm_dist.stages.rows import Codes, LinearTerms, Rows
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained
 
 if TYPE_CHECKING:
-    from afm_dist.compression.ranks import Policy
+    from afm_dist.methods.low_rank.ranks import Policy
     from afm_dist.stages.sweep import Sweep
 
 DEMO_OUTPUT = "runs/demo"
@@ -286,7 +286,7 @@ def warn_of_rounds(config: Compress, rounds: Sequence[Recipe]) -> None:
 
 def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
     """How ranks are chosen, for the MLP and for the tables."""
-    from afm_dist.compression.ranks import FixedRank, KeptEnergy
+    from afm_dist.methods.low_rank.ranks import FixedRank, KeptEnergy
 
     fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
     if config.budgeted or config.sweep:

@@ -100,7 +100,8 @@ def test_a_model_it_trained_is_compressed_saved_and_loaded(deepctr: Any, log: Lo
 
     full = afm_dist.Plan(
         entries=tuple(
-            afm_dist.PlanEntry(name=name, method="afm", rank=item.width) for name, item in moments.items()
+            afm_dist.PlanEntry(name, afm_dist.LowRank(factors="afm", rank=item.width))
+            for name, item in moments.items()
         )
     )
     # Of the moments alone: the tables need all of their rank, and do not become smaller.
@@ -112,7 +113,7 @@ def test_a_model_it_trained_is_compressed_saved_and_loaded(deepctr: Any, log: Lo
         after = predictions(compressed, log)
         torch.testing.assert_close(after, expected, rtol=0, atol=tolerance)
 
-    assert most.entries[2].rank < full.entries[2].rank == 32
+    assert most.entries[2].config.rank < full.entries[2].config.rank == 32
     assert roc_auc_score(log["click"], after) == pytest.approx(auc, abs=0.002)
     afm_dist.save_pretrained(compressed, str(tmp_path), plan=most)
     loaded = afm_dist.from_pretrained(str(tmp_path), model=new_model(deepctr))

@@ -10,8 +10,8 @@ import ray
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.layers import LowRankLinear
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.layers import LowRankLinear
 from afm_dist.models import build_model
 from afm_dist.sharing import load_shared, model_bytes, model_digest, share
 from tests.small_dataset import FIELDS

@@ -1,4 +1,4 @@
-"""Which rank where, within a budget: the choices of several modules that cost least error together.
+"""What becomes of which module, within a budget: the choices that cost least error together.
 
 A knapsack with one choice a module. Fronts of choices that are not beaten in both cost and error are
 merged module by module, so the result is the best there is as long as no front had to be thinned.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Choices kept after each merge. The bytes of all modules in so many steps are steps finer than a rank.
+# Choices kept after each merge. The bytes of all modules in so many steps are steps finer than any choice.
 FRONT = 1 << 16
 
 
@@ -21,12 +22,12 @@ class Choice:
     """One way to compress a module.
 
     Attributes:
-        rank: K; None leaves the module as it is.
+        value: What is chosen, for example a config; None leaves the module as it is.
         cost: Bytes; negative, where they are counted from what the module has now.
         error: What it does to the model's output; of modules that are compressed together they add up.
     """
 
-    rank: int | None
+    value: Any
     cost: int
     error: float
 

@@ -1,39 +1,38 @@
-"""Ranks for a budget of bytes: what each rank costs and saves, and the best ranks that fit."""
+"""What becomes of which module within a budget of bytes: what each choice costs and saves, the best that fit.
+
+Knows no method: each says what can be chosen (``Method.candidates``).
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from afm_dist.checkpoint import ModelConfig
-from afm_dist.compression.absorb import in_agreeing_units
 from afm_dist.compression.allocate import Choice, front
-from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
-from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import FieldRanks, Plan, PlanEntry
-from afm_dist.compression.ranks import Ranks, field_key, field_name, module_name, plan_of
-from afm_dist.compression.rewrite import restructure_
-from afm_dist.compression.rounding import rounded_tensors
-from afm_dist.compression.sensitivity import tail_errors
-from afm_dist.embedding import FusedEmbedding
+from afm_dist.compression.config import MethodConfig
+from afm_dist.compression.method import Candidates, Method
+from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.registry import method_for
+from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.errors import OptionError
-from afm_dist.statistics.moments import Moments
+from afm_dist.large_tables.stored import Described, header, header_bytes_at_most
+from afm_dist.statistics.keys import field_key
+from afm_dist.statistics.statistics import Statistics
+from afm_dist.storage.content import json_text
+from afm_dist.tensors import named_tensors
 
 # Combinations kept after each merge where every field is one: of dozens of fronts, in a second or two.
 FIELDS_FRONT = 1 << 13
-# What a compressed module adds to a checkpoint besides numbers, at most; where its fields have ranks of
-# their own, also each group of equal ones (three tensors' headers) and each field (a line of the plan).
-ENTRY_BYTES, GROUP_BYTES, RANK_BYTES = 1024, 400, 32
-# The same for a module whose rows are rounded: its name in the plan, the longer name of another type.
-ROUNDED_BYTES = 64
 EVEN: Mapping[str, float] = MappingProxyType({})
+NOTHING = Plan()
 
 _UNITS = {"": 1, "B": 1} | {
     prefix + unit: base**power
@@ -57,75 +56,198 @@ def parse_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The best ranks within a budget.
+    """The best choices within a budget.
 
     Attributes:
-        ranks: By module, of a table perhaps by field; None leaves one as it is.
+        configs: By module; None leaves one as it is.
+        always: What is done besides, whatever is chosen.
         bytes: Of the model's tensors.
         error: Predicted mean square of the change of the logit, before fine-tuning, to first order.
         errors: What each module adds to it.
     """
 
-    ranks: Ranks
+    configs: Mapping[str, MethodConfig | None]
+    always: Plan
     bytes: int
     error: float
     errors: Mapping[str, float]
+
+    @property
+    def plan(self) -> Plan:
+        """Give the plan that does it."""
+        return _chosen(self.configs) + self.always
+
+
+class Modelled:
+    """A model without values, and what plans make of its size.
+
+    Args:
+        config: The uncompressed model.
+        plan: Of each module how it would be compressed, but for what is chosen.
+        always: What is done besides, whatever is chosen.
+    """
+
+    def __init__(self, config: ModelConfig, plan: Plan, always: Plan = NOTHING) -> None:
+        self.config, self.plan, self.always = config, plan, always
+        with torch.device("meta"):
+            self._model = config.build()
+        self.now = self.bytes()
+
+    def bytes(self, *entries: PlanEntry) -> int:
+        """Count the bytes of all tensors with these entries, and what is always done."""
+        return structure_bytes(self.config, Plan(entries=entries) + self.always)
+
+    def cost(self, module: str, config: MethodConfig) -> int:
+        """Count the bytes more, or fewer, than now with a module compressed."""
+        return self.bytes(PlanEntry(module, config)) - self.now
+
+    def method(self, entry: PlanEntry) -> tuple[Method[Any, Any], nn.Module]:
+        """Find the method of an entry, and its module.
+
+        Raises:
+            OptionError: the method does not take modules of that type.
+        """
+        module = self._model.get_submodule(entry.name)
+        method = method_for(entry.config, module)
+        if method is None:
+            raise OptionError(
+                f"{entry.name} is a {type(module).__name__}, which cannot be compressed by {entry.config.tag}"
+            )
+        return method, module
+
+    def candidates(self, entry: PlanEntry, known: Statistics, *, by_field: bool) -> Candidates:
+        """List the ways to compress the module of an entry."""
+        method, module = self.method(entry)
+
+        def cost(config: MethodConfig) -> int:
+            return self.cost(entry.name, config)
+
+        return method.candidates(entry.name, module, entry.config, known, cost, by_field=by_field)
+
+    def smallest(self, entry: PlanEntry, *, by_field: bool) -> int:
+        """Count the bytes more, or fewer, than now with a module as small as it becomes; 0 if it grows."""
+        method, module = self.method(entry)
+        configs = method.smallest(module, entry.config, by_field=by_field)
+        return min(0, *(self.cost(entry.name, config) for config in configs))
+
+    def longest(self, *, by_field: bool) -> Plan:
+        """Give the plan of all candidates that takes the most words to describe."""
+        entries = []
+        for entry in self.plan.entries:
+            method, module = self.method(entry)
+            entries.append(replace(entry, config=method.longest(module, entry.config, by_field=by_field)))
+        return Plan(entries=tuple(entries)) + self.always
 
 
 def allocate(
     config: ModelConfig,
     plan: Plan,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
+    statistics: Statistics,
     budget: int,
     *,
-    field_ranks: FieldRanks = "uniform",
+    always: Plan = NOTHING,
+    by_field: bool = False,
     emphasis: Mapping[str, float] = EVEN,
 ) -> Allocation:
-    """The ranks of some modules with the least error, such that the whole model fits into a budget.
+    """Choose what becomes of some modules with the least error, such that the whole model fits into a budget.
 
-    The least to within the thinning of the fronts (``FRONT``, ``FIELDS_FRONT``); with ranks by field no more
-    than with common ones.
+    The least to within the thinning of the fronts (``FRONT``, ``FIELDS_FRONT``); field by field no more
+    than with one choice for all.
 
-    The error of a module is that of the components it drops, each weighed by what it does to the logit;
-    those of several modules are added up, as if they were not correlated. What a ReLU between the
-    factors cuts is not among it.
+    The errors of several modules are added up, as if they were not correlated. What a ReLU between the
+    factors of a layer cuts is not among them.
 
     Args:
         config: The uncompressed model.
-        plan: Of each module how it would be compressed, the rank is replaced; and what is rounded, whatever
-            ranks are chosen.
-        moments: Of their outputs, by ``collect_moments``'s names.
-        sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity``.
+        plan: Of each module how it would be compressed, but for what is chosen (a rank, for example).
+        statistics: Of the modules' outputs, with the sensitivity.
         budget: Bytes of all tensors of the model.
-        field_ranks: Whether the fields of a fused table have one rank, at least 1, or ``each`` its own,
-            0 included.
+        always: What is done besides, whatever is chosen.
+        by_field: Whether the fields of a table are chosen one by one, too.
         emphasis: How many times its error a module counts in the choice; 1 where none is given.
 
     Raises:
         OptionError: the budget is less than the smallest the model can become, or no error is predicted
             for an entry's method.
     """
-    check_budget(config, plan, budget, field_ranks=field_ranks)
-    known = OutputStatistics(moments, sensitivity)
-    tails = {entry.name: _tails(entry, known) for entry in plan.entries}
-    weighed = {
-        name: {key: emphasis.get(name, 1.0) * errors for key, errors in own.items()}
-        for name, own in tails.items()
-    }
-    spare = budget - structure_bytes(config, _only(plan))
-    choices = {entry.name: _choices(config, plan, entry, weighed[entry.name]) for entry in plan.entries}
-    found = [_common_ranks(choices, spare)]
-    if field_ranks == "each":
-        # Among them are equal ranks, too, but a thinned front may have lost the best of those.
-        found.append(_own_ranks(config, plan, choices, weighed, spare))
-    ranks = min(filter(None, found), key=lambda ranks: sum(_errors(weighed, ranks).values()))
-    errors = _errors(tails, ranks)
+    model = Modelled(config, plan, always)
+    _check_budget(model, budget, besides=0, by_field=by_field)
+    found = {entry.name: model.candidates(entry, statistics, by_field=by_field) for entry in plan.entries}
+    spare = budget - model.now
+    picked = [_pick_whole(found, spare, emphasis)]
+    if by_field:
+        # Among them are equal choices for all fields, too; a thinned front may have lost the best of those.
+        picked.append(_pick_fields(found, spare, emphasis))
+    best = min(
+        filter(None, picked),
+        key=lambda choice: sum(emphasis.get(name, 1.0) * error for name, (_, error) in choice.items()),
+    )
+    configs = {name: own for name, (own, _) in best.items()}
+    errors = {name: error for name, (_, error) in best.items()}
     return Allocation(
-        ranks=ranks,
-        bytes=structure_bytes(config, plan_of(plan, ranks)),
+        configs=configs,
+        always=always,
+        bytes=model.bytes(*_chosen(configs).entries),
         error=sum(errors.values()),
         errors=errors,
+    )
+
+
+# By module: what becomes of it, and the error of that.
+_Picked = Mapping[str, tuple[MethodConfig | None, float]]
+
+
+def _pick_whole(found: Mapping[str, Candidates], spare: int, emphasis: Mapping[str, float]) -> _Picked | None:
+    """Choose once for each module; None where nothing costs so little. ``spare`` may be negative."""
+    choices = {name: _weighed(_with_none(own.whole), emphasis.get(name, 1.0)) for name, own in found.items()}
+    best = front(choices).best(spare)
+    if best is None:
+        return None
+    return {name: (choice.value.value, choice.value.error) for name, choice in best.items()}
+
+
+def _pick_fields(
+    found: Mapping[str, Candidates], spare: int, emphasis: Mapping[str, float]
+) -> _Picked | None:
+    """Choose for each field of the tables, and once for each other module; None likewise."""
+    parts: dict[str, Sequence[Choice]] = {}
+    for name, own in found.items():
+        times = emphasis.get(name, 1.0)
+        if own.fields is None:
+            parts[name] = _weighed(_with_none(own.whole), times)
+            continue
+        spare -= own.base
+        parts |= {field_key(name, field): _weighed(choices, times) for field, choices in own.fields.items()}
+    best = front(parts, limit=FIELDS_FRONT).best(spare)
+    if best is None:
+        return None
+    picked: dict[str, tuple[MethodConfig | None, float]] = {}
+    for name, own in found.items():
+        if own.fields is None:
+            choice = best[name].value
+            picked[name] = (choice.value, choice.error)
+            continue
+        assert own.combine is not None
+        chosen = {field: best[field_key(name, field)].value for field in own.fields}
+        config = own.combine({field: choice.value for field, choice in chosen.items()})
+        picked[name] = (config, sum(choice.error for choice in chosen.values()))
+    return picked
+
+
+def _with_none(choices: Sequence[Choice]) -> list[Choice]:
+    """Add the choice to leave a module as it is."""
+    return [*choices, Choice(None, 0, 0.0)]
+
+
+def _weighed(choices: Sequence[Choice], times: float) -> list[Choice]:
+    """Count the errors of some choices so many times; each choice's value is the one it was."""
+    return [Choice(choice, choice.cost, times * choice.error) for choice in choices]
+
+
+def _chosen(configs: Mapping[str, MethodConfig | None]) -> Plan:
+    """Give the plan of what is not left as it is."""
+    return Plan(
+        entries=tuple(PlanEntry(name, config) for name, config in configs.items() if config is not None)
     )
 
 
@@ -134,222 +256,97 @@ def check_budget(
     plan: Plan,
     budget: int,
     *,
+    always: Plan = NOTHING,
     besides: int = 0,
-    field_ranks: FieldRanks = "uniform",
+    by_field: bool = False,
 ) -> None:
-    """Refuse a budget that no ranks can meet; needs no data.
+    """Refuse a budget that nothing can meet; needs no data.
 
     Args:
         config: The uncompressed model.
         plan: As in ``allocate``.
         budget: Bytes that are allowed.
+        always: As in ``allocate``.
         besides: Bytes that are needed besides tensors.
-        field_ranks: As in ``allocate``.
+        by_field: As in ``allocate``.
 
     Raises:
         OptionError: says what is possible.
     """
-    least = least_bytes(config, plan, field_ranks) + besides
+    _check_budget(Modelled(config, plan, always), budget, besides=besides, by_field=by_field)
+
+
+def _check_budget(model: Modelled, budget: int, *, besides: int, by_field: bool) -> None:
+    least = _least(model, by_field) + besides
     if budget < least:
-        names = ", ".join(entry.name for entry in plan.entries)
+        names = ", ".join(entry.name for entry in model.plan.entries)
         raise OptionError(
             f"a budget of {budget:,} bytes: {least:,} is the least this model can "
             f"become by compressing {names}; give more to --target-bytes, or less to --target-ratio"
         )
 
 
-def least_bytes(config: ModelConfig, plan: Plan, field_ranks: FieldRanks) -> int:
-    """Bytes of all tensors of the smallest model that ranks can make.
+def least_bytes(config: ModelConfig, plan: Plan, *, always: Plan = NOTHING, by_field: bool = False) -> int:
+    """Count the bytes of all tensors of the smallest model that choices can make.
 
     Args:
         config: The uncompressed model.
         plan: As in ``allocate``.
-        field_ranks: As in ``allocate``.
+        always: As in ``allocate``.
+        by_field: As in ``allocate``.
     """
-    whole = least = structure_bytes(config, _only(plan))
-    for entry in plan.entries:
-        smallest = [entry.with_rank(1)]
-        if field_ranks == "each" and (fields := fields_of(config, entry.name)):
-            smallest.append(entry.with_rank(dict.fromkeys(fields, 0)))
-        least += min(0, *(structure_bytes(config, _only(plan, one)) - whole for one in smallest))
-    return least
+    return _least(Modelled(config, plan, always), by_field)
 
 
-def fields_of(config: ModelConfig, name: str) -> dict[str, int]:
-    """The fields of a module that is a fused table, and their rows; of another one there are none."""
-    table = _table(config, name)
-    return {} if table is None else dict(zip(table.names, table.cardinalities, strict=True))
-
-
-def _table(config: ModelConfig, name: str) -> FusedEmbedding | None:
-    """A module that is a fused table, without numbers; None for another one."""
-    with torch.device("meta"):
-        module = config.build().get_submodule(name)
-    return module if isinstance(module, FusedEmbedding) else None
-
-
-def _only(plan: Plan, *entries: PlanEntry) -> Plan:
-    """What a plan rounds, and these entries in place of its own."""
-    return replace(plan, entries=entries)
-
-
-# By module, and by the name of its moments: the errors of each rank, shape (M + 1,).
-_Tails = Mapping[str, Mapping[str, Tensor]]
-
-
-def _common_ranks(choices: Mapping[str, Sequence[Choice]], spare: int) -> Ranks | None:
-    """One rank for each module, or none; in all no more bytes than to spare, which may be negative."""
-    best = front(choices).best(spare)
-    return None if best is None else {name: choice.rank for name, choice in best.items()}
-
-
-def _own_ranks(
-    config: ModelConfig,
-    plan: Plan,
-    choices: Mapping[str, Sequence[Choice]],
-    tails: _Tails,
-    spare: int,
-) -> Ranks | None:
-    """One rank for each field of the tables, and for each other module, or none."""
-    tables = {entry.name: rows for entry in plan.entries if (rows := fields_of(config, entry.name))}
-    parts: dict[str, Sequence[Choice]] = {}
-    for entry in plan.entries:
-        if entry.name not in tables:
-            parts[entry.name] = choices[entry.name]
-            continue
-        least, costs = _field_costs(config, plan, entry, tables[entry.name])
-        spare -= least
-        for field, cost in costs.items():
-            key = field_key(entry.name, field)
-            errors = tails[entry.name][key].tolist()
-            parts[key] = [Choice(rank, rank * cost, error) for rank, error in enumerate(errors)]
-    best = front(parts, limit=FIELDS_FRONT).best(spare)
-    if best is None:
-        return None
-    return {
-        entry.name: {field: best[field_key(entry.name, field)].rank or 0 for field in tables[entry.name]}
-        if entry.name in tables
-        else best[entry.name].rank
-        for entry in plan.entries
-    }
-
-
-def _field_costs(
-    config: ModelConfig, plan: Plan, entry: PlanEntry, rows: Mapping[str, int]
-) -> tuple[int, dict[str, int]]:
-    """Bytes more, or less, that the model has with all fields at rank 0; what a rank more of each costs."""
-    means = dict.fromkeys(rows, 0)
-    least = structure_bytes(config, _only(plan, entry.with_rank(means)))
-    few, many = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
-    one, other = (
-        structure_bytes(config, _only(plan, entry.with_rank({**means, field: 1}))) - least
-        for field in (few, many)
-    )
-    # A rank more is always as many numbers more: a code a row, and as much of all that reads codes.
-    by_row = (other - one) // max(1, rows[many] - rows[few])
-    costs = {field: one + by_row * (own - rows[few]) for field, own in rows.items()}
-    return least - structure_bytes(config, _only(plan)), costs
-
-
-def _choices(config: ModelConfig, plan: Plan, entry: PlanEntry, tails: Mapping[str, Tensor]) -> list[Choice]:
-    """One rank for all of a module that makes it smaller, or none."""
-    errors = torch.stack(list(tails.values())).sum(0).tolist()
-    costs = _costs(config, plan, entry, len(errors) - 1)
-    return [
-        *(Choice(rank, cost, errors[rank]) for rank, cost in costs.items() if cost < 0),
-        Choice(None, 0, 0.0),
-    ]
-
-
-def _errors(tails: _Tails, ranks: Ranks) -> dict[str, float]:
-    """By module."""
-
-    def error(key: str, errors: Tensor, rank: int | Mapping[str, int] | None) -> float:
-        if isinstance(rank, Mapping):
-            rank = rank[str(field_name(key))]
-        return 0.0 if rank is None else float(errors[rank])
-
-    return {
-        name: sum(error(key, errors, ranks[name]) for key, errors in own.items())
-        for name, own in tails.items()
-    }
-
-
-def _costs(config: ModelConfig, plan: Plan, entry: PlanEntry, ranks: int) -> dict[int, int]:
-    """Bytes more, or less, that the model has with each rank of a module."""
-    whole = structure_bytes(config, _only(plan))
-
-    def cost(rank: int) -> int:
-        return structure_bytes(config, _only(plan, entry.with_rank(rank))) - whole
-
-    first = cost(1)
-    # A rank more is always as many bytes more.
-    slope = cost(2) - first if ranks > 1 else 0
-    return {rank: first + (rank - 1) * slope for rank in range(1, ranks + 1)}
-
-
-def plan_bytes(plan: Plan) -> int:
-    """What a plan adds to a checkpoint besides numbers, at most: names, the plan itself."""
-    rounded = sum(len(json.dumps(name)) + ROUNDED_BYTES for name in plan.bfloat16)
-    return rounded + sum(_entry_bytes(entry) for entry in plan.entries)
-
-
-def _entry_bytes(entry: PlanEntry) -> int:
-    if entry.ranks is None:
-        return ENTRY_BYTES
-    fields = sum(len(json.dumps(field)) + RANK_BYTES for field in entry.ranks)
-    return ENTRY_BYTES + fields + GROUP_BYTES * len(set(entry.ranks.values()))
-
-
-def most_plan_bytes(config: ModelConfig, plan: Plan, field_ranks: FieldRanks) -> int:
-    """The same whatever the ranks will be.
-
-    Args:
-        config: The uncompressed model.
-        plan: Of any ranks.
-        field_ranks: As in ``allocate``.
-    """
-    if field_ranks == "uniform":
-        return plan_bytes(plan)
-    return plan_bytes(_only(plan, *(_longest(config, entry) for entry in plan.entries)))
-
-
-def _longest(config: ModelConfig, entry: PlanEntry) -> PlanEntry:
-    """As many different ranks of fields as there can be, 0 and the whole width among them."""
-    table = _table(config, entry.name)
-    if table is None:
-        return entry
-    different = table.dim + 1 + (entry.absorbs is not None)
-    return entry.with_rank({field: i % different for i, field in enumerate(table.names)})
+def _least(model: Modelled, by_field: bool) -> int:
+    return model.now + sum(model.smallest(entry, by_field=by_field) for entry in model.plan.entries)
 
 
 def structure_bytes(config: ModelConfig, plan: Plan) -> int:
-    """Bytes of a model's stored tensors once a plan is applied; nothing is allocated."""
+    """Count the bytes of a model's stored tensors once a plan is applied; nothing is allocated."""
+    return sum(tensor.nbytes for tensor in _described(config, plan).values())
+
+
+def description_bytes(config: ModelConfig, plan: Plan) -> int:
+    """Count the bytes of a checkpoint besides its tensors: config, plan, and the layout of the file.
+
+    Args:
+        config: The uncompressed model.
+        plan: What is done to it.
+    """
+    return _text_bytes(config, plan) + len(header(_described(config, plan)))
+
+
+def _text_bytes(config: ModelConfig, plan: Plan) -> int:
+    """Count the bytes of ``config.json``."""
+    return len(json_text(replace(config, plan=config.plan + plan).to_json()).encode())
+
+
+def most_description_bytes(
+    config: ModelConfig, plan: Plan, *, always: Plan = NOTHING, by_field: bool = False
+) -> int:
+    """Count the same at most, whatever is chosen.
+
+    Args:
+        config: The uncompressed model.
+        plan: As in ``allocate``.
+        always: As in ``allocate``.
+        by_field: As in ``allocate``.
+    """
+    longest = Modelled(config, plan, always).longest(by_field=by_field)
+    described = _described(config, longest)
+    # No offset in the file of what is chosen has more digits than the largest of these.
+    end = max(structure_bytes(config, NOTHING), sum(tensor.nbytes for tensor in described.values()))
+    return _text_bytes(config, longest) + header_bytes_at_most(described, end)
+
+
+def _described(config: ModelConfig, plan: Plan) -> dict[str, Described]:
+    """Describe the tensors of a checkpoint, by name."""
     with torch.device("meta"):
         model = config.build()
         restructure_(model, plan)
-    short = rounded_tensors(model, plan)
-    return sum(
-        tensor.numel() * short.get(name, tensor.dtype).itemsize for name, tensor in model.state_dict().items()
-    )
-
-
-def _tails(entry: PlanEntry, known: OutputStatistics) -> dict[str, Tensor]:
-    """By the names of a module's moments: the errors of each rank, shape (M + 1,)."""
-    keys = [key for key in known if module_name(key) == entry.name]
-    if not keys:
-        raise OptionError(f"no moments of {entry.name}; collect them before its rank is chosen")
-    if entry.absorbs is not None:
-        known = in_agreeing_units(known, keys)
-    method = FACTORIZATIONS[entry.method]
-    if not isinstance(method, ProjectedOutputs):
-        raise OptionError(
-            f"method {entry.method!r} of {entry.name}: what its ranks do to the logit is not predicted; take "
-            "'afm' or 'weighted'"
-        )
-    tails = {}
-    for key in keys:
-        width = known[key].width
-        whole = method.projection(key, width, width, known)
-        tails[key] = tail_errors(whole, known.sensitivity(key, width))
-    return tails
+    stored = stored_dtypes(model, plan)
+    return {
+        name: Described(shape=tuple(tensor.shape), dtype=stored.get(name, tensor.dtype))
+        for name, tensor in named_tensors(model).items()
+    }

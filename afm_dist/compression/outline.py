@@ -31,7 +31,7 @@ class Outline:
 
     def bytes_of(self, entry: PlanEntry) -> tuple[int, int] | None:
         """Bytes of the tensors that an entry changes, before and after; None: the entry does not fit."""
-        names = [name for name in (entry.name, entry.folded_into, entry.absorbs) if name is not None]
+        names = [entry.name, *entry.config.neighbours]
         if not all(name in self._modules for name in names):
             return None
         part = nn.Module()

@@ -1,104 +1,66 @@
-"""The compression plan: which module becomes what. Small enough to review in a pull request.
+"""The compression plan: what becomes of which module, in order. Small enough to review in a pull request.
 
-Applying a plan's structure needs no data, so a checkpoint carries its plan and is rebuilt from
-it. Entries are in the order in which they were applied.
+A plan knows no method: an entry names a module and holds a method's config. Applying a plan's structure
+needs no data, so a checkpoint carries its plan and is rebuilt from it. Entries compose: a later one may
+name what an earlier one made.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from afm_dist import storage
+from afm_dist.compression.config import MethodConfig
+from afm_dist.compression.registry import config_type, earlier_readers
 from afm_dist.errors import DataError, OptionError
 
-FORMAT_VERSION = 1
-
-Activation = Literal["none", "plain", "shifted"]
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-
-# How many standard deviations below the mean score the shifted ReLU starts to cut.
-DEFAULT_KAPPA = 2.0
-
-# Each has a class in ``methods.py``.
-Method = Literal["afm", "svd", "weighted"]
-METHODS: tuple[Method, ...] = get_args(Method)
+FORMAT_VERSION = 2
 
 # What all architectures here name their fused table.
 TABLE = "embedding"
 
-# Whether the fields of a table have one rank in common, or each its own.
-FieldRanks = Literal["uniform", "each"]
 
-# What entries did not have in the first releases.
-_LATER = ("ranks", "absorbs")
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PlanEntry:
     """One module and what becomes of it.
 
     Attributes:
-        name: Module name as in ``model.named_modules()``.
-        method: Where the factors come from.
-        rank: K, the inner width (layers) or code width (tables); with ``ranks`` the largest of them.
-        ranks: Of each field of a fused table, where they differ; 0: only the field's mean.
-        activation: What stands between the factors of a linear layer.
-        kappa: Of the shifted ReLU, in standard deviations.
-        folded_into: Linear layer that reads the codes directly (tables only); None: not folded.
-        absorbs: First-order term whose weights the codes give, too (tables only); None: it keeps its own.
+        name: Of the module, as in ``model.named_modules()`` once all entries before this one are applied.
+        config: The method, and how it is applied.
     """
 
     name: str
-    method: Method
-    rank: int
-    ranks: Mapping[str, int] | None = None
-    activation: Activation = "none"
-    kappa: float = DEFAULT_KAPPA
-    folded_into: str | None = None
-    absorbs: str | None = None
+    config: MethodConfig
 
     def __post_init__(self) -> None:
-        if self.ranks is not None:
-            self._check_ranks(self.ranks)
-        elif type(self.rank) is not int or self.rank < 1:
-            raise OptionError(f"rank {self.rank!r} of {self.name}: a rank is a whole number, at least 1")
-        if self.method not in METHODS:
-            raise OptionError(f"method {self.method!r} of {self.name}: choose from {', '.join(METHODS)}")
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.name, str):
+            raise OptionError(f"a plan names module {self.name!r}: the name of a module is needed")
+        if not isinstance(self.config, MethodConfig):
             raise OptionError(
-                f"activation {self.activation!r} of {self.name}: choose from {', '.join(ACTIVATIONS)}"
+                f"config of {self.name} is a {type(self.config).__name__}: the config of a method is needed"
             )
 
-    def _check_ranks(self, ranks: Mapping[str, int]) -> None:
-        if not isinstance(ranks, Mapping) or not ranks:
-            raise OptionError(f"ranks {ranks!r} of {self.name}: a rank for each field is needed")
-        for name, rank in ranks.items():
-            if type(rank) is not int or rank < 0:
-                raise OptionError(
-                    f"rank {rank!r} of {self.name}, field {name!r}: a rank is a whole number, and 0 leaves "
-                    "only the field's mean"
-                )
-        if self.rank != max(ranks.values()):
-            raise OptionError(
-                f"rank {self.rank!r} of {self.name}: with ranks by field it is the largest of them, "
-                f"{max(ranks.values())}"
-            )
+    @property
+    def rank(self) -> int:
+        """Give the rank of a config that has one.
 
-    def rank_of(self, field: str) -> int:
-        """The rank of one field of a fused table."""
-        return self.rank if self.ranks is None else self.ranks[field]
+        Raises:
+            AttributeError: the method has no such thing.
+        """
+        rank: int = self.config.rank  # type: ignore[attr-defined]
+        return rank
 
-    def with_rank(self, rank: int | Mapping[str, int]) -> PlanEntry:
-        """The same entry with another rank, or one for each field (the same ones are one for all)."""
-        if isinstance(rank, int):
-            return replace(self, rank=rank, ranks=None)
-        largest = max(rank.values(), default=0)
-        if largest and set(rank.values()) == {largest}:
-            return replace(self, rank=largest, ranks=None)
-        return replace(self, rank=largest, ranks=dict(rank))
+    def to_json(self) -> dict[str, Any]:
+        """Give the entry as plain values."""
+        return {
+            "module": self.name,
+            "method": self.config.tag,
+            "version": self.config.version,
+            "config": self.config.to_json(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,72 +68,44 @@ class Plan:
     """What to do to a model.
 
     Attributes:
-        entries: Modules and what becomes of them.
-        bfloat16: Modules whose rows (of a table, its codes, first-order weights) are rounded to bfloat16,
-            after all entries, whether they have one or not: a checkpoint has two bytes for each number, a
-            model in memory still four.
+        entries: Modules and what becomes of them, in the order in which they are applied.
         left_alone: Modules that were asked for and stay as they are, and why; only for whoever has the plan
             made: it is no part of what is written, nor of equality.
     """
 
     entries: tuple[PlanEntry, ...] = ()
-    bfloat16: tuple[str, ...] = ()
     left_alone: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
-        names: Any = self.bfloat16
-        if isinstance(names, str) or not isinstance(names, Sequence):
-            raise OptionError(f"bfloat16 {names!r}: a list of names of modules is needed")
-        for name in names:
-            if not isinstance(name, str):
-                raise OptionError(f"bfloat16 names {name!r}: the name of a module is needed")
-            if names.count(name) > 1:
-                raise OptionError(f"bfloat16 names {name!r} twice; give each module once")
-        # From JSON it is a list.
-        object.__setattr__(self, "bfloat16", tuple(names))
-
     def __add__(self, other: Plan) -> Plan:
-        """First this plan, then the other."""
-        return Plan(
-            entries=self.entries + other.entries,
-            bfloat16=tuple(dict.fromkeys(self.bfloat16 + other.bfloat16)),
-            left_alone={**self.left_alone, **other.left_alone},
-        )
+        """Give first this plan, then the other."""
+        return Plan(entries=self.entries + other.entries, left_alone={**self.left_alone, **other.left_alone})
 
     @property
     def modules(self) -> list[str]:
-        """Names of all modules that it changes."""
-        return list(dict.fromkeys([*(entry.name for entry in self.entries), *self.bfloat16]))
-
-    def using(self, **changes: Any) -> Plan:
-        """The same plan with some attributes of every entry replaced."""
-        return replace(self, entries=tuple(replace(entry, **changes) for entry in self.entries))
+        """List the names of all modules that it changes, each once."""
+        return list(dict.fromkeys(entry.name for entry in self.entries))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; those of a plan that rounds nothing are as ever."""
-        value = {"format_version": FORMAT_VERSION, "entries": [_plain(entry) for entry in self.entries]}
-        return value | ({"bfloat16": list(self.bfloat16)} if self.bfloat16 else {})
+        """Give the plan as plain values."""
+        return {"format_version": FORMAT_VERSION, "entries": [entry.to_json() for entry in self.entries]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], *, source: str = "plan") -> Plan:
-        """Back from plain values.
+        """Read a plan from plain values, of this version or an earlier one.
 
         Raises:
-            DataError: unknown version, or something that is not understood.
+            DataError: an unknown version, method or field, named with the entry.
         """
         version = value.get("format_version") if isinstance(value, Mapping) else None
-        if version != FORMAT_VERSION:
+        if version == FORMAT_VERSION and type(version) is int:
+            return cls(entries=_entries(value, source))
+        readers = earlier_readers()
+        if type(version) is not int or version not in readers:
             raise DataError(f"{source}: plan format version {reprlib.repr(version)} is unknown")
         try:
-            given = {key: item for key, item in value.items() if key != "format_version"}
-            if "left_alone" in given:
-                raise ValueError("left_alone is no part of a plan's file")
-            plan = cls(**given | {"entries": tuple(PlanEntry(**entry) for entry in value["entries"])})
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(entries=tuple(readers[version](value)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{source}: plan not understood ({error})") from error
-        # What the plan itself does not look at.
-        storage.as_typed(value, _Stored, source=source, fix="the plan is not understood")
-        return plan
 
     def save(self, location: str) -> None:
         """Write as JSON."""
@@ -187,15 +121,33 @@ class Plan:
         return cls.from_json(storage.read_json(location, dict[str, Any]), source=location)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    """What a plan's JSON holds."""
-
-    format_version: int
-    entries: tuple[PlanEntry, ...]
-    bfloat16: tuple[str, ...] = ()
+_KEYS = {"module", "method", "version", "config"}
 
 
-def _plain(entry: PlanEntry) -> dict[str, Any]:
-    """Without what is not used of ``_LATER``: a plan that older releases can read."""
-    return {key: value for key, value in asdict(entry).items() if value is not None or key not in _LATER}
+def _entries(value: Mapping[str, Any], source: str) -> tuple[PlanEntry, ...]:
+    unknown = sorted(set(value) - {"format_version", "entries"})
+    if unknown:
+        raise DataError(f"{source}: a plan has no field {unknown[0]!r}")
+    entries = value.get("entries")
+    if not isinstance(entries, list):
+        raise DataError(f"{source}: plan not understood (its entries are no list)")
+    found = []
+    for i, entry in enumerate(entries):
+        named = (
+            f" ({reprlib.repr(entry['module'])})" if isinstance(entry, Mapping) and "module" in entry else ""
+        )
+        where = f"{source}, entry {i}{named}"
+        if not isinstance(entry, Mapping) or set(entry) != _KEYS:
+            raise DataError(f"{where}: an entry has {', '.join(sorted(_KEYS))}, and nothing else")
+        kind = config_type(entry["method"], source=where)
+        if type(entry["version"]) is not int or entry["version"] != kind.version:
+            raise DataError(
+                f"{where}: version {reprlib.repr(entry['version'])} of method {kind.tag!r} is unknown (this "
+                f"release reads {kind.version})"
+            )
+        config = kind.from_json(entry["config"], source=where)
+        try:
+            found.append(PlanEntry(entry["module"], config))
+        except OptionError as error:
+            raise DataError(f"{where}: {error}") from error
+    return tuple(found)

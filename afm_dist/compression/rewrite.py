@@ -1,29 +1,29 @@
-"""Rewriting modules at low rank, on any ``nn.Module``: all that a plan says, or nothing."""
+"""Rewriting the modules of any ``nn.Module``: all that a plan says, or nothing."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.applied import record_entry, record_rounding
-from afm_dist.compression.outputs import OutputStatistics
+from afm_dist.compression.applied import record_entry
+from afm_dist.compression.method import Method
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.registry import compressible, handler_of, irreplaceable, refusal
-from afm_dist.compression.rounding import round_rows_, rounded_tensors
+from afm_dist.compression.registry import compressible, method_for, refusal
+from afm_dist.compression.replacing import all_or_nothing, replace_module
 from afm_dist.compression.trial import trial
 from afm_dist.errors import OptionError
-from afm_dist.statistics.collected import CollectedMoments
 from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.statistics import Statistics
 
 
 def compress_(
     model: nn.Module,
     plan: Plan,
-    moments: Mapping[str, Moments],
+    statistics: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """Rewrite the planned modules of a model in place; when one cannot be, the model stays as it was.
@@ -36,39 +36,39 @@ def compress_(
         model: Any module; its planned submodules are replaced.
         plan: From ``plan_ranks``, or written by hand: that is done also where it makes the model larger, with
             a warning.
-        moments: From ``collect_moments`` on this model.
-        sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity`` on this model; only the method
-            ``weighted`` needs it.
+        statistics: Of this model: a ``Statistics``, or the moments alone, from ``collect_moments``.
+        sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity`` on this model, where a method needs
+            it and ``statistics`` are the moments alone.
 
     Returns:
         The same model.
 
     Raises:
         OptionError: a module that does not exist, cannot be compressed, shares its weights with
-            another one (tied weights), is reached by other references than its names, or is smaller than
-            its rank; or moments, or the sensitivity, that are missing; or rows to round where there are
-            none; or a model that, on a batch of the statistics, does not run any more, does not call a
-            replacement, or goes on using weights that were replaced.
+            another one (tied weights), is reached by other references than its names, or does not fit its
+            config; or statistics that are missing; or a model that, on a batch of the statistics, does not
+            run any more, does not call a replacement, or goes on using weights that were replaced.
 
     Notes:
         The originals are kept until the last module is rewritten: at most twice the model's memory.
         Moments straight from ``collect_moments`` know a batch, on which the model is tried before and after;
         those from a file do not.
     """
-    probe = moments.probe if isinstance(moments, CollectedMoments) else None
-    grown: list[str] = []
-    with all_or_nothing(model), trial(model, plan, probe):
-        for entry in plan.entries:
+    known = Statistics.of(statistics, sensitivity)
+    fresh, grown = known.bytes_of is not None, []
+    with all_or_nothing(model), trial(model, plan, known.probe):
+        for i, entry in enumerate(plan.entries):
             before = _bytes(model)
-            _rewrite(model, entry, OutputStatistics(moments, sensitivity))
+            stacked = any(_concerns(later, entry.name) for later in plan.entries[i + 1 :])
+            known = _rewrite(model, entry, known, stacked=stacked) or known
             if _bytes(model) > before:
-                grown.append(f"{entry.name} at rank {entry.rank} by {_bytes(model) - before:,} bytes")
-        rounded_tensors(model, plan)
-    if grown and isinstance(moments, CollectedMoments):
+                grown.append(f"{entry.name} {entry.config.in_words} by {_bytes(model) - before:,} bytes")
+        stored_dtypes(model, plan)
+    if grown and fresh:
         # Of moments from a file, whoever made the plan has said so.
         warnings.warn(f"the plan makes the model larger: {', '.join(grown)}; lower the ranks", stacklevel=2)
-    round_rows_(model, plan)
-    record_rounding(model, plan)
+    finish_(model, plan)
+    _record_values(model, plan)
     return model
 
 
@@ -81,61 +81,97 @@ def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
     with all_or_nothing(model):
         for entry in plan.entries:
             _rewrite(model, entry, None)
-        rounded_tensors(model, plan)
-    record_rounding(model, plan)
+        stored_dtypes(model, plan)
+    _record_values(model, plan)
     return model
 
 
-@contextmanager
-def all_or_nothing(model: nn.Module) -> Iterator[None]:
-    """After an error every module has the children it had before."""
-    before = [(module, dict(module._modules)) for module in model.modules()]
-    try:
-        yield
-    except BaseException:
-        for module, children in before:
-            module._modules.clear()
-            module._modules.update(children)
-        raise
+def stored_dtypes(model: nn.Module, plan: Plan) -> dict[str, torch.dtype]:
+    """List the tensors that checkpoints hold in another dtype than a model has them, and that dtype.
+
+    Args:
+        model: To which the plan was applied.
+        plan: What was done to it.
+
+    Returns:
+        By the names of the tensors in the model; a tied tensor is there under each of its names.
+
+    Raises:
+        OptionError: an entry names a module that is not there, or does not fit it.
+    """
+    found: dict[str, torch.dtype] = {}
+    for entry in plan.entries:
+        for method in _method_after(model, entry):
+            found |= method.stored_dtypes(model, entry.name, entry.config)
+    return found
 
 
-def _rewrite(model: nn.Module, entry: PlanEntry, known: OutputStatistics | None) -> None:
-    """Replace one module; by an empty one where nothing is known of its outputs."""
-    original = _find(model, entry.name)
-    reason = refusal(model, entry.name)
+@torch.no_grad()
+def finish_(model: nn.Module, plan: Plan) -> None:
+    """Let a model have the numbers that it would have from a checkpoint.
+
+    Args:
+        model: To which the plan was applied, and which may have been trained since.
+        plan: What was done to it.
+    """
+    for entry in plan.entries:
+        for method in _method_after(model, entry):
+            method.finish(model, entry.name, entry.config)
+
+
+def _method_after(model: nn.Module, entry: PlanEntry) -> list[Method[Any, Any]]:
+    """Find the method of an entry that was applied: none, where it made another type of module."""
+    method = method_for(entry.config, _find(model, entry.name))
+    return [] if method is None else [method]
+
+
+def _record_values(model: nn.Module, plan: Plan) -> None:
+    """Note the entries that change values only, once nothing can fail any more."""
+    for entry in plan.entries:
+        for method in _method_after(model, entry):
+            if not method.replaces:
+                record_entry(model, model.get_submodule(entry.name), model.get_submodule(entry.name), entry)
+
+
+def _concerns(entry: PlanEntry, name: str) -> bool:
+    """Tell whether an entry is for a module, or for a part of it."""
+    return entry.name == name or entry.name.startswith(f"{name}.")
+
+
+def _rewrite(
+    model: nn.Module, entry: PlanEntry, known: Statistics | None, *, stacked: bool = False
+) -> Statistics | None:
+    """Replace one module; by an empty one where nothing is known of its outputs.
+
+    Returns:
+        What is known after it; with ``stacked`` also of what the module became.
+    """
+    name, config = entry.name, entry.config
+    original = _find(model, name)
+    reason = refusal(model, name, config)
     if reason is not None:
-        raise OptionError(f"{entry.name or 'the model'} {reason}")
-    handler = handler_of(original)
+        raise OptionError(f"{name or 'the model'} {reason}")
+    method = method_for(config, original)
+    assert method is not None
+    replacement = method.build(name, original, config)
+    if replacement is original:
+        return known
     parameters = list(original.parameters())
-    replacement = handler.build(original, entry).to(parameters[0].device, parameters[0].dtype)
+    if parameters:
+        replacement = replacement.to(parameters[0].device, parameters[0].dtype)
     replacement.train(original.training)
-    if not any(parameter.requires_grad for parameter in parameters):
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
         replacement.requires_grad_(False)
     with torch.no_grad():
-        if entry.absorbs is not None:
-            term = handler.absorb(model, replacement, original, entry, known)
-            reason = irreplaceable(model, entry.absorbs)
-            if reason is not None:
-                raise OptionError(f"{entry.absorbs} {reason}")
-            _replace(model, model.get_submodule(entry.absorbs), term)
-        elif known is not None:
-            handler.fill(replacement, original, entry, known)
-        if entry.folded_into is not None:
-            if entry.folded_into in dict(model.named_modules()):
-                reason = irreplaceable(model, entry.folded_into)
-                if reason is not None:
-                    raise OptionError(f"{entry.folded_into} {reason}")
-            handler.fold(model, replacement, entry, values=known is not None)
+        filled = method.connect(model, replacement, name, original, config, known)
+        if known is not None:
+            if not filled:
+                method.fill(replacement, name, original, config, known)
+            if stacked:
+                known = method.carried(name, replacement, original, config, known)
     record_entry(model, original, replacement, entry)
-    _replace(model, original, replacement)
-
-
-def _replace(model: nn.Module, original: nn.Module, replacement: nn.Module) -> None:
-    """Under all names that the model has for it."""
-    for owner in list(model.modules()):
-        for child, module in owner._modules.items():
-            if module is original:
-                owner._modules[child] = replacement
+    replace_module(model, original, replacement)
+    return known
 
 
 def _bytes(model: nn.Module) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from torch import Tensor, nn
 
 from afm_dist.compression.plan import Plan
-from afm_dist.compression.rewrite import all_or_nothing, compress_
+from afm_dist.compression.registry import method_for
+from afm_dist.compression.replacing import all_or_nothing
+from afm_dist.compression.rewrite import compress_
 from afm_dist.statistics.moments import Moments
 
 
@@ -40,11 +41,15 @@ def compress_in_turn_(
         OptionError: as in ``compress_``.
     """
     moments: dict[str, Moments] = {}
+    values = []
     with all_or_nothing(model):
         for entry in plan.entries:
-            own = collect(model, entry.name)
-            compress_(model, Plan(entries=(entry,)), own, sensitivity)
-            moments |= own
-        # What is to be rounded.
-        compress_(model, replace(plan, entries=()), moments)
+            method = method_for(entry.config, model.get_submodule(entry.name))
+            if method is None or method.replaces:
+                own = collect(model, entry.name)
+                compress_(model, Plan(entries=(entry,)), own, sensitivity)
+                moments |= own
+            else:
+                values.append(entry)
+        compress_(model, Plan(entries=tuple(values)), moments, sensitivity)
     return moments

@@ -32,9 +32,10 @@ def trial(model: nn.Module, plan: Plan, probe: Probe | None) -> Iterator[None]:
         OptionError: at the end, when the model no longer runs, uses weights of a module that was replaced, or
             does not call a replacement though it called the original.
     """
-    names = list(dict.fromkeys(entry.name for entry in plan.entries))
     known = dict(model.named_modules(remove_duplicate=False))
-    if probe is None or not names or not all(name in known for name in names):
+    # What an earlier entry makes cannot be watched before.
+    names = [name for name in plan.modules if name in known]
+    if probe is None or not names:
         yield
         return
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from afm_dist.dataset.manifest import Field
-from afm_dist.embedding import outside_fields
 from afm_dist.serving.scorer import TYPICAL_BATCH
+from afm_dist.tables.fused import outside_fields
 
 IDS, NUMERIC, LOGIT = "ids", "numeric", "logit"
 

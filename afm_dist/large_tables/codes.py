@@ -15,11 +15,10 @@ from typing import Any
 
 import ray
 import torch
-from torch import Tensor
 
 from afm_dist import console, storage
 from afm_dist.cluster import ensure_ray, task_slots
-from afm_dist.compression.factorize import codes_of
+from afm_dist.compression.method import RowEncoder
 from afm_dist.errors import DataError, StageError
 from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.ranges import Group, rows_of
@@ -39,14 +38,14 @@ class CodeParts:
 
     Attributes:
         table: Rows of all fields, shape (V, T).
-        encode: What makes codes of each field's rows, shape (K, T), float64.
+        encoders: What makes codes of each field's rows.
         groups: Rows of each part.
         folder: Where the parts lie, a location that all workers share.
         fingerprint: Of all that the parts depend on.
     """
 
     table: StoredTensor
-    encode: Sequence[Tensor]
+    encoders: Sequence[RowEncoder]
     groups: Sequence[Group]
     folder: str
     fingerprint: str
@@ -54,7 +53,7 @@ class CodeParts:
     @property
     def described(self) -> Described:
         """All codes together, shape (V, K)."""
-        return Described(shape=(self.table.shape[0], self.encode[0].shape[0]), dtype=self.table.dtype)
+        return Described(shape=(self.table.shape[0], self.encoders[0].width), dtype=self.table.dtype)
 
     def location(self, part: int) -> str:
         """Where a part is committed."""
@@ -73,9 +72,9 @@ class CodeParts:
         codes = torch.empty(rows_of(group), self.described.shape[1], dtype=self.table.dtype)
         done = 0
         for rows in group:
-            first, components = rows.offset + rows.start, self.encode[rows.field].T
+            first, encode = rows.offset + rows.start, self.encoders[rows.field]
             for block in self.table.blocks(first, first + len(rows), TABLE_ROWS):
-                codes[done : done + len(block)] = codes_of(block, components)
+                codes[done : done + len(block)] = encode(block)
                 done += len(block)
         content = as_bytes(codes)
         metadata = {"fingerprint": f"{self.fingerprint}/{part}", "sha256": storage.sha256(content)}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from afm_dist import __version__, storage
 from afm_dist.checkpoint import MAX_FILE_BYTES, write_checkpoint
-from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
-from afm_dist.compression.outputs import OutputStatistics
+from afm_dist.compression.method import RowEncoder
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
-from afm_dist.compression.ranks import field_key
+from afm_dist.compression.registry import method_for
 from afm_dist.compression.rewrite import compress_
 from afm_dist.errors import OptionError
 from afm_dist.events import Emit, unheard
@@ -22,6 +21,7 @@ from afm_dist.large_tables.source import WEIGHT, Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
 from afm_dist.resources import CPU_EACH, CpuOptions
 from afm_dist.statistics.moments import RANGE_ROWS, Moments
+from afm_dist.statistics.statistics import Statistics
 from afm_dist.tensors import named_tensors
 
 # Folders of parts beside the result.
@@ -69,8 +69,8 @@ def compress_table(
         ``compress_`` may round the last bit of a code in another way.
     """
     entry = _entry(plan)
-    encode = _encode(source, entry, OutputStatistics(moments, sensitivity))
     model, with_rows = source.without_rows()
+    encoders = _encoders(source, model, entry, Statistics(moments, sensitivity))
     compress_(model, plan, moments, sensitivity)
     small = {name: tensor for name, tensor in named_tensors(model).items() if name not in with_rows}
     fingerprint = storage.fingerprint(
@@ -79,12 +79,12 @@ def compress_table(
             "checkpoint": source.mark(),
             "plan": plan.to_json(),
             "range_rows": range_rows,
-            "encode": storage.sha256(b"".join(bytes(as_bytes(matrix.contiguous())) for matrix in encode)),
+            "encode": [encoder.digest for encoder in encoders],
         }
     )
     parts = CodeParts(
         table=source.table,
-        encode=encode,
+        encoders=encoders,
         groups=row_groups(source.cardinalities, range_rows),
         folder=storage.join(target, f"{CODES_PREFIX}{fingerprint[:16]}"),
         fingerprint=fingerprint,
@@ -113,49 +113,29 @@ def compress_table(
 
 
 def _entry(plan: Plan) -> PlanEntry:
-    """The entry of the table.
+    """Give the entry of the table.
 
     Raises:
-        OptionError: there are others, or it cannot be done block by block.
+        OptionError: there are others.
     """
     if [entry.name for entry in plan.entries] != [TABLE]:
-        named = ", ".join(entry.name for entry in plan.entries) or "nothing"
+        named = ", ".join(f"{entry.name} ({entry.config.label})" for entry in plan.entries) or "nothing"
         raise OptionError(f"a plan for {named}: only {TABLE} is compressed without being in memory")
     (entry,) = plan.entries
-    if entry.ranks is not None:
-        raise OptionError(
-            f"{TABLE} cannot have ranks by field without being in memory; give all fields one, or use "
-            "compress_"
-        )
-    if entry.absorbs is not None:
-        raise OptionError(
-            f"{TABLE} cannot absorb {entry.absorbs} without being in memory; leave absorbs out, or use "
-            "compress_"
-        )
-    if plan.bfloat16:
-        raise OptionError(
-            f"{', '.join(plan.bfloat16)} cannot be rounded without being in memory; leave bfloat16 out, or "
-            "use compress_"
-        )
     return entry
 
 
-def _encode(source: Source, entry: PlanEntry, known: OutputStatistics) -> list[Tensor]:
-    """What makes codes of each field's rows.
+def _encoders(source: Source, model: nn.Module, entry: PlanEntry, known: Statistics) -> list[RowEncoder]:
+    """Give what makes the stored rows of each field.
 
     Raises:
         OptionError: the method needs more than moments, or they are missing.
     """
-    method = FACTORIZATIONS[entry.method]
-    if not isinstance(method, ProjectedOutputs):
-        raise OptionError(
-            f"method {entry.method!r} of {TABLE}: its factors follow from the table itself, not from "
-            "moments; take afm or weighted, or use compress_"
-        )
+    method = method_for(entry.config, model.get_submodule(TABLE))
+    if method is None:
+        raise OptionError(f"{TABLE} cannot be compressed by {entry.config.tag}")
     width = source.table.shape[1]
-    return [
-        method.projection(field_key(TABLE, field), width, entry.rank, known).encode for field in source.fields
-    ]
+    return [method.row_encoder(TABLE, field, entry.config, width, known) for field in source.fields]
 
 
 def _described(

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from afm_dist import storage
 from afm_dist.checkpoint import CONFIG, ModelConfig, fill_, load_config
 from afm_dist.compression.plan import TABLE, Plan
-from afm_dist.compression.rewrite import restructure_
-from afm_dist.compression.rounding import rounded_tensors
-from afm_dist.embedding import FusedEmbedding
+from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.errors import AfmError, DataError, OptionError
 from afm_dist.large_tables.stored import StoredTensor, stored_tensors
+from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.tensors import named_tensors
 
 WEIGHT = f"{TABLE}.weight"
@@ -52,7 +51,7 @@ class Source:
         model = empty_model(config)
         table = dict(model.named_modules()).get(TABLE)
         compressed = any(entry.name == TABLE for entry in config.plan.entries)
-        if compressed or WEIGHT in rounded_tensors(model, config.plan):
+        if compressed or WEIGHT in stored_dtypes(model, config.plan):
             raise OptionError(
                 "--checkpoint: the table of the model is compressed already, or rounded; give the "
                 "uncompressed one"

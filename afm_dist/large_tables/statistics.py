@@ -11,7 +11,6 @@ from afm_dist import __version__
 from afm_dist.checkpoint import check_schema
 from afm_dist.cluster import ensure_ray
 from afm_dist.compression.plan import TABLE
-from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.vocabulary_file import read_count_range
 from afm_dist.errors import DataError
@@ -20,6 +19,7 @@ from afm_dist.large_tables.ranges import Group, row_groups, rows_of
 from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.stored import StoredTensor
 from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import RANGE_ROWS, TABLE_ROWS, Moments, moments_of_blocks
 from afm_dist.statistics.partials import Partials
 from afm_dist.statistics.ray_pass import RayPass, Work

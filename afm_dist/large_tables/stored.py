@@ -221,6 +221,24 @@ def header(tensors: Mapping[str, Described], metadata: Mapping[str, str] | None 
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
+    return _framed(content)
+
+
+def header_bytes_at_most(tensors: Mapping[str, Described], end: int) -> int:
+    """Count the bytes before the tensors in their file, of tensors that lie anywhere before ``end``.
+
+    Args:
+        tensors: Of the largest shapes that they may have.
+        end: The largest offset.
+    """
+    content = {
+        name: {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end]}
+        for name, tensor in tensors.items()
+    }
+    return len(_framed(content))
+
+
+def _framed(content: Mapping[str, Any]) -> bytes:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % LENGTH_BYTES)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -12,9 +12,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from afm_dist.dataset.manifest import Field
-from afm_dist.embedding import FusedEmbedding
-from afm_dist.first_order import LinearTerm
 from afm_dist.models.layers import check_sizes, flat_inputs, hidden_linears
+from afm_dist.tables.first_order import LinearTerm
+from afm_dist.tables.fused import FusedEmbedding
 
 
 class CTRModel(nn.Module, ABC):

@@ -13,7 +13,6 @@ from afm_dist import console
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.cluster import view
 from afm_dist.compression.rewrite import restructure_
-from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import WINDOW_ROWS
 from afm_dist.errors import OptionError
@@ -23,6 +22,7 @@ from afm_dist.planning.footprint import Footprint, inference_footprint, training
 from afm_dist.resources import Cluster, ResourceOptions, TaskResources, TrainingResources, training_resources
 from afm_dist.sharing import model_bytes
 from afm_dist.statistics.collect import BATCH_SIZE as STATISTICS_ROWS
+from afm_dist.statistics.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Recipe
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
+from afm_dist.compression.plan import Plan
 from afm_dist.report import text
 from afm_dist.report.dataset_words import label_rate, percent
 from afm_dist.report.markdown import fenced, markdown_table, plain
@@ -171,30 +172,20 @@ def _details(config: Mapping[str, Any], figures: Headline) -> str:
 
 
 def _plan(config: Mapping[str, Any]) -> str:
-    entries = config["compression"]["entries"]
+    entries = Plan.from_json(config["compression"]).entries
     if not entries:
         return "Nothing was compressed."
+    details = [entry.config.details() for entry in entries]
+    columns = list(dict.fromkeys(column for own in details for column in own))
     rows = [
         [
-            plain(entry["name"]),
-            plain(entry["method"]),
-            _rank(entry),
-            plain(entry["activation"]),
-            plain(entry.get("folded_into") or text.NONE),
-            plain(entry.get("absorbs") or text.NONE),
+            plain(entry.name),
+            plain(entry.config.label),
+            *(plain(own.get(column, text.NONE)) for column in columns),
         ]
-        for entry in entries
+        for entry, own in zip(entries, details, strict=True)
     ]
-    return markdown_table(
-        ["Module", "Method", "Rank", "Between the factors", "Folded into", "Absorbs"], rows, 6
-    )
-
-
-def _rank(entry: Mapping[str, Any]) -> str:
-    by_field = entry.get("ranks")
-    if not by_field:
-        return str(entry["rank"])
-    return f"{min(by_field.values())} to {max(by_field.values())}, by field"
+    return markdown_table(["Module", "Method", *columns], rows, 2 + len(columns))
 
 
 def _data(report: Report) -> str:

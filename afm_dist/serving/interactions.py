@@ -14,12 +14,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.fused import Narrow, folded_linear
-from afm_dist.grouped_embedding import GroupedEmbedding
 from afm_dist.models.base import CTRModel
 from afm_dist.models.dcn import DCN, CrossLayer
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.models.layers import factorization_machine
+from afm_dist.tables.folding import folded_linear
+from afm_dist.tables.table import Decoder, Table
 
 
 def interactions_of(model: CTRModel) -> nn.Module:
@@ -62,7 +62,7 @@ class Expansion(nn.Module):
     blocks: Tensor
     bias: Tensor
 
-    def __init__(self, table: Narrow) -> None:
+    def __init__(self, table: Table) -> None:
         super().__init__()
         self.dim = table.dim
         self.projected = projected(table)
@@ -91,7 +91,7 @@ class FactorizationMachine(nn.Module):
     slope: Tensor
     constant: Tensor
 
-    def __init__(self, table: Narrow) -> None:
+    def __init__(self, table: Table) -> None:
         super().__init__()
         self.dim = table.dim
         self.projected = projected(table)
@@ -169,7 +169,7 @@ def _crosses_are_linear(model: DCN) -> bool:
     return all(isinstance(each, nn.Linear) for each in (model.cross_output, *(c.linear for c in crosses)))
 
 
-def on_codes(linear: nn.Linear, table: Narrow) -> nn.Linear:
+def on_codes(linear: nn.Linear, table: Table) -> nn.Linear:
     """A linear layer over [e, numeric] (B, F·T + C) as one over [codes, numeric] (B, ΣK_i + C)."""
     return folded_linear(linear, table) if projected(table) else linear
 
@@ -179,26 +179,33 @@ def reads_codes(model: CTRModel) -> bool:
     return model.embedding.folded or not projected(model.embedding)
 
 
-def projected(table: Narrow) -> bool:
+def projected(table: Table) -> bool:
     """Whether codes are expanded by projections, and are not the embeddings themselves."""
-    return isinstance(table, GroupedEmbedding) or table.projection is not None
+    return table.decoder(0) is not None
 
 
-def blocks_of(table: Narrow) -> Tensor:
+def blocks_of(table: Table) -> Tensor:
     """The projections, each in the rows of its field's codes and the columns of its embedding, float64.
 
     Returns:
         Shape (ΣK_i, F·T): embeddings = codes @ blocks + biases.
     """
     T = table.dim
-    blocks = table.factors(0).bias.new_zeros(
+    decoders = _decoders(table)
+    blocks = decoders[0].bias.new_zeros(
         math.prod(table.code_shape), len(table.names) * T, dtype=torch.float64
     )
-    for i in range(len(table.names)):
-        blocks[table.code_columns(i), i * T : (i + 1) * T] = table.factors(i).projection.T
+    for i, decoder in enumerate(decoders):
+        blocks[table.code_columns(i), i * T : (i + 1) * T] = decoder.projection.T
     return blocks
 
 
-def biases_of(table: Narrow) -> Tensor:
+def biases_of(table: Table) -> Tensor:
     """The biases of the fields' embeddings, shape (F, T), float64."""
-    return torch.stack([table.factors(i).bias.detach().double() for i in range(len(table.names))])
+    return torch.stack([decoder.bias.detach().double() for decoder in _decoders(table)])
+
+
+def _decoders(table: Table) -> list[Decoder]:
+    """List the decoders of all fields, of a table with projections."""
+    found = [table.decoder(i) for i in range(len(table.names))]
+    return [decoder for decoder in found if decoder is not None]

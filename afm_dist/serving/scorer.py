@@ -11,13 +11,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.fused import Narrow, folded_linear
-from afm_dist.embedding import FusedEmbedding
-from afm_dist.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.models.base import CTRModel
 from afm_dist.serving.interactions import interactions_of, projected
 from afm_dist.serving.rows import Precision
 from afm_dist.serving.table import PackedTable
+from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm
+from afm_dist.tables.folding import folded_linear
+from afm_dist.tables.fused import FusedEmbedding
+from afm_dist.tables.table import Table
 
 # What a compiler assumes of a batch when it decides how to share work among threads.
 TYPICAL_BATCH = 1024
@@ -80,11 +81,11 @@ def _without_tables(model: CTRModel) -> CTRModel:
     """
     memo: dict[int, Any] = {}
     for owner in model.modules():
-        if isinstance(owner, FusedEmbedding | LinearTerm):
+        if isinstance(owner, FusedEmbedding | LinearTerm) and owner.weight is not None:
             memo[id(owner.weight)] = nn.Parameter(owner.weight.new_empty(0, owner.weight.shape[1]))
     rest = copy.deepcopy(model, memo).eval().float()
     for name, reader_name in rest.folds.items():
-        table, reader = cast(Narrow, rest.get_submodule(name)), rest.get_submodule(reader_name)
+        table, reader = cast(Table, rest.get_submodule(name)), rest.get_submodule(reader_name)
         if projected(table) and not table.folded and isinstance(reader, nn.Linear):
             rest.set_submodule(reader_name, folded_linear(reader, table))
             table.folded = True

@@ -5,15 +5,15 @@ Shape legend: B batch, F fields, K_i code dimension of field i, V rows of all fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.fused import Narrow
-from afm_dist.embedding import FusedEmbedding, check_ids, first_rows, outside_fields, refuse_id
-from afm_dist.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.serving.rows import EmptyRows, FloatRows, Int8Rows, PackedRows, Precision
+from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm
+from afm_dist.tables.fused import check_ids, first_rows, outside_fields, refuse_id
+from afm_dist.tables.table import Table
 
 
 class PackedTable(nn.Module):
@@ -38,7 +38,7 @@ class PackedTable(nn.Module):
     ends: Tensor
     order: Tensor
 
-    def __init__(self, embedding: Narrow, linear: LinearTerm | CodedLinearTerm, precision: Precision) -> None:
+    def __init__(self, embedding: Table, linear: LinearTerm | CodedLinearTerm, precision: Precision) -> None:
         super().__init__()
         self.names = embedding.names
         self.cardinalities = embedding.cardinalities
@@ -46,12 +46,12 @@ class PackedTable(nn.Module):
         starts = first_rows(self.cardinalities).tolist()
         offsets, ends = torch.zeros(2, len(self.names), dtype=torch.int64)
         groups, order, self.sizes = [], [], []
-        for code_dim, fields in _members(embedding):
+        for code_dim, fields in embedding.members():
             sizes = [self.cardinalities[i] for i in fields]
             rows = _empty_rows(sizes, code_dim, weights is not None, precision, linear.numeric.device)
             for place, (i, first) in enumerate(zip(fields, first_rows(sizes).tolist(), strict=True)):
                 own = None if weights is None else weights[starts[i] : starts[i] + sizes[place]]
-                rows.write(place, slice(first, first + sizes[place]), _codes(embedding, i), own)
+                rows.write(place, slice(first, first + sizes[place]), embedding.codes(i).detach(), own)
                 offsets[i], ends[i] = first, sum(sizes)
             groups.append(rows)
             order += fields
@@ -111,19 +111,6 @@ class PackedTable(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"fields={len(self.names)}, rows={sum(self.cardinalities)}"
-
-
-def _members(embedding: Narrow) -> Iterable[tuple[int, list[int]]]:
-    """Each width of codes with the numbers of its fields, in the order of the codes of a row."""
-    if isinstance(embedding, FusedEmbedding):
-        return [(embedding.code_dim, list(range(len(embedding.names))))]
-    return embedding.members()
-
-
-def _codes(embedding: Narrow, field: int) -> Tensor:
-    if isinstance(embedding, FusedEmbedding):
-        return embedding.weight.detach()[embedding.rows(field)]
-    return embedding.factors(field).codes.detach()
 
 
 def _empty_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NotRequired, TypedDict
 
@@ -17,17 +17,18 @@ from afm_dist.compression.budget import (
     Allocation,
     allocate,
     check_budget,
+    description_bytes,
     least_bytes,
-    most_plan_bytes,
+    most_description_bytes,
     structure_bytes,
 )
-from afm_dist.compression.plan import TABLE, Activation, FieldRanks, Plan
-from afm_dist.compression.ranks import GivenRanks, in_words, plan_of
-from afm_dist.compression.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
+from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import Activation, FieldRanks
+from afm_dist.methods.low_rank.ranks import GivenRanks, in_words, ranks_of
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.compression import MOMENTS, counted_moments, plan_for
@@ -36,6 +37,8 @@ from afm_dist.stages.scoring import Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
+from afm_dist.statistics.statistics import Statistics
 
 RANKS = "ranks.json"
 
@@ -109,7 +112,7 @@ class Target:
         return int(before / self.ratio)
 
     def plan(self, model: nn.Module) -> Plan:
-        """What the budget is spent on, of rank 1."""
+        """Plan what the budget is spent on, of rank 1."""
         return plan_for(model, activation=self.activation, kappa=self.kappa, rows=self.rows)
 
 
@@ -164,24 +167,25 @@ def choose_ranks(
 
     def work(folder: str) -> None:
         model, config = from_pretrained(source), load_config(source)
-        whole = target.plan(model)
-        rest, field_ranks = _checked(config, whole, budget, before, target.field_ranks)
+        whole, rounded = target.plan(model), target.rows.rounded(model)
+        rest, field_ranks = _checked(config, whole, rounded, budget, before, target.field_ranks)
         if field_ranks != target.field_ranks:
             console.say("  one rank for all fields: the budget has no room for the names of ranks by field")
         counted = counted_moments(model, manifest, target.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         names = [entry.name for entry in whole.entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=target.rows.absorb)
+        known = Statistics(moments, sensitivity)
         found: dict[str, Allocation] = {}
         for name, (way, emphasis) in _ways(field_ranks, target.refine).items():
             try:
                 one = allocate(
                     config,
                     whole,
-                    moments,
-                    sensitivity,
+                    known,
                     budget - rest,
-                    field_ranks=way,
+                    always=rounded,
+                    by_field=way == "each",
                     emphasis={TABLE: emphasis},
                 )
             except OptionError:
@@ -189,14 +193,13 @@ def choose_ranks(
                     raise
                 # One dimension for all fields does not become as small as dimensions of their own.
                 continue
-            plan = plan_of(whole, one.ranks)
-            if all(plan != plan_of(whole, other.ranks) for other in found.values()):
+            if all(one.plan != other.plan for other in found.values()):
                 found[name] = one
         splits = ["validation"]
         scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=splits, options=options)
         tried = found if len(found) > 1 else {}
         with scoring.remembering("ranks", models=len(tried)) as score:
-            scores = {name: score(name, "afm", plan_of(whole, one.ranks)) for name, one in tried.items()}
+            scores = {name: score(name, "afm", one.plan) for name, one in tried.items()}
             _write(folder, budget, found, scores)
 
     stage = run.stage(
@@ -224,17 +227,27 @@ def _write(
     chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
     best = found[chosen]
     console.say(
-        f"  for {budget:,} bytes: {in_words(best.ranks)}; predicted root mean square change of the logit "
-        f"{math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
+        f"  for {budget:,} bytes: {in_words(ranks_of(best.configs))}; predicted root mean square change of "
+        f"the logit {math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
     )
     tried = [
-        {"name": name, **asdict(one)}
+        {"name": name, **_plain(one)}
         | {key: scores[name][key] for key in ("validation_auc", "validation_log_loss") if name in scores}
         for name, one in found.items()
     ]
     storage.write_json(
-        storage.join(folder, RANKS), {"budget": budget, **asdict(best), "chosen": chosen, "tried": tried}
+        storage.join(folder, RANKS), {"budget": budget, **_plain(best), "chosen": chosen, "tried": tried}
     )
+
+
+def _plain(one: Allocation) -> dict[str, Any]:
+    """Give an allocation as plain values."""
+    return {
+        "ranks": ranks_of(one.configs),
+        "bytes": one.bytes,
+        "error": one.error,
+        "errors": dict(one.errors),
+    }
 
 
 def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, float]]:
@@ -259,13 +272,18 @@ def check_target(config: ModelConfig, checkpoint: str | None, target: Target) ->
         OptionError: says what is possible.
     """
     with torch.device("meta"):
-        plan = target.plan(config.build())
-    before = size_on_disk(checkpoint) if checkpoint else structure_bytes(config, Plan())
-    _checked(config, plan, target.budget(before), before, target.field_ranks)
+        model = config.build()
+    whole, rounded = target.plan(model), target.rows.rounded(model)
+    before = (
+        size_on_disk(checkpoint)
+        if checkpoint
+        else structure_bytes(config, Plan()) + description_bytes(config, Plan())
+    )
+    _checked(config, whole, rounded, target.budget(before), before, target.field_ranks)
 
 
 def _checked(
-    config: ModelConfig, plan: Plan, budget: int, before: int, field_ranks: FieldRanks
+    config: ModelConfig, plan: Plan, rounded: Plan, budget: int, before: int, field_ranks: FieldRanks
 ) -> tuple[int, FieldRanks]:
     """Refuse a budget that cannot be met, or that the uncompressed checkpoint meets.
 
@@ -278,13 +296,17 @@ def _checked(
             f"a budget of {budget:,} bytes: the uncompressed checkpoint has {before:,}, nothing needs to be "
             "compressed; give less to --target-bytes, or more to --target-ratio"
         )
-    besides = before - structure_bytes(config, Plan())
-    rests = {
-        way: besides + most_plan_bytes(config, plan, way) for way in dict.fromkeys((field_ranks, "uniform"))
+    besides = before - structure_bytes(config, Plan()) - description_bytes(config, Plan())
+    rests: dict[FieldRanks, int] = {
+        way: besides + most_description_bytes(config, plan, always=rounded, by_field=way == "each")
+        for way in (field_ranks, "uniform")
     }
-    least = {way: least_bytes(config, plan, way) + rest for way, rest in rests.items()}
+    least = {
+        way: least_bytes(config, plan, always=rounded, by_field=way == "each") + rest
+        for way, rest in rests.items()
+    }
     way = field_ranks if least[field_ranks] <= budget else min(least, key=least.__getitem__)
-    check_budget(config, plan, budget, besides=rests[way], field_ranks=way)
+    check_budget(config, plan, budget, always=rounded, besides=rests[way], by_field=way == "each")
     return rests[way], way
 
 

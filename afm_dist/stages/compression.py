@@ -16,12 +16,13 @@ from afm_dist.checkpoint import (
     save_pretrained,
     size_on_disk,
 )
-from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, TABLE, Activation, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, Policy, plan_ranks
+from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.large_tables.stored import stored_tensors
+from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA, Activation, LowRank
+from afm_dist.methods.low_rank.ranks import FixedRank, Policy, low_rank, plan_ranks
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.methods import AFM, Compared, Methods
@@ -78,7 +79,10 @@ def check_ranks(
         if not isinstance(policy, FixedRank):
             continue
         try:
-            ranked = tuple(replace(entry, rank=policy.rank, folded_into=None) for entry in entries)
+            ranked = tuple(
+                PlanEntry(entry.name, replace(low_rank(entry), rank=policy.rank, folded_into=None))
+                for entry in entries
+            )
             with torch.device("meta"):
                 restructure_(model, Plan(entries=ranked))
         except OptionError as error:
@@ -143,13 +147,11 @@ def folded_into(model: nn.Module) -> str | None:
 
 
 def plan_for(model: nn.Module, *, activation: Activation, kappa: float, rows: Rows = PUBLISHED) -> Plan:
-    """All that can be compressed of one of the models here: its linear layers and its table, of rank 1."""
-    linears = (
-        PlanEntry(name=name, method="afm", rank=1, activation=activation, kappa=kappa)
-        for name in target_linears(model)
-    )
-    table = PlanEntry(name=TABLE, method="afm", rank=1, folded_into=folded_into(model))
-    return rows.of(Plan(entries=(*linears, table)), model)
+    """Plan all that can be compressed of a model here: its linear layers and its table, of rank 1."""
+    linear = LowRank(rank=1, activation=activation, kappa=kappa)
+    linears = (PlanEntry(name, linear) for name in target_linears(model))
+    table = LowRank(rank=1, folded_into=folded_into(model), absorbs=rows.absorbs(model))
+    return Plan(entries=(*linears, PlanEntry(TABLE, table)))
 
 
 def rewrite_linears(
@@ -197,7 +199,7 @@ def rewrite_linears(
             own = behind if method.in_turn else moments
             write_compressed(source, storage.join(folder, name), plan, own, felt)
             if name == AFM.linears:
-                ranks = ", ".join(f"{entry.name} to rank {entry.rank}" for entry in plan.entries)
+                ranks = ", ".join(f"{entry.name} to rank {low_rank(entry).rank}" for entry in plan.entries)
                 console.say(f"  {ranks or 'no layer is compressed'}")
 
     stage = run.stage(
@@ -323,8 +325,14 @@ def rewrite_tables(
         for method in methods.factored:
             source = tuned.checkpoints[method.linears]
             model = from_pretrained(source)
-            ranked = plan_ranks(moments, policy, method=method.factors, folded_into=folded_into(model))
-            plan = rows.of(ranked, model)
+            ranked = plan_ranks(
+                moments,
+                policy,
+                method=method.factors,
+                folded_into=folded_into(model),
+                absorbs=rows.absorbs(model),
+            )
+            plan = ranked + rows.rounded(model)
             own = load_moments(statistics.file(_table_moments(method))) if method.by_data else moments
             written = storage.join(folder, method.tables)
             felt = sensitivity.get(method.name)

@@ -185,13 +185,14 @@ def timing_batch(manifest: Manifest, split: str = "test") -> Batch:
 
 
 def structure(checkpoint: str) -> str:
-    """What decides a model's speed: its layers and widths, not their values or origin."""
-    config = load_config(checkpoint).to_json()
+    """Fingerprint what decides a model's speed: its layers and widths, not their values or origin."""
+    config = load_config(checkpoint)
     entries = [
-        {**entry, "method": None, "kappa": None, "activation": entry["activation"] != "none"}
-        for entry in config["compression"]["entries"]
+        [entry.name, structure]
+        for entry in config.plan.entries
+        if (structure := entry.config.structure()) is not None
     ]
-    return storage.fingerprint({**config, "compression": entries})
+    return storage.fingerprint({**config.to_json(), "compression": entries})
 
 
 def rows_of(

@@ -7,14 +7,13 @@ from dataclasses import asdict
 
 from afm_dist import console, preprocessing, storage
 from afm_dist.checkpoint import size_on_disk
-from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.plan import TABLE
-from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.large_tables.rewrite import compress_table
 from afm_dist.large_tables.source import Source, empty_model
 from afm_dist.large_tables.statistics import stored_moments
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
 from afm_dist.planning.capacity import Estimate, Plan
 from afm_dist.planning.estimate import PROCESS_BYTES, TASKS_START_S
 from afm_dist.resources import Cluster, CpuOptions, TaskResources
@@ -22,6 +21,7 @@ from afm_dist.runs import Run, Stage
 from afm_dist.statistics.moments import RANGE_ROWS, TABLE_ROWS
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
+from afm_dist.statistics.spectrum import eigendecompose
 
 # This module and what it imports leave training alone: to import that takes 100 MB.
 MOMENTS = "moments.safetensors"

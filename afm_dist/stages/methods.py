@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afm_dist.compression.plan import Method
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import Factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Compared:
     """
 
     name: str
-    factors: Method
+    factors: Factors
     words: str
     by_data: bool = True
     weighted: bool = False

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, cast
+
+import torch
 
 from afm_dist import console, storage
-from afm_dist.checkpoint import load_config
-from afm_dist.compression.absorb import in_agreeing_units
-from afm_dist.compression.factorize import eigendecompose, kept_share
-from afm_dist.compression.methods import FACTORIZATIONS, ProjectedOutputs
-from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import TABLE, Plan, PlanEntry
-from afm_dist.compression.ranks import field_key, field_name, in_words, module_name
+from afm_dist.checkpoint import ModelConfig, load_config
+from afm_dist.compression.plan import TABLE, Plan
+from afm_dist.compression.registry import facts_of
+from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.dataset import description_json
 from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
@@ -25,11 +24,11 @@ from afm_dist.report.schema import Layer
 from afm_dist.runs import STAGE_AGAIN, SUCCESS, Done, Run, Stage, environment
 from afm_dist.stages.evaluation import RESULTS, MeasuredSpeed
 from afm_dist.stages.training import Models
+from afm_dist.statistics.keys import field_key, module_name
+from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import Recipe
 
-FLOAT_BYTES, BFLOAT16_BYTES = 4, 2
-SHARES = (0.9, 0.95, 0.99)
 RECIPE_KEYS = (
     *("learning_rate", "batch_size", "epochs", "dropout", "l2", "patience"),
     *("trained", "average", "distill_weight", "distill_temperature"),
@@ -102,59 +101,29 @@ def row_notes(tuned: Mapping[str, History], control: str) -> dict[tuple[str, str
     return notes
 
 
-def kept_energy(key: str, entry: PlanEntry, known: OutputStatistics) -> float:
-    """The share of the variance of some outputs that the factors of an entry keep.
-
-    1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the entry's method. P leaves scores that are not
-    correlated, so its columns of ``decode``, of length 1, keep the variance of a score each.
-    """
-    method, own, rank = FACTORIZATIONS[entry.method], known[key], _rank(key, entry)
-    if entry.method == "afm" or not isinstance(method, ProjectedOutputs):
-        return eigendecompose(own).kept_energy(rank)
-    whole = method.projection(key, own.width, own.width, known)
-    return kept_share(whole.deviations.square(), rank)
-
-
-def _rank(key: str, entry: PlanEntry) -> int:
-    """Of the module, or the field, that some outputs belong to."""
-    field = field_name(key)
-    return entry.rank if field is None else entry.rank_of(field)
-
-
-def layers(known: OutputStatistics, plan: Plan) -> list[Layer]:
-    """The spectrum and the rank of everything that a plan compresses.
+def layers(known: Statistics, plan: Plan) -> list[Layer]:
+    """Describe everything that a plan compresses, as each method says it.
 
     Args:
         known: Of the outputs.
         plan: What was done.
     """
-    entries = {entry.name: entry for entry in plan.entries}
     found: list[Layer] = []
-    for name, own in known.items():
-        entry = entries.get(module_name(name))
-        if entry is None:
-            continue
-        spectrum = eigendecompose(own)
-        kind: Literal["embedding", "linear"] = "embedding" if entry.name == TABLE else "linear"
-        found.append(
-            {
-                "name": name,
-                "kind": kind,
-                "method": entry.method,
-                "width": spectrum.width,
-                "rank": _rank(name, entry),
-                "kept_energy": kept_energy(name, entry, known),
-                "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
-                "components_singular": {
-                    str(share): spectrum.rank_for_singular_values(share) for share in SHARES
-                },
-                "rank_deficiency": spectrum.rank_deficiency,
-                "rank_needed": spectrum.needed_rank,
+    for key, own in known.items():
+        for entry in plan.entries:
+            if entry.name != module_name(key) or not (
+                facts := facts_of(type(entry.config)).layer(key, entry.config, known)
+            ):
+                continue
+            layer: dict[str, Any] = {
+                "name": key,
+                "kind": "embedding" if entry.name == TABLE else "linear",
+                "method": entry.config.label,
+                "width": own.width,
                 "count": own.count,
-                "activation": entry.activation if kind == "linear" else None,
-                "eigenvalues": spectrum.eigenvalues.tolist(),
+                **facts,
             }
-        )
+            found.append(cast(Layer, layer))
     return found
 
 
@@ -181,80 +150,69 @@ def training_points(baseline: Models, manifest: Manifest) -> list[dict[str, Any]
     ]
 
 
-def decomposed(known: OutputStatistics, plan: Plan) -> OutputStatistics:
-    """The statistics as AFM decomposed them: absorbed first-order weights in the unit in which they count.
-
-    Args:
-        known: Of the outputs; of absorbed weights with the sensitivity.
-        plan: What was done.
-    """
-    absorbing = {entry.name for entry in plan.entries if entry.absorbs is not None}
-    if not absorbing:
-        return known
-    return in_agreeing_units(known, [key for key in known if module_name(key) in absorbing])
-
-
-def field_rank_notes(plan: Plan) -> list[str]:
-    """What the report says of fields with ranks of their own."""
+def plan_notes(plan: Plan) -> list[str]:
+    """Say what a reader must know of what was done, as each method says it."""
+    kinds = dict.fromkeys(type(entry.config) for entry in plan.entries)
     return [
-        f"The fields have ranks of their own: {in_words({entry.name: entry.ranks})}. Fields of one rank are "
-        "looked up together; of a field of rank 0 there are no rows, every id has the field's mean."
-        for entry in plan.entries
-        if entry.ranks is not None
+        note
+        for kind in kinds
+        for note in facts_of(kind).notes([entry for entry in plan.entries if type(entry.config) is kind])
     ]
 
 
-def absorption_notes(plan: Plan) -> list[str]:
-    """What the report says of first-order weights that a table has taken in, and of rounded rows."""
-    absorbed = [
-        f"The first-order weights of the ids ({entry.absorbs}) are no table any more: they are one more "
-        f"coordinate of the rows that were decomposed, and follow from the codes of {entry.name}. The bytes "
-        "and the variance of each field are those of both together, a first-order weight counting as much as "
-        "the logit feels it beside an embedding's coordinate."
-        for entry in plan.entries
-        if entry.absorbs is not None
-    ]
-    rounded = [
-        f"The rows of {' and '.join(plan.bfloat16)} are rounded to bfloat16, before fine-tuning and again "
-        "after it: the checkpoint has two bytes for each of their numbers. In memory they are float32, and "
-        "all figures of the compressed models are of the rounded rows; only the validation scores during "
-        "fine-tuning are not."
-    ]
-    return absorbed + (rounded if plan.bfloat16 else [])
-
-
-def tables(checkpoint: str, manifest: Manifest, known: OutputStatistics, plan: Plan) -> list[dict[str, Any]]:
-    """Bytes of each field's embedding rows before and after; with the first-order weights if absorbed.
+def tables(checkpoint: str, known: Statistics, plan: Plan) -> list[dict[str, Any]]:
+    """Count the bytes of each field's rows before and after; with the first-order weights if absorbed.
 
     Args:
         checkpoint: Of the uncompressed model.
-        manifest: The dataset.
         known: Of the fields.
         plan: What was done.
     """
-    dim = int(load_config(checkpoint).hyper_parameters["embedding_dim"])
-    entry = next((entry for entry in plan.entries if entry.name == TABLE), None)
-    if entry is not None and entry.absorbs is not None:
-        dim += 1
+    config = load_config(checkpoint)
+    entries = [entry for entry in plan.entries if entry.name == TABLE]
+    counted = [TABLE]
+    for entry in entries:
+        counted += facts_of(type(entry.config)).counted_with(entry.config)
+    before, after = _field_bytes(config, Plan(), counted), _field_bytes(config, plan, counted)
     found = []
-    for field in manifest.categorical:
-        numbers = field.cardinality * dim
-        rank = None if entry is None else entry.rank_of(field.name)
-        row_bytes = BFLOAT16_BYTES if TABLE in plan.bfloat16 else FLOAT_BYTES
+    for field, rows in before.items():
+        key = field_key(TABLE, field)
+        kept = [facts_of(type(entry.config)).kept_share(key, entry.config, known) for entry in entries]
+        shares = [share for share in kept if share is not None]
         found.append(
             {
-                "field": field.name,
-                "rows": field.cardinality,
-                "bytes_before": numbers * FLOAT_BYTES,
-                "bytes_after": numbers * row_bytes
-                if rank is None
-                else field.cardinality * rank * row_bytes + dim * (rank + 1) * FLOAT_BYTES,
-                "kept_energy": 1.0
-                if entry is None
-                else kept_energy(field_key(TABLE, field.name), entry, known),
+                "field": field,
+                "rows": rows.rows,
+                "bytes_before": rows.bytes,
+                "bytes_after": after[field].bytes,
+                "kept_energy": shares[0] if shares else 1.0,
             }
         )
     return found
+
+
+@dataclass(frozen=True)
+class FieldRows:
+    """How many rows a field has, and the bytes that are stored of it."""
+
+    rows: int
+    bytes: int
+
+
+def _field_bytes(config: ModelConfig, plan: Plan, modules: Sequence[str]) -> dict[str, FieldRows]:
+    """Count by field what some modules of a model store of it once a plan is applied."""
+    with torch.device("meta"):
+        model = restructure_(config.build(), plan)
+    stored = stored_dtypes(model, plan)
+    fields = [field for field in config.fields if field.kind == "categorical"]
+    sizes = dict.fromkeys((field.name for field in fields), 0)
+    for name in modules:
+        for i, field in enumerate(fields):
+            for tensor, numbers in model.get_submodule(name).field_numbers(i).items():  # type: ignore[operator]
+                full = f"{name}.{tensor}"
+                dtype = stored.get(full, model.get_parameter(full).dtype)
+                sizes[field.name] += numbers * dtype.itemsize
+    return {field.name: FieldRows(field.cardinality, sizes[field.name]) for field in fields}
 
 
 def data_facts(manifest: Manifest) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from afm_dist import console, preprocessing, report, storage
 from afm_dist.checkpoint import load_config
-from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.methods.low_rank.ranks import low_rank
 from afm_dist.report import read_report
 from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.report.model_card import FILE_NAME as CARD
@@ -22,18 +22,17 @@ from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.report_parts import (
-    absorption_notes,
     curves,
-    decomposed,
-    field_rank_notes,
     frame,
     layers,
+    plan_notes,
     row_notes,
     tables,
 )
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
+from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.history import summary
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.wording import in_words
@@ -178,16 +177,13 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
     tuned = evidence.linear_finetune.histories | evidence.table_finetune.histories
     table_plan = _plan(evidence.table_rewrite, AFM.tables)
     felt = evidence.table_sensitivity
-    table_moments = decomposed(
-        OutputStatistics(
-            load_moments(evidence.table_statistics.file(MOMENTS)),
-            None if felt is None else load_sensitivity(felt.file(SENSITIVITY)),
-        ),
-        table_plan,
+    table_moments = Statistics(
+        load_moments(evidence.table_statistics.file(MOMENTS)),
+        None if felt is None else load_sensitivity(felt.file(SENSITIVITY)),
     )
     compressed = [
         *layers(
-            OutputStatistics(load_moments(evidence.linear_statistics.file(MOMENTS))),
+            Statistics(load_moments(evidence.linear_statistics.file(MOMENTS))),
             _plan(evidence.linear_rewrite, AFM.linears),
         ),
         *layers(table_moments, table_plan),
@@ -211,16 +207,13 @@ def _content(run: Run, evidence: Evidence, title: str, config: Mapping[str, Any]
             *curves("embedding", evidence.table_finetune, evidence.table_recipe),
         ],
         "relu_modes": _relu_modes(evidence, rows),
-        "tables": tables(
-            evidence.baseline.checkpoints["baseline"], evidence.manifest, table_moments, table_plan
-        ),
+        "tables": tables(evidence.baseline.checkpoints["baseline"], table_moments, table_plan),
         "notes": [
             *base["notes"],
             *evidence.methods.notes,
             _finetuning_note(evidence),
             *([] if evidence.ranks is None else [_budget_note(evidence.ranks)]),
-            *field_rank_notes(table_plan),
-            *absorption_notes(table_plan),
+            *plan_notes(table_plan),
             *degenerate_layers(compressed),
         ],
     }
@@ -280,7 +273,7 @@ def _relu_modes(evidence: Evidence, rows: Sequence[Mapping[str, Any]]) -> list[d
     entries = _plan(evidence.linear_rewrite, "afm-mlp").entries
     if not entries:
         return []
-    chosen, modes = entries[0].activation, []
+    chosen, modes = low_rank(entries[0]).activation, []
     for row in rows:
         if row["name"] == "afm-mlp" or _is_ablation(row["name"]):
             mode = row["name"].removeprefix("afm-mlp").removeprefix("-") or chosen

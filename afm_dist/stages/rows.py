@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.errors import OptionError
+from afm_dist.methods.rounding.config import rounding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,22 +34,24 @@ class Rows:
         """Whether the table takes in the first-order weights."""
         return self.linear_terms == "absorb"
 
-    def of(self, plan: Plan, model: nn.Module) -> Plan:
-        """A plan with what is said here.
+    def absorbs(self, model: nn.Module) -> str | None:
+        """Name the first-order term that the table takes in; None: it takes in none.
+
+        Raises:
+            OptionError: the model declares none.
+        """
+        return first_order(model, self.linear_terms) if self.absorb else None
+
+    def rounded(self, model: nn.Module) -> Plan:
+        """Give the plan of what is rounded, whatever becomes of the table.
 
         Raises:
             OptionError: the model declares no first-order term.
         """
-        absorbs = first_order(model, self.linear_terms) if self.absorb else None
         rounded = [TABLE] if self.codes == "bfloat16" else []
         if self.linear_terms == "bfloat16":
             rounded.append(first_order(model, self.linear_terms))
-        return Plan(
-            entries=tuple(
-                replace(entry, absorbs=absorbs) if entry.name == TABLE else entry for entry in plan.entries
-            ),
-            bfloat16=tuple(rounded),
-        )
+        return rounding(*rounded)
 
     def changes(self) -> dict[str, Any]:
         """What a stage's fingerprint says of it: nothing where all is as published, as ever."""

@@ -9,11 +9,11 @@ from torch import nn
 
 from afm_dist import console
 from afm_dist.checkpoint import ModelConfig
-from afm_dist.compression.plan import DEFAULT_KAPPA
-from afm_dist.compression.ranks import FixedRank, Policy
-from afm_dist.embedding import FusedEmbedding
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA
+from afm_dist.methods.low_rank.ranks import FixedRank, Policy
 from afm_dist.stages.compression import plan_for
 from afm_dist.stages.rows import PUBLISHED, Rows
+from afm_dist.tables.table import Table
 
 
 def warn_of_useless_ranks(
@@ -50,7 +50,7 @@ def _saves_below(model: nn.Module, name: str, rows: Rows) -> float:
         return math.ceil(layer.in_features * layer.out_features / (layer.in_features + layer.out_features))
     if rows.codes == "bfloat16":
         return math.inf
-    assert isinstance(layer, FusedEmbedding)
+    assert isinstance(layer, Table)
     # What a table absorbs is one more coordinate of its rows, which lay beside them before.
     return layer.dim + rows.absorb
 
@@ -59,5 +59,5 @@ def _shown(model: nn.Module, name: str) -> str:
     layer = model.get_submodule(name)
     if isinstance(layer, nn.Linear):
         return f"the {layer.out_features}x{layer.in_features} layer {name}"
-    assert isinstance(layer, FusedEmbedding)
+    assert isinstance(layer, Table)
     return f"the embeddings of {layer.dim} dimensions"

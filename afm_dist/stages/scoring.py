@@ -10,11 +10,13 @@ from torch import Tensor
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.budget import plan_bytes, structure_bytes
+from afm_dist.compression.budget import description_bytes, structure_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.evaluation.score import score_split
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.ranks import ranks_of
 from afm_dist.resources import ResourceOptions
 from afm_dist.runs import Run
 from afm_dist.statistics.moments import Moments
@@ -68,8 +70,9 @@ class Scoring:
         self._splits, self._options = splits, options
         self._advance: Callable[[int], None] = lambda _: None
         self._config = load_config(source)
-        # Names and headers; a compressed model's are longer by at most ``plan_bytes``.
+        # What a checkpoint has besides tensors and their description.
         self._besides = size_on_disk(source) - structure_bytes(self._config, Plan())
+        self._besides -= description_bytes(self._config, Plan())
         self.found: list[dict[str, Any]] = []
 
     def __call__(self, name: str, method: str, plan: Plan) -> dict[str, Any]:
@@ -105,8 +108,8 @@ class Scoring:
             "name": name,
             "method": method,
             "plan": plan.to_json(),
-            "ranks": {entry.name: entry.ranks or entry.rank for entry in plan.entries},
-            "bytes": structure + plan_bytes(plan),
+            "ranks": ranks_of({e.name: e.config for e in plan.entries if isinstance(e.config, LowRank)}),
+            "bytes": structure + description_bytes(self._config, plan),
             "parameters": count_parameters(model),
         }
         for split, quality in measured.items():

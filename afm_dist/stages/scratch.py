@@ -11,11 +11,11 @@ from afm_dist import storage
 from afm_dist.checkpoint import load_config, save_pretrained
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.training import Models, say_histories
+from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe

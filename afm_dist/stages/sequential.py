@@ -9,16 +9,17 @@ from torch import nn
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import from_pretrained
-from afm_dist.compression.plan import Activation
-from afm_dist.compression.ranks import Policy, module_name, plan_ranks
 from afm_dist.compression.sequential import compress_in_turn_
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.methods.low_rank.config import Activation
+from afm_dist.methods.low_rank.ranks import Policy, plan_ranks
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import MOMENTS
 from afm_dist.stages.methods import Methods
 from afm_dist.stages.training import Models
 from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.keys import module_name
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 

@@ -16,20 +16,19 @@ from afm_dist.checkpoint import (
     load_config,
     size_on_disk,
 )
-from afm_dist.compression.budget import allocate, most_plan_bytes, plan_bytes, structure_bytes
-from afm_dist.compression.plan import (
-    DEFAULT_KAPPA,
-    TABLE,
-    Activation,
-    FieldRanks,
-    Method,
-    Plan,
+from afm_dist.compression.budget import (
+    allocate,
+    description_bytes,
+    least_bytes,
+    most_description_bytes,
+    structure_bytes,
 )
-from afm_dist.compression.ranks import in_words, plan_of
-from afm_dist.compression.registry import handler_of
-from afm_dist.compression.sweep import default_dims, default_ranks, grid, pareto
+from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, Factors, FieldRanks
+from afm_dist.methods.low_rank.grid import default_dims, default_ranks, grid, pareto
+from afm_dist.methods.low_rank.ranks import in_words, using
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.budget import logit_sensitivity
@@ -45,11 +44,13 @@ from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.stages.scoring import Scored, Scoring
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.outputs import outputs_of
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
+from afm_dist.statistics.statistics import Statistics
 
 POINTS = "points.json"
 SPLITS = ("validation", "test")
-METHODS: tuple[Method, ...] = ("afm", "weighted", "svd")
+METHODS: tuple[Factors, ...] = ("afm", "weighted", "svd")
 BASELINE, BUDGET = "baseline", "budget"
 # What a user may take: SVD is there to compare.
 OURS = ("afm", "weighted", BUDGET)
@@ -121,10 +122,13 @@ class Sweep:
     def smallest(self, config: ModelConfig) -> float:
         """How many times smaller the smallest model is that is tried."""
         with torch.device("meta"):
-            whole = self.plan(config.build())
+            model = config.build()
+        whole, rounded = self.plan(model), self.rows.rounded(model)
         points = grid(("afm",), self.linear_ranks, self.embedding_dims)
-        least = min(structure_bytes(config, point.plan(whole, table=TABLE)) for point in points)
-        return structure_bytes(config, Plan()) / (least + plan_bytes(whole))
+        least = min(structure_bytes(config, point.plan(whole, table=TABLE) + rounded) for point in points)
+        described = most_description_bytes(config, whole, always=rounded)
+        before = structure_bytes(config, Plan()) + description_bytes(config, Plan())
+        return before / (least + described)
 
     def plan(self, model: nn.Module) -> Plan:
         """What is compressed, of rank 1."""
@@ -139,7 +143,7 @@ class Sweep:
 
 def _widths(model: nn.Module, name: str) -> Iterable[int]:
     module = model.get_submodule(name)
-    return handler_of(module).widths(name, module).values()
+    return outputs_of(module).widths(name, module).values()
 
 
 def try_ranks(
@@ -174,7 +178,7 @@ def try_ranks(
         counted = counted_moments(model, manifest, sweep.rows.absorb)
         moments = load_moments(statistics.file(MOMENTS)) | counted
         save_moments(storage.join(folder, MOMENTS), moments)
-        whole = sweep.plan(model)
+        whole, rounded = sweep.plan(model), sweep.rows.rounded(model)
         names = [entry.name for entry in whole.entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.rows.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
@@ -182,28 +186,29 @@ def try_ranks(
         with scoring.remembering("sweep", models=sweep.points) as score:
             score(BASELINE, BASELINE, Plan())
             uniform = [
-                (score(point.name, point.method, point.plan(whole, table=TABLE)), point)
+                (score(point.name, point.method, point.plan(whole, table=TABLE) + rounded), point)
                 for point in grid(METHODS, sweep.linear_ranks, sweep.embedding_dims)
             ]
             ours = [(found, point) for found, point in uniform if point.method in OURS]
-            weighted = whole.using(method="weighted")
-            most = structure_bytes(config, replace(whole, entries=()))
-            least = structure_bytes(config, weighted)
+            weighted, known = using(whole, factors="weighted"), Statistics(moments, sensitivity)
+            most = structure_bytes(config, rounded)
             for index in front_of([found for found, _ in ours]):
                 found, point = ours[index]
                 plan = Plan.from_json(found["plan"])
-                room = structure_bytes(config, plan) + plan_bytes(plan)
+                room = structure_bytes(config, plan) + description_bytes(config, plan)
                 # A tiny model has no room for the names of ranks by field, or of any.
-                for field_ranks in dict.fromkeys((sweep.field_ranks, "uniform")):
-                    budget = room - most_plan_bytes(config, whole, field_ranks)
+                for by_field in dict.fromkeys((sweep.field_ranks == "each", False)):
+                    described = most_description_bytes(config, weighted, always=rounded, by_field=by_field)
+                    budget = room - described
+                    least = least_bytes(config, weighted, always=rounded, by_field=by_field)
                     # What the model meets without any ranks is no budget.
                     if least <= budget < most:
                         break
                 else:
                     continue
-                best = allocate(config, weighted, moments, sensitivity, budget, field_ranks=field_ranks)
+                best = allocate(config, weighted, known, budget, always=rounded, by_field=by_field)
                 name = point.name.replace(point.method, BUDGET, 1)
-                score(name, BUDGET, plan_of(weighted, best.ranks))
+                score(name, BUDGET, best.plan)
             storage.write_json(storage.join(folder, POINTS), score.found)
 
     return run.stage(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from afm_dist import report, storage
-from afm_dist.compression.outputs import OutputStatistics
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
@@ -15,12 +14,10 @@ from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.compression import MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.report_parts import (
-    absorption_notes,
     curves,
-    decomposed,
-    field_rank_notes,
     frame,
     layers,
+    plan_notes,
     row_notes,
     tables,
 )
@@ -29,6 +26,7 @@ from afm_dist.stages.sweep import BASELINE, NO_LOSS, OURS, POINTS, front_of
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
+from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.history import summary
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.wording import in_words
@@ -96,11 +94,8 @@ def write_sweep_report(run: Run, evidence: SweepEvidence, *, title: str, config:
 def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, Any], folder: str) -> None:
     histories, name = evidence.tuned.histories, evidence.shipped
     plan = Plan.load(storage.join(evidence.chosen.checkpoints[name], "plan.json"))
-    known = decomposed(
-        OutputStatistics(
-            load_moments(evidence.tried.file(MOMENTS)), load_sensitivity(evidence.tried.file(SENSITIVITY))
-        ),
-        plan,
+    known = Statistics(
+        load_moments(evidence.tried.file(MOMENTS)), load_sensitivity(evidence.tried.file(SENSITIVITY))
     )
     compressed = layers(known, plan)
     base = frame(run, evidence.baseline, evidence.manifest, evidence.throughput, title=title, config=config)
@@ -118,7 +113,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
         "sweep": points(storage.read_json(evidence.tried.file(POINTS), list[Scored], fix=STAGE_AGAIN)),
         "layers": compressed,
         "finetuning": curves("both", evidence.tuned, evidence.recipe),
-        "tables": tables(evidence.baseline.checkpoints["baseline"], evidence.manifest, known, plan),
+        "tables": tables(evidence.baseline.checkpoints["baseline"], known, plan),
         "notes": [
             *base["notes"],
             "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
@@ -128,8 +123,7 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "Linear layers and tables were compressed at once, and there was one round of fine-tuning, as in "
             f"the second one of a compression without --sweep: {in_words(evidence.recipe)}. What is kept is "
             "the state with the best validation AUC, the one before fine-tuning included.",
-            *field_rank_notes(plan),
-            *absorption_notes(plan),
+            *plan_notes(plan),
             *degenerate_layers(compressed),
         ],
     }

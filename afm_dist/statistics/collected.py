@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from afm_dist.compression.plan import PlanEntry
 from afm_dist.statistics.moments import Moments
+
+if TYPE_CHECKING:
+    from afm_dist.compression.plan import PlanEntry
 
 # Runs a model on a batch of the data.
 Probe = Callable[[nn.Module], Any]
 # Bytes of what an entry changes, before and after; None: not known.
-BytesOf = Callable[[PlanEntry], tuple[int, int] | None]
+BytesOf = Callable[["PlanEntry"], tuple[int, int] | None]
 
 
 class CollectedMoments(dict[str, Moments]):

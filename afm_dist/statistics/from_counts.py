@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from afm_dist.compression.absorb import first_order_of, joint_rows
-from afm_dist.compression.ranks import field_key
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments, moments_of_table
+from afm_dist.tables.first_order import first_order_of, joint_rows
+from afm_dist.tables.table import Table
 
 
 def moments_from_counts(
@@ -32,13 +32,15 @@ def moments_from_counts(
         DataError: the vocabulary is missing or does not fit, or the table holds NaN.
     """
     table = model.get_submodule(module)
-    if not isinstance(table, FusedEmbedding):
-        raise OptionError(f"{module} is a {type(table).__name__}; counts serve fused tables only")
+    if not isinstance(table, Table) or table.decoder(0) is not None:
+        raise OptionError(
+            f"{module} is a {type(table).__name__}; counts serve uncompressed tables of fields only"
+        )
     term = None if absorbs is None else first_order_of(model, module, absorbs)
     counts = read_counts(manifest)
     moments = {}
     for i, field in enumerate(table.names):
-        rows = table.weight.detach()[table.rows(i)].cpu() if term is None else joint_rows(table, term, i)
+        rows = table.codes(i).detach().cpu() if term is None else joint_rows(table, term, i)
         try:
             moments[field_key(module, field)] = moments_of_table(rows, counts[field])
         except (ValueError, KeyError) as error:

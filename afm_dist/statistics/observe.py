@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from afm_dist import console
-from afm_dist.compression.handler import Observation
-from afm_dist.compression.registry import handler_of, has_handler, refusals
+from afm_dist.compression.registry import has_method, refusals
 from afm_dist.errors import OptionError
 from afm_dist.statistics.accumulator import MomentAccumulator, Workspace
 from afm_dist.statistics.moments import Moments, moments_of_sums
+from afm_dist.statistics.outputs import Observation, outputs_of
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 Targets = Sequence[str | type[nn.Module]]
@@ -47,7 +47,7 @@ def match_modules(model: nn.Module, targets: Targets) -> list[str]:
             )
         matched |= matches
     for name, reason in reasons.items():
-        if name in matched and reason is not None and has_handler(model.get_submodule(name)):
+        if name in matched and reason is not None and has_method(model.get_submodule(name)):
             console.warn(f"left out of the statistics: {name} {reason}")
     return [name for name in candidates if name in matched]
 
@@ -75,7 +75,7 @@ class Observer:
         self._accumulators = {
             key: MomentAccumulator(width, workspace)
             for name, module in self._modules.items()
-            for key, width in handler_of(module).widths(name, module).items()
+            for key, width in outputs_of(module).widths(name, module).items()
         }
         self._sums: dict[str, Moments] = {}
 
@@ -110,10 +110,10 @@ class Observer:
             self._sums[seen.key] = self._sums[seen.key].merge(sums) if seen.key in self._sums else sums
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
-        handler = handler_of(self._modules[name])
+        outputs = outputs_of(self._modules[name])
 
         def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            for seen in handler.observe(name, module, output, *args, **kwargs):
+            for seen in outputs.observe(name, module, output, *args, **kwargs):
                 try:
                     self._add(seen)
                 except ValueError as error:

@@ -29,7 +29,12 @@ def read_json(location: str, kind: type[T], *, fix: str = MAKE_AGAIN) -> T:
 
 def write_json(location: str, value: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
-    write_bytes(location, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(location, json_text(value).encode())
+
+
+def json_text(value: Any) -> str:
+    """Give the content of a JSON file as ``write_json`` writes it."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:

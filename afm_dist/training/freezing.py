@@ -7,12 +7,10 @@ click-through rate prediction models", CIKM 2022). The dense weights see every r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from torch import nn
 
-from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding, ProjectedEmbeddingBag
-from afm_dist.embedding import FusedEmbedding
-from afm_dist.first_order import CodedLinearTerm
-from afm_dist.grouped_embedding import GroupedEmbedding, MeanEmbedding
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Trained
 
@@ -43,7 +41,9 @@ def freeze_(model: nn.Module, trained: Trained) -> None:
 
 
 def factor_weights(model: nn.Module) -> set[str]:
-    """Names of the dense weights that compression made; none in an uncompressed model.
+    """Name the dense weights that compression made; none in an uncompressed model.
+
+    A compressed module says which of its weights they are (``factor_names``).
 
     Both factors of each linear layer with their biases, the projections and biases of the tables
     and of a first-order term that reads their codes, and the layers that a projection was folded into
@@ -51,20 +51,12 @@ def factor_weights(model: nn.Module) -> set[str]:
     """
     found: set[str] = set()
     for prefix, module in model.named_modules():
-        match module:
-            case LowRankLinear():
-                found |= {f"{prefix}.{name}" for name, _ in module.named_parameters()}
-            case FusedEmbedding() | ProjectedEmbedding() | ProjectedEmbeddingBag():
-                if module.projection is not None:
-                    found |= {f"{prefix}.projection", f"{prefix}.bias"}
-                if getattr(module, "folded", False):
-                    found |= _reader(model, prefix)
-            case GroupedEmbedding() if module.folded:
-                found |= _reader(model, prefix)
-            case MeanEmbedding():
-                found.add(f"{prefix}.bias")
-            case CodedLinearTerm():
-                found |= {f"{prefix}.projection", f"{prefix}.bias"}
+        names: Callable[[], Collection[str]] | None = getattr(module, "factor_names", None)
+        if names is None:
+            continue
+        found |= {f"{prefix}.{name}" for name in names()}
+        if getattr(module, "folded", False):
+            found |= _reader(model, prefix)
     return {name.removeprefix(".") for name in found}
 
 

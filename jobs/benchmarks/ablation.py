@@ -27,15 +27,16 @@ from afm_dist.checkpoint import (
     load_config,
     size_on_disk,
 )
-from afm_dist.compression.plan import ACTIVATIONS, DEFAULT_KAPPA, TABLE, Plan
-from afm_dist.compression.ranks import FixedRank, module_name
+from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.sequential import compress_in_turn_
-from afm_dist.compression.sweep import GridPoint
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.machine import work_in_driver
+from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA
+from afm_dist.methods.low_rank.grid import GridPoint
+from afm_dist.methods.low_rank.ranks import FixedRank
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     check_ranks,
@@ -47,6 +48,7 @@ from afm_dist.stages.compression import (
 from afm_dist.stages.methods import FACTORED
 from afm_dist.stages.rows import LinearTerms, Rows
 from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.keys import module_name
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch
 from afm_dist.training.fit import fit
@@ -124,7 +126,7 @@ def plan_of(model: nn.Module, one: Combination, *, linear_rank: int, embedding_d
     point = GridPoint(
         method=METHODS[one.method].factors, linear_rank=linear_rank, embedding_dim=embedding_dim
     )
-    return point.plan(plan, table=TABLE)
+    return point.plan(plan, table=TABLE) + rows_of(one).rounded(model)
 
 
 def check(config: Ablation, manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from afm_dist.compression.plan import Activation
+from afm_dist.methods.low_rank.config import Activation
 from afm_dist.stages.rows import LinearTerms
 from jobs.benchmarks.summary import spread
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from afm_dist.compression.factorize import eigendecompose
 from afm_dist.evaluation.timing import time_in_turn
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
+from afm_dist.statistics.spectrum import eigendecompose
 from jobs.benchmarks.result import Result
 
 PARTIAL = "partial of two layers"

@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from afm_dist import console
 from afm_dist.checkpoint import from_pretrained, load_config
 from afm_dist.compression.budget import allocate, structure_bytes
-from afm_dist.compression.plan import DEFAULT_KAPPA, FieldRanks, Plan
-from afm_dist.compression.ranks import plan_of
+from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, FieldRanks
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import counted_moments, plan_for, target_linears
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.statistics import Statistics
 from jobs.benchmarks.summary import spread
 
 BATCH = 1 << 13
@@ -73,9 +74,10 @@ def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Ite
     moments = collect_moments(model, batches, target_linears(model), forward_fn=forward_batch)
     moments |= counted_moments(model, manifest, absorb=False)
     sensitivity = logit_sensitivity(model, manifest, [entry.name for entry in plan.entries])
+    known = Statistics(moments, sensitivity)
 
     def auc(plan: Plan) -> float:
-        compressed = compress_(from_pretrained(checkpoint), plan, moments, sensitivity)
+        compressed = compress_(from_pretrained(checkpoint), plan, known)
         return Quality.of(score_shards(compressed, manifest, manifest.shards("test")), checkpoint).auc
 
     before = auc(Plan())
@@ -83,11 +85,11 @@ def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Ite
         budget = int(structure_bytes(config, Plan()) / ratio)
         for way in WAYS:
             try:
-                found = allocate(config, plan, moments, sensitivity, budget, field_ranks=way)
+                found = allocate(config, plan, known, budget, by_field=way == "each")
             except OptionError as refusal:
                 console.warn(f"{checkpoint}, {way}: {refusal}")
                 continue
-            after = auc(plan_of(plan, found.ranks))
+            after = auc(found.plan)
             name = str(config.architecture)
             yield Point(name, ratio, way, found.error**0.5, after, after - before)
 

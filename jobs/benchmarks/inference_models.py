@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.models.layers import factorization_machine, flat_inputs
 from jobs.benchmarks import criteo_shape
@@ -82,12 +83,10 @@ def models_of(shape: Shape) -> dict[str, DeepFM]:
     Random weights: speed depends on the structure alone.
     """
     baseline = DeepFM(shape.fields, embedding_dim=shape.embedding_dim, hidden=shape.hidden, dropout=0.0)
-    linears = tuple(
-        PlanEntry(name=name, method="afm", rank=shape.mlp_rank, activation="shifted")
-        for name in baseline.compressible_linears
-    )
+    linear = LowRank(rank=shape.mlp_rank, activation="shifted")
+    linears = tuple(PlanEntry(name, linear) for name in baseline.compressible_linears)
     tables = tuple(
-        PlanEntry(name=table, method="afm", rank=shape.code_dim, folded_into=reader)
+        PlanEntry(table, LowRank(rank=shape.code_dim, folded_into=reader))
         for table, reader in DeepFM.folds.items()
     )
     models = {BASELINE: baseline, MLP: _sharing(baseline), EMB: _sharing(baseline)}

@@ -10,21 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from afm_dist.checkpoint import ModelConfig
-from afm_dist.compression.absorb import first_order_scale, in_agreeing_units, joint_rows
 from afm_dist.compression.budget import allocate, structure_bytes
-from afm_dist.compression.factorize import eigendecompose, principal
-from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Method, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, field_key, plan_ranks
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_, restructure_
-from afm_dist.compression.sensitivity import output_sensitivity, tail_errors
-from afm_dist.compression.weighted import regularised
 from afm_dist.dataset.batch import Batch
 from afm_dist.errors import OptionError
-from afm_dist.first_order import CodedLinearTerm, LinearTerm
+from afm_dist.methods.low_rank.absorb import first_order_scale, in_agreeing_units
+from afm_dist.methods.low_rank.config import Factors, LowRank
+from afm_dist.methods.low_rank.factorize import principal
+from afm_dist.methods.low_rank.method import tail_errors
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks, using
+from afm_dist.methods.low_rank.weighted import regularised
 from afm_dist.models.base import CTRModel
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments, moments_of_table
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import output_sensitivity
+from afm_dist.statistics.spectrum import eigendecompose
+from afm_dist.statistics.statistics import Statistics
+from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm, joint_rows
 from tests.models.small_models import (
     CARDINALITIES,
     FIELDS,
@@ -60,12 +64,12 @@ def joint_sensitivity(model: CTRModel) -> dict[str, Tensor]:
     return output_sensitivity(model, [batch], [TABLE], forward=forward_batch, absorbing=[TABLE])
 
 
-def plan_of(rank: int, method: Method = "afm", **changes: Any) -> Plan:
-    entry = PlanEntry(name=TABLE, method=method, rank=rank, absorbs=TERM)
-    return Plan(entries=(entry,)).using(**changes)
+def plan_of(rank: int, method: Factors = "afm", **changes: Any) -> Plan:
+    entry = PlanEntry(TABLE, LowRank(factors=method, rank=rank, absorbs=TERM))
+    return using(Plan(entries=(entry,)), **changes)
 
 
-def absorbed(model: CTRModel, rank: int, method: Method = "afm", *, felt: bool = True) -> CTRModel:
+def absorbed(model: CTRModel, rank: int, method: Factors = "afm", *, felt: bool = True) -> CTRModel:
     sensitivity = joint_sensitivity(model) if felt else None
     compress_(model, plan_of(rank, method), joint_moments(model), sensitivity)
     return model
@@ -133,7 +137,7 @@ def test_the_weighted_error_is_the_sum_of_the_dropped_eigenvalues_in_the_metric(
     before = small_model("deepfm")
     rows, occurring = rows_of(before, SITE), counts(SITE).double().numpy()
     key = field_key(TABLE, "site")
-    felt = in_agreeing_units(OutputStatistics({}, joint_sensitivity(before)), [key]).sensitivity(key, T + 1)
+    felt = in_agreeing_units(Statistics({}, joint_sensitivity(before)), [key]).sensitivity(key, T + 1)
     scale = first_order_scale(joint_sensitivity(before)[key])
     metric = regularised(felt).numpy()
     root = np.linalg.cholesky(metric)
@@ -175,7 +179,7 @@ def test_the_logit_itself_changes_as_predicted_where_it_is_first_order_alone() -
             model.linear.weight[model.embedding.rows(field)] = 0.0
     before, moments, felt = logits(model, seed=1), joint_moments(model), joint_sensitivity(model)
     key = field_key(TABLE, "site")
-    known = in_agreeing_units(OutputStatistics(moments, felt), [key])
+    known = in_agreeing_units(Statistics(moments, felt), [key])
     whole = principal(eigendecompose(known[key]), T + 1)
 
     compress_(model, plan_of(2), moments, felt)
@@ -185,16 +189,18 @@ def test_the_logit_itself_changes_as_predicted_where_it_is_first_order_alone() -
 
 
 @pytest.mark.parametrize("method", ["afm", "weighted"])
-def test_the_error_that_a_budget_predicts_is_that_of_the_rows_as_the_logit_feels_them(method: Method) -> None:
+def test_the_error_that_a_budget_predicts_is_that_of_the_rows_as_the_logit_feels_them(
+    method: Factors,
+) -> None:
     model = small_model("deepfm")
     config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
     moments, felt = joint_moments(model), joint_sensitivity(model)
     before = [rows_of(model, field) for field in range(3)]
 
     budget = structure_bytes(config, plan_of(2, method))
-    found = allocate(config, plan_of(1, method), moments, felt, budget)
+    found = allocate(config, plan_of(1, method), Statistics(moments, felt), budget)
 
-    assert found.ranks == {TABLE: 2}
+    assert found.plan == plan_of(2, method)
     absorbed(model, 2, method)
     actual = 0.0
     for field, (name, rows) in enumerate(zip(model.embedding.names, before, strict=True)):
@@ -207,7 +213,7 @@ def test_the_error_that_a_budget_predicts_is_that_of_the_rows_as_the_logit_feels
 def test_units_that_agree_leave_what_the_logit_feels_as_it_is() -> None:
     model = small_model("deepfm")
     key = field_key(TABLE, "site")
-    known = OutputStatistics(joint_moments(model), joint_sensitivity(model))
+    known = Statistics(joint_moments(model), joint_sensitivity(model))
 
     agreed = in_agreeing_units(known, [key])
 
@@ -224,7 +230,7 @@ def test_what_was_not_measured_or_is_not_felt_counts_alike(sensitivity: Tensor |
 
 @every_method
 @pytest.mark.parametrize("rank", [2, T + 1])
-def test_equal_columns_cost_one_rank_less(method: Method, rank: int) -> None:
+def test_equal_columns_cost_one_rank_less(method: Factors, rank: int) -> None:
     model = small_model("deepfm")
     with torch.no_grad():
         model.linear.weight[:, 0] = model.embedding.weight[:, 1]
@@ -328,7 +334,9 @@ def test_a_model_that_declares_nothing_is_refused() -> None:
 
 
 def test_a_plain_table_absorbs_nothing() -> None:
-    refused(Undeclared(), plan_of(2, name="table"), "table cannot absorb linear: only the fused tables")
+    plan = Plan(entries=(PlanEntry("table", LowRank(rank=2, absorbs=TERM)),))
+
+    refused(Undeclared(), plan, "table cannot absorb linear: only the fused tables")
 
 
 def test_another_term_than_the_declared_one_is_refused() -> None:
@@ -399,6 +407,8 @@ def test_the_method_weighted_needs_the_joint_sensitivity() -> None:
 
 def test_a_later_mistake_in_the_plan_undoes_it() -> None:
     model = small_model("deepfm")
-    plan = plan_of(2, folded_into="mlp.0") + Plan(entries=(PlanEntry(name="mlp.99", method="afm", rank=1),))
+    plan = plan_of(2, folded_into="mlp.0") + Plan(
+        entries=(PlanEntry("mlp.99", LowRank(factors="afm", rank=1)),)
+    )
 
     refused(model, plan, "no module 'mlp.99'", joint_moments(model))

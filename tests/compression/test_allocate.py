@@ -10,7 +10,7 @@ from afm_dist.compression.allocate import Choice, front
 
 CHOICES = st.lists(
     st.builds(
-        Choice, rank=st.none(), cost=st.integers(0, 40), error=st.sampled_from([0.0, 0.5, 1.0, 2.5, 7.0])
+        Choice, value=st.none(), cost=st.integers(0, 40), error=st.sampled_from([0.0, 0.5, 1.0, 2.5, 7.0])
     ),
     min_size=1,
     max_size=5,

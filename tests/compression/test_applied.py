@@ -16,6 +16,8 @@ from afm_dist.checkpoint import ModelConfig, load_config
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import build_model
 from tests.small_dataset import FIELDS
 
@@ -29,7 +31,7 @@ def new_model(seed: int = 0) -> nn.Sequential:
 
 
 def entry(name: str, rank: int = 3, **others: Any) -> Plan:
-    return Plan(entries=(PlanEntry(name=name, method="afm", rank=rank, **others),))
+    return Plan(entries=(PlanEntry(name, LowRank(factors="afm", rank=rank, **others)),))
 
 
 def two_rounds(model: nn.Module) -> tuple[Plan, Plan]:
@@ -77,8 +79,8 @@ WRONG: dict[str, tuple[Plan, str]] = {
     "another activation": (entry("2") + entry("0"), r"2 is of activation shifted \(the plan: none\)"),
     "another order": (entry("0") + entry("2", activation="shifted"), r"the order was 2, 0"),
     "rounded": (
-        entry("2", activation="shifted") + entry("0") + Plan(bfloat16=("3",)),
-        r"bfloat16 names '3'|rounds 3, which is not rounded",
+        entry("2", activation="shifted") + entry("0") + rounding("3"),
+        r"says of 3, which is not compressed",
     ),
 }
 
@@ -118,7 +120,7 @@ def test_a_refused_compression_is_not_remembered(tmp_path: Path) -> None:
 
 
 def test_folded_tables_and_rounded_rows_are_remembered(tmp_path: Path) -> None:
-    plan = replace(entry("embedding", 2, folded_into="mlp.0"), bfloat16=("embedding",))
+    plan = entry("embedding", 2, folded_into="mlp.0") + rounding("embedding")
     model = restructure_(build_model("deepfm", FIELDS, HYPER), plan)
     config = ModelConfig(architecture="deepfm", hyper_parameters=HYPER, fields=FIELDS)
 
@@ -128,9 +130,11 @@ def test_folded_tables_and_rounded_rows_are_remembered(tmp_path: Path) -> None:
     afm_dist.save_pretrained(model, str(tmp_path / "checkpoint"), replace(config, plan=plan))
     loaded = afm_dist.from_pretrained(str(tmp_path / "checkpoint"))
     assert afm_dist.applied_plan(loaded) == plan
-    with pytest.raises(OptionError, match=r"does not round embedding"):
+    with pytest.raises(
+        OptionError, match=r"embedding is compressed by afm, then rounding \(the plan: by afm\)"
+    ):
         afm_dist.save_pretrained(
-            model, str(tmp_path / "other"), replace(config, plan=replace(plan, bfloat16=()))
+            model, str(tmp_path / "other"), replace(config, plan=Plan(entries=plan.entries[:1]))
         )
 
 

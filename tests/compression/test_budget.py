@@ -14,15 +14,20 @@ from torch import Tensor, nn
 
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.compression.budget import allocate, parse_bytes, structure_bytes
-from afm_dist.compression.factorize import eigendecompose, principal
-from afm_dist.compression.plan import FieldRanks, Plan, PlanEntry
-from afm_dist.compression.ranks import GivenRanks, plan_ranks
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sensitivity import output_sensitivity, tail_errors
 from afm_dist.dataset.batch import Batch
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import FieldRanks, LowRank
+from afm_dist.methods.low_rank.factorize import principal
+from afm_dist.methods.low_rank.method import tail_errors
+from afm_dist.methods.low_rank.ranks import GivenRanks, plan_ranks, ranks_of
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import output_sensitivity
+from afm_dist.statistics.spectrum import eigendecompose
+from afm_dist.statistics.statistics import Statistics
 from tests.small_dataset import FIELDS
 
 CONFIG = ModelConfig(
@@ -31,9 +36,9 @@ CONFIG = ModelConfig(
     fields=tuple(FIELDS),
 )
 ENTRIES = (
-    PlanEntry(name="mlp.3", method="afm", rank=1, activation="shifted"),
-    PlanEntry(name="mlp.6", method="afm", rank=1, activation="shifted"),
-    PlanEntry(name="embedding", method="afm", rank=1, folded_into="mlp.0"),
+    PlanEntry("mlp.3", LowRank(factors="afm", rank=1, activation="shifted")),
+    PlanEntry("mlp.6", LowRank(factors="afm", rank=1, activation="shifted")),
+    PlanEntry("embedding", LowRank(factors="afm", rank=1, folded_into="mlp.0")),
 )
 WHOLE = Plan(entries=ENTRIES)
 NAMES = [entry.name for entry in ENTRIES]
@@ -222,11 +227,11 @@ def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict
         if error < best and whole + cost <= budget:
             best = error
 
-    found = allocate(CONFIG, WHOLE, moments, sensitivity, budget)
+    found = allocate(CONFIG, WHOLE, Statistics(moments, sensitivity), budget)
 
     assert found.error == pytest.approx(best, rel=1e-9)
     assert found.error == pytest.approx(
-        sum(tails[name][rank] for name, rank in found.ranks.items() if rank is not None), rel=1e-9
+        sum(tails[name][rank] for name, rank in ranks_of(found.configs).items() if rank is not None), rel=1e-9
     )
 
 
@@ -234,14 +239,14 @@ def test_it_chooses_what_an_exhaustive_search_chooses(moments, sensitivity: dict
 def test_each_field_s_rank_is_what_an_exhaustive_search_chooses(
     rounded: tuple[str, ...], number: int, moments, sensitivity
 ) -> None:
-    plan = Plan(entries=ENTRIES[1:], bfloat16=rounded)
+    plan, always = Plan(entries=ENTRIES[1:]), rounding(*rounded)
     names = [field.name for field in FIELDS if field.kind == "categorical"]
     keys = ["mlp.6", *(f"embedding[{name}]" for name in names)]
     tails = [
         tail_errors(principal(eigendecompose(moments[key]), moments[key].width), sensitivity[key]).tolist()
         for key in keys
     ]
-    whole = structure_bytes(CONFIG, Plan(bfloat16=rounded))
+    whole = structure_bytes(CONFIG, rounding(*rounded))
     combinations = [
         (
             bytes_of(linear, fields, number),
@@ -254,13 +259,13 @@ def test_each_field_s_rank_is_what_an_exhaustive_search_chooses(
 
     for share in (0.5, 0.6, 0.7, 0.8):
         budget = int(whole * share)
-        found = allocate(CONFIG, plan, moments, sensitivity, budget, field_ranks="each")
+        found = allocate(CONFIG, plan, Statistics(moments, sensitivity), budget, always=always, by_field=True)
 
         best = min(error for cost, error in combinations if whole + cost <= budget)
         assert found.error == pytest.approx(best, rel=1e-9)
-        ranks = found.ranks["embedding"]
+        ranks = ranks_of(found.configs)["embedding"]
         fields = [ranks if isinstance(ranks, int) else ranks[name] for name in names]
-        assert found.bytes == whole + bytes_of(found.ranks["mlp.6"], fields, number)
+        assert found.bytes == whole + bytes_of(ranks_of(found.configs)["mlp.6"], fields, number)
 
 
 @given(
@@ -274,15 +279,20 @@ def test_ranks_by_field_never_exceed_a_budget_and_are_never_worse_than_one_for_a
     whole, errors = structure_bytes(CONFIG, Plan()), []
     for share in budgets:
         budget = int(whole * share)
-        found = allocate(CONFIG, WHOLE, moments, sensitivity, budget, field_ranks="each")
+        found = allocate(CONFIG, WHOLE, Statistics(moments, sensitivity), budget, by_field=True)
         other = allocate(
-            CONFIG, WHOLE, moments, sensitivity, budget, field_ranks="each", emphasis={"embedding": times}
+            CONFIG,
+            WHOLE,
+            Statistics(moments, sensitivity),
+            budget,
+            by_field=True,
+            emphasis={"embedding": times},
         )
         assert max(found.bytes, other.bytes) <= budget
         assert found.error <= other.error * (1 + 1e-9)
         errors.append(found.error)
         with contextlib.suppress(OptionError):
-            assert found.error <= allocate(CONFIG, WHOLE, moments, sensitivity, budget).error
+            assert found.error <= allocate(CONFIG, WHOLE, Statistics(moments, sensitivity), budget).error
     assert errors == sorted(errors, reverse=True)
 
 
@@ -291,8 +301,10 @@ def test_what_counts_more_gets_more_bytes(moments, sensitivity) -> None:
 
     def codes(times: float) -> int:
         emphasis = {"embedding": times}
-        found = allocate(CONFIG, WHOLE, moments, sensitivity, budget, field_ranks="each", emphasis=emphasis)
-        table = found.ranks["embedding"]
+        found = allocate(
+            CONFIG, WHOLE, Statistics(moments, sensitivity), budget, by_field=True, emphasis=emphasis
+        )
+        table = ranks_of(found.configs)["embedding"]
         return sum(table.values()) if table else 2 * (8 + 1)
 
     assert codes(1e6) > codes(1e-6)
@@ -303,15 +315,20 @@ def test_what_counts_more_gets_more_bytes(moments, sensitivity) -> None:
 def test_nothing_is_compressed_where_rounding_is_enough(
     rounded: tuple[str, ...], field_ranks: FieldRanks, moments, sensitivity: dict[str, Tensor]
 ) -> None:
-    budget = structure_bytes(CONFIG, Plan(bfloat16=rounded))
+    budget = structure_bytes(CONFIG, rounding(*rounded))
     numbers = {"linear": 30 + 7, "embedding": 8 * (30 + 7)}
     assert budget == structure_bytes(CONFIG, Plan()) - 2 * sum(numbers[name] for name in rounded)
 
     found = allocate(
-        CONFIG, replace(WHOLE, bfloat16=rounded), moments, sensitivity, budget, field_ranks=field_ranks
+        CONFIG,
+        WHOLE,
+        Statistics(moments, sensitivity),
+        budget,
+        always=rounding(*rounded),
+        by_field=field_ranks == "each",
     )
 
-    assert found.ranks == dict.fromkeys(NAMES)
+    assert ranks_of(found.configs) == dict.fromkeys(NAMES)
     assert (found.bytes, found.error) == (budget, 0)
 
 
@@ -323,7 +340,7 @@ def test_a_table_of_width_1_is_left_as_it_is() -> None:
     sensitivity = output_sensitivity(model, batches(), NAMES, forward=forward_batch)
     budget = structure_bytes(config, Plan()) * 9 // 10
 
-    assert allocate(config, WHOLE, moments, sensitivity, budget).ranks["embedding"] is None
+    assert allocate(config, WHOLE, Statistics(moments, sensitivity), budget).configs["embedding"] is None
 
 
 def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
@@ -333,7 +350,7 @@ def test_no_budget_is_exceeded_and_more_bytes_never_make_it_worse(
     errors = []
     for budget in [*range(whole // 3, whole, whole // 60), whole]:
         try:
-            found = allocate(CONFIG, WHOLE, moments, sensitivity, budget)
+            found = allocate(CONFIG, WHOLE, Statistics(moments, sensitivity), budget)
         except OptionError:
             assert not errors
             continue
@@ -349,21 +366,16 @@ def test_the_bytes_are_those_of_the_compressed_model(
     moments, sensitivity: dict[str, Tensor], field_ranks: FieldRanks
 ) -> None:
     budget = structure_bytes(CONFIG, Plan()) * 2 // 3
-    found = allocate(CONFIG, WHOLE, moments, sensitivity, budget, field_ranks=field_ranks)
-    plan = plan_ranks(moments, GivenRanks(ranks=found.ranks), activation="shifted")
-    linears = Plan(entries=tuple(entry for entry in plan.entries if entry.name != "embedding"))
-    table = Plan(
-        entries=tuple(entry for entry in plan.using(activation="none").entries if entry.name == "embedding")
-    ).using(folded_into="mlp.0")
+    found = allocate(CONFIG, WHOLE, Statistics(moments, sensitivity), budget, by_field=field_ranks == "each")
 
-    compressed = compress_(deepfm(), linears + table, moments)
+    compressed = compress_(deepfm(), found.plan, moments)
 
     assert sum(t.numel() * t.element_size() for t in compressed.state_dict().values()) == found.bytes
 
 
 def test_a_budget_below_the_smallest_model_says_what_that_is(moments, sensitivity: dict[str, Tensor]) -> None:
     with pytest.raises(OptionError, match=r"a budget of 1,000 bytes: .* is the least this model can become"):
-        allocate(CONFIG, WHOLE, moments, sensitivity, 1000)
+        allocate(CONFIG, WHOLE, Statistics(moments, sensitivity), 1000)
 
 
 @pytest.mark.parametrize(
@@ -389,6 +401,6 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
 def test_modules_without_a_rank_are_left_as_they_are(moments) -> None:
     plan = plan_ranks(moments, GivenRanks(ranks={"mlp.3": 4, "mlp.6": None, "embedding": None}))
 
-    assert [(entry.name, entry.rank) for entry in plan.entries] == [("mlp.3", 4)]
+    assert [(entry.name, entry.config.rank) for entry in plan.entries] == [("mlp.3", 4)]
     with pytest.raises(OptionError, match=r"no rank is given for \S+; there are some for mlp\.3"):
         plan_ranks(moments, GivenRanks(ranks={"mlp.3": 4}))

@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.factorize import eigendecompose
-from afm_dist.compression.plan import METHODS, Plan, PlanEntry
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sensitivity import output_sensitivity
 from afm_dist.compression.sequential import compress_in_turn_
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Field
+from afm_dist.methods.low_rank.config import FACTORS, LowRank
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import output_sensitivity
+from afm_dist.statistics.spectrum import eigendecompose
 
 FIELDS = (
     Field(name="many", kind="categorical", cardinality=40),
@@ -29,7 +30,7 @@ FIELDS = (
 T, HIDDEN = 5, (24, 20, 16)
 ROWS = 900
 
-every_method = pytest.mark.parametrize("method", [*METHODS, "sequential"])
+every_method = pytest.mark.parametrize("method", [*FACTORS, "sequential"])
 
 
 def rows(count: int = ROWS) -> Batch:
@@ -60,7 +61,7 @@ def compressed(
     names = list(ranks)
     factors = "afm" if method == "sequential" else method
     entries = [
-        PlanEntry(name=name, method=factors, rank=rank, activation=activation, kappa=50.0)
+        PlanEntry(name, LowRank(factors=factors, rank=rank, activation=activation, kappa=50.0))
         for name, rank in ranks.items()
     ]
     plan = Plan(entries=tuple(entries))

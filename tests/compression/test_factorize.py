@@ -7,23 +7,22 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional
 
-from afm_dist.compression import factorize
-from afm_dist.compression.factorize import (
+from afm_dist.methods.low_rank import factorize
+from afm_dist.methods.low_rank.config import ACTIVATIONS, Activation
+from afm_dist.methods.low_rank.factorize import (
     LinearFactors,
-    Spectrum,
     TableFactors,
     afm_linear,
-    eigendecompose,
-    fold,
     mean_row,
     principal,
     projected_table,
     svd_linear,
     svd_table,
 )
-from afm_dist.compression.plan import ACTIVATIONS, Activation
 from afm_dist.statistics.accumulator import MomentAccumulator
 from afm_dist.statistics.moments import Moments, moments_of_table
+from afm_dist.statistics.spectrum import Spectrum, eigendecompose
+from afm_dist.tables.folding import fold
 
 B, N, M, T = 2000, 9, 6, 5
 

@@ -15,10 +15,11 @@ from torch import nn
 
 import afm_dist
 from afm_dist.checkpoint import count_parameters
-from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.errors import DataError
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.models.deepfm import DeepFM
+from afm_dist.statistics.spectrum import eigendecompose
 from tests.small_dataset import FIELDS
 
 X = torch.randn(2000, 16, generator=torch.Generator().manual_seed(0))
@@ -61,7 +62,7 @@ def test_each_entry_makes_its_module_smaller_and_what_is_left_alone_would_grow(
             rank = policy.rank if isinstance(policy, afm_dist.FixedRank) else None
             rank = rank or policy.choose(name, eigendecompose(moments[name]))
             entry = PlanEntry(
-                name=name, method="afm", rank=min(rank, module.out_features), activation=activation
+                name, LowRank(factors="afm", rank=min(rank, module.out_features), activation=activation)
             )
         else:
             entry = next(entry for entry in plan.entries if entry.name == name)
@@ -101,7 +102,7 @@ def test_of_a_table_that_is_folded_the_reader_counts_too(rank: int, folded_into:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plan = afm_dist.plan_ranks(moments, afm_dist.FixedRank(rank=rank), folded_into=folded_into)
-        entry = PlanEntry(name="embedding", method="afm", rank=rank, folded_into=folded_into)
+        entry = PlanEntry("embedding", LowRank(factors="afm", rank=rank, folded_into=folded_into))
         changed = afm_dist.compress_(copy.deepcopy(model), Plan(entries=(entry,)), moments)
 
     assert (size(changed) < size(model)) == bool(plan.entries)

@@ -3,17 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from afm_dist.compression.ranks import (
-    FixedRank,
-    GivenRanks,
-    KeptEnergy,
-    field_key,
-    field_name,
-    module_key,
-    module_name,
-    plan_ranks,
-)
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.ranks import FixedRank, GivenRanks, KeptEnergy, plan_ranks
+from afm_dist.statistics.keys import field_key, field_name, module_key, module_name
 from afm_dist.statistics.moments import Moments
 
 
@@ -28,17 +20,17 @@ MOMENTS = {"mlp.3": with_variances(1.0, 90.0, 9.0), "mlp.6": with_variances(50.0
 def test_a_fixed_rank_is_the_same_everywhere() -> None:
     plan = plan_ranks(MOMENTS, FixedRank(rank=2), activation="shifted", kappa=3.0)
 
-    assert [(entry.name, entry.rank) for entry in plan.entries] == [("mlp.3", 2), ("mlp.6", 2)]
-    assert {(entry.method, entry.activation, entry.kappa) for entry in plan.entries} == {
-        ("afm", "shifted", 3.0)
-    }
+    assert [(entry.name, entry.config.rank) for entry in plan.entries] == [("mlp.3", 2), ("mlp.6", 2)]
+    assert {
+        (entry.config.factors, entry.config.activation, entry.config.kappa) for entry in plan.entries
+    } == {("afm", "shifted", 3.0)}
 
 
 @pytest.mark.parametrize(("share", "ranks"), [(0.5, [1, 1]), (0.9, [1, 2]), (0.99, [2, 2]), (1.0, [3, 2])])
 def test_kept_energy_follows_each_spectrum(share: float, ranks: list[int]) -> None:
     plan = plan_ranks(MOMENTS, KeptEnergy(share=share))
 
-    assert [entry.rank for entry in plan.entries] == ranks
+    assert [entry.config.rank for entry in plan.entries] == ranks
 
 
 def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
@@ -50,9 +42,10 @@ def test_the_field_that_asks_for_most_decides_for_a_fused_table() -> None:
 
     plan = plan_ranks(moments, KeptEnergy(share=0.99), folded_into="mlp.0")
 
-    assert [(entry.name, entry.rank, entry.ranks, entry.folded_into) for entry in plan.entries] == [
-        ("embedding", 3, None, "mlp.0")
-    ]
+    assert [
+        (entry.name, entry.config.rank, entry.config.ranks, entry.config.folded_into)
+        for entry in plan.entries
+    ] == [("embedding", 3, None, "mlp.0")]
 
 
 def test_given_ranks_by_field_are_those_of_the_plan() -> None:
@@ -61,7 +54,7 @@ def test_given_ranks_by_field_are_those_of_the_plan() -> None:
 
     plan = plan_ranks(moments, GivenRanks(ranks={"embedding": ranks}))
 
-    assert [entry.ranks for entry in plan.entries] == [ranks]
+    assert [entry.config.ranks for entry in plan.entries] == [ranks]
     with pytest.raises(OptionError, match=r"no rank is given for embedding\[ad\]; there are some for site"):
         plan_ranks(moments, GivenRanks(ranks={"embedding": {"site": 1}}))
 

@@ -19,13 +19,14 @@ from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.references import references
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.statistics.moments import Moments
 from tests.models.small_models import MODELS, small_model
 
 Call = Callable[[Tensor], Tensor]
 WIDTH = 6
 X = torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(0))
-PLAN = Plan(entries=(PlanEntry(name="layer", method="svd", rank=2),))
+PLAN = Plan(entries=(PlanEntry("layer", LowRank(factors="svd", rank=2)),))
 
 
 class Net(nn.Module):
@@ -196,7 +197,9 @@ def test_what_goes_by_the_names_is_compressed() -> None:
     moments = afm_dist.collect_moments(model, [X], [nn.Linear])
     before = model(X)
 
-    compress_(model, Plan(entries=tuple(PLAN.using(name=n, rank=2).entries[0] for n in moments)), moments)
+    compress_(
+        model, Plan(entries=tuple(PlanEntry(name, PLAN.entries[0].config) for name in moments)), moments
+    )
 
     assert set(moments) == {"layer", "towers.a.0"}
     assert not torch.allclose(model(X), before)

@@ -1,4 +1,4 @@
-"""A type of module that this library does not know: one handler, one registration."""
+"""A type of module that this library does not know: how it is watched, and how it is compressed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import afm_dist
 from afm_dist.compression import registry
-from afm_dist.compression.factorize import eigendecompose, principal, projected_table
-from afm_dist.compression.plan import PlanEntry
-from afm_dist.compression.ranks import field_key
-from afm_dist.statistics.moments import Moments
+from afm_dist.methods.low_rank.factorize import principal, projected_table
+from afm_dist.statistics import outputs
+from afm_dist.statistics.keys import field_key
+from afm_dist.statistics.spectrum import eigendecompose
 
 
 class Stacked(nn.Module):
@@ -41,9 +41,7 @@ class ProjectedStack(Stacked):
         return torch.stack([expand(codes[:, i]) for i, expand in enumerate(self.expand)], 1)
 
 
-class StackedHandler(afm_dist.Handler[Stacked]):
-    makes = (ProjectedStack,)
-
+class StackedOutputs(afm_dist.Outputs[Stacked]):
     def widths(self, name: str, module: Stacked) -> Mapping[str, int]:
         return {field_key(name, str(i)): module.weight.shape[2] for i in range(len(module.weight))}
 
@@ -53,15 +51,27 @@ class StackedHandler(afm_dist.Handler[Stacked]):
         for i in range(ids.shape[1]):
             yield afm_dist.Observation(field_key(name, str(i)), output[:, i])
 
-    def build(self, module: Stacked, entry: PlanEntry) -> ProjectedStack:
-        return ProjectedStack(*module.weight.shape, entry.rank)
+
+class LowRankOfStacked(afm_dist.Method[afm_dist.LowRank, Stacked]):
+    makes = (ProjectedStack,)
+
+    def examples(self, module: Stacked) -> list[afm_dist.LowRank]:
+        return [afm_dist.LowRank(rank=2)]
+
+    def build(self, name: str, module: Stacked, config: afm_dist.LowRank) -> ProjectedStack:
+        return ProjectedStack(*module.weight.shape, config.rank)
 
     def fill(
-        self, new: ProjectedStack, module: Stacked, entry: PlanEntry, moments: Mapping[str, Moments]
+        self,
+        new: ProjectedStack,
+        name: str,
+        module: Stacked,
+        config: afm_dist.LowRank,
+        known: afm_dist.Statistics,
     ) -> None:
         for i, expand in enumerate(new.expand):
-            spectrum = eigendecompose(moments[field_key(entry.name, str(i))])
-            factors = projected_table(module.weight[i], principal(spectrum, entry.rank))
+            spectrum = eigendecompose(known[field_key(name, str(i))])
+            factors = projected_table(module.weight[i], principal(spectrum, config.rank))
             new.weight[i] = factors.codes
             expand.weight.copy_(factors.projection)
             expand.bias.copy_(factors.bias)
@@ -69,8 +79,10 @@ class StackedHandler(afm_dist.Handler[Stacked]):
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_HANDLERS", dict(registry._HANDLERS))
-    afm_dist.register_handler(Stacked, StackedHandler())
+    monkeypatch.setattr(registry, "_METHODS", dict(registry.registered()))
+    monkeypatch.setattr(outputs, "_OUTPUTS", dict(outputs._OUTPUTS))
+    afm_dist.register_method(afm_dist.LowRank, Stacked, LowRankOfStacked())
+    afm_dist.register_outputs(Stacked, StackedOutputs())
 
 
 @pytest.mark.usefixtures("registered")
@@ -84,14 +96,14 @@ def test_a_registered_type_is_watched_planned_and_compressed(rank: int) -> None:
     plan = afm_dist.plan_ranks(dict(moments), afm_dist.FixedRank(rank=rank))
     afm_dist.compress_(model, plan, moments)
 
-    assert [(entry.name, entry.rank) for entry in plan.entries] == [("0", rank)]
+    assert [(entry.name, entry.config.rank) for entry in plan.entries] == [("0", rank)]
     dropped = sum(torch.linalg.eigvalsh(item.covariance)[: 4 - rank].sum() for item in moments.values())
     error = (model[0](ids) - before).square().sum((1, 2)).mean()
     torch.testing.assert_close(error.double(), torch.as_tensor(dropped), rtol=1e-5, atol=1e-10)
 
 
 @pytest.mark.usefixtures("registered")
-def test_what_a_handler_makes_is_not_compressed_again() -> None:
+def test_what_a_method_makes_is_not_compressed_again() -> None:
     model: Any = nn.Sequential(ProjectedStack(3, 20, 4, 2), nn.Linear(4, 4))
 
     assert registry.compressible(model) == ["1"]

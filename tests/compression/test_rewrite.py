@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, KeptEnergy, plan_ranks
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.layers import LowRankLinear, ProjectedEmbedding
+from afm_dist.methods.low_rank.ranks import FixedRank, KeptEnergy, plan_ranks
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
@@ -287,7 +288,7 @@ def test_a_folded_model_accepts_a_batch_without_rows() -> None:
 
 
 def entry(name: str, rank: int = 2, **others: object) -> Plan:
-    return Plan(entries=(PlanEntry(name=name, method="afm", rank=rank, **others),))
+    return Plan(entries=(PlanEntry(name, LowRank(factors="afm", rank=rank, **others)),))
 
 
 def both(model: Callable[[], nn.Module], plan: Plan, message: str) -> None:

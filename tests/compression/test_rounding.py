@@ -15,19 +15,21 @@ from torch import nn
 
 import afm_dist
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, size_on_disk
-from afm_dist.compression import rounding
-from afm_dist.compression.budget import plan_bytes, structure_bytes
+from afm_dist.compression.budget import description_bytes, structure_bytes
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import field_key
 from afm_dist.compression.rewrite import compress_
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.rounding import rows
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.models.base import CTRModel
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments, moments_of_table
 from tests.models.small_models import FIELDS, SHAPES, logits, small_model
 
 TABLE, TERM = "embedding", "linear"
-ONE_RANK = PlanEntry(name=TABLE, method="afm", rank=2, folded_into="mlp.0")
-OWN_RANKS = ONE_RANK.with_rank({"site": 3, "ad": 0, "hour": 1})
+ONE_RANK = PlanEntry(TABLE, LowRank(factors="afm", rank=2, folded_into="mlp.0"))
+OWN_RANKS = PlanEntry(TABLE, ONE_RANK.config.with_rank({"site": 3, "ad": 0, "hour": 1}))
 
 every_plan = pytest.mark.parametrize("entry", [ONE_RANK, OWN_RANKS], ids=["one-rank", "own-ranks"])
 every_choice = pytest.mark.parametrize("names", [(TERM,), (TABLE,), (TERM, TABLE)], ids="-".join)
@@ -44,7 +46,7 @@ def moments(model: CTRModel) -> Mapping[str, Moments]:
 
 
 def compressed(entry: PlanEntry, *names: str) -> tuple[CTRModel, ModelConfig]:
-    plan = Plan(entries=(entry,), bfloat16=names)
+    plan = Plan(entries=(entry,)) + rounding(*names)
     model = small_model("deepfm")
     compress_(model, plan, moments(model))
     return model, ModelConfig(
@@ -114,14 +116,18 @@ def test_saving_does_not_round_the_model_that_is_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("mlp.0", "a Linear, of which no rows"), ("nothing", "which the model does not have")]
+    ("name", "told"),
+    [
+        ("mlp.0", "'mlp.0' cannot be rounded: it is a Linear.* has rows: embedding, linear "),
+        ("nothing", "no module 'nothing'"),
+    ],
 )
 def test_what_has_no_rows_is_refused_and_the_model_stays_as_it_was(name: str, told: str) -> None:
     model = small_model("deepfm")
     before = logits(model)
 
-    with pytest.raises(OptionError, match=f"names '{name}', {told}.* has some: embedding, linear "):
-        compress_(model, Plan(entries=(ONE_RANK,), bfloat16=(name,)), moments(model))
+    with pytest.raises(OptionError, match=told):
+        compress_(model, Plan(entries=(ONE_RANK,)) + rounding(name), moments(model))
 
     assert torch.equal(logits(model), before)
 
@@ -130,9 +136,9 @@ def test_what_has_no_rows_is_refused_and_the_model_stays_as_it_was(name: str, to
 def test_first_order_weights_are_rounded_whatever_becomes_of_the_table(
     ranks: Mapping[str, int] | None, tmp_path: Path
 ) -> None:
-    entries = () if ranks is None else (ONE_RANK.with_rank(ranks),)
+    entries = () if ranks is None else (PlanEntry(TABLE, ONE_RANK.config.with_rank(ranks)),)
     model, whole = small_model("deepfm"), small_model("deepfm")
-    compress_(model, plan := Plan(entries=entries, bfloat16=(TERM, TABLE)), moments(model))
+    compress_(model, plan := Plan(entries=entries) + rounding(TERM, TABLE), moments(model))
     config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS, plan=plan)
 
     save_pretrained(model, str(tmp_path), config)
@@ -144,19 +150,19 @@ def test_first_order_weights_are_rounded_whatever_becomes_of_the_table(
 
 @pytest.mark.parametrize("entries", [(), (ONE_RANK,), (OWN_RANKS,)], ids=["none", "one-rank", "own-ranks"])
 @pytest.mark.parametrize("names", [(), (TERM,), (TERM, TABLE)], ids="-".join)
-def test_a_plan_adds_no_more_bytes_to_a_checkpoint_than_is_counted(
+def test_bytes_predicted_are_bytes_written(
     entries: tuple[PlanEntry, ...], names: tuple[str, ...], tmp_path: Path
 ) -> None:
     model = small_model("deepfm")
     before = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
     save_pretrained(model, str(tmp_path), before)
-    besides = size_on_disk(str(tmp_path)) - structure_bytes(before, Plan())
-    plan = Plan(entries=entries, bfloat16=names)
+    plan = Plan(entries=entries) + rounding(*names)
+    assert size_on_disk(str(tmp_path)) == structure_bytes(before, Plan()) + description_bytes(before, Plan())
     compress_(model, plan, moments(model))
 
     save_pretrained(model, str(tmp_path), replace(before, plan=plan))
 
-    assert size_on_disk(str(tmp_path)) <= structure_bytes(before, plan) + besides + plan_bytes(plan)
+    assert size_on_disk(str(tmp_path)) == structure_bytes(before, plan) + description_bytes(before, plan)
 
 
 class Own(nn.Module):
@@ -182,8 +188,8 @@ IDS = torch.arange(9)
 def test_tables_of_a_model_of_one_s_own_are_rounded(
     names: tuple[str, ...], rank: int | None, tmp_path: Path
 ) -> None:
-    entries = () if rank is None else (PlanEntry(name="emb", method="afm", rank=rank),)
-    plan, model, whole = Plan(entries=entries, bfloat16=names), Own(), Own()
+    entries = () if rank is None else (PlanEntry("emb", LowRank(factors="afm", rank=rank)),)
+    plan, model, whole = Plan(entries=entries) + rounding(*names), Own(), Own()
     known = {"emb": moments_of_table(model.emb.weight.detach(), torch.ones(9, dtype=torch.int64))}
     compress_(whole, Plan(entries=entries), known)
 
@@ -211,9 +217,11 @@ def test_a_type_of_one_s_own_says_what_its_rows_are(monkeypatch: pytest.MonkeyPa
             super().__init__()
             self.tables, self.scale = nn.Parameter(torch.randn(2, 5, 3)), nn.Parameter(torch.randn(3))
 
-    monkeypatch.setattr(rounding, "_ROWS", dict(rounding._ROWS))
-    model, plan = nn.Sequential(Stacked()), Plan(bfloat16=("0",))
-    with pytest.raises(OptionError, match=r"names '0', a Stacked.* has some: nothing .*register_rows"):
+    monkeypatch.setattr(rows, "_ROWS", dict(rows._ROWS))
+    model, plan = nn.Sequential(Stacked()), rounding("0")
+    with pytest.raises(
+        OptionError, match=r"'0' cannot be rounded: it is a Stacked.* has rows: nothing .*register_rows"
+    ):
         compress_(model, plan, {})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -227,5 +235,7 @@ def test_a_type_of_one_s_own_says_what_its_rows_are(monkeypatch: pytest.MonkeyPa
 def test_rows_that_are_made_of_other_tensors_are_refused() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Embedding(5, 3)))
 
-    with pytest.raises(OptionError, match=r"names '0', where the weight of a ParametrizedEmbedding is no"):
-        compress_(model, Plan(bfloat16=("0",)), {})
+    with pytest.raises(
+        OptionError, match=r"'0' cannot be rounded: the weight of a ParametrizedEmbedding is no"
+    ):
+        compress_(model, rounding("0"), {})

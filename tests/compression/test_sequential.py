@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.factorize import eigendecompose
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.compression.sequential import compress_in_turn_
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.spectrum import eigendecompose
 
 
 def network() -> nn.Sequential:
@@ -27,7 +29,7 @@ def inputs() -> Tensor:
 
 def plan(rank: int | None = None) -> Plan:
     widths = {"0": 20, "2": 16, "4": 12}
-    entries = [PlanEntry(name=n, method="afm", rank=rank or width) for n, width in widths.items()]
+    entries = [PlanEntry(n, LowRank(factors="afm", rank=rank or width)) for n, width in widths.items()]
     return Plan(entries=tuple(entries))
 
 
@@ -83,7 +85,7 @@ def test_rows_are_rounded_when_all_is_compressed() -> None:
         return nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 5), nn.Linear(5, 1))
 
     ids, model, before = torch.arange(7), embedded(), embedded()
-    plan = Plan(entries=(PlanEntry(name="1", method="afm", rank=2),), bfloat16=("0",))
+    plan = Plan(entries=(PlanEntry("1", LowRank(rank=2)),)) + rounding("0")
 
     moments = compress_in_turn_(model, plan, lambda model, name: collect_moments(model, [ids], [name]))
 
@@ -103,7 +105,7 @@ def test_full_rank_reproduces_the_outputs() -> None:
 
 def test_a_model_of_which_one_layer_cannot_be_compressed_stays_as_it_was() -> None:
     model = network()
-    wrong = plan(3) + Plan(entries=(PlanEntry(name="6", method="afm", rank=2),))
+    wrong = plan(3) + Plan(entries=(PlanEntry("6", LowRank(factors="afm", rank=2)),))
 
     with pytest.raises(OptionError, match="rank 2 for 6"):
         compress_in_turn_(model, wrong, collect)

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.sweep import GridPoint, default_dims, default_ranks, grid, pareto
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.grid import GridPoint, default_dims, default_ranks, grid, pareto
 
 WHOLE = Plan(
     entries=(
-        PlanEntry(name="mlp.2", method="afm", rank=1, activation="shifted"),
-        PlanEntry(name="embedding", method="afm", rank=1, folded_into="mlp.0"),
-    ),
-    bfloat16=("linear",),
+        PlanEntry("mlp.2", LowRank(factors="afm", rank=1, activation="shifted")),
+        PlanEntry("embedding", LowRank(factors="afm", rank=1, folded_into="mlp.0")),
+    )
 )
 
 POINTS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12)
@@ -53,12 +53,11 @@ def test_a_grid_has_every_pair_but_the_uncompressed_model() -> None:
     assert names == [f"{method}-{point}" for method in ("afm", "svd") for point in one]
 
 
-def test_the_plan_of_a_point_has_its_ranks_and_rounds_whatever_they_are() -> None:
+def test_the_plan_of_a_point_has_its_ranks() -> None:
     def ranks(rank: int | None, dim: int | None) -> list[tuple[str, str, int]]:
         point = GridPoint(method="svd", linear_rank=rank, embedding_dim=dim)
         plan = point.plan(WHOLE, table="embedding")
-        assert plan.bfloat16 == ("linear",)
-        return [(entry.name, entry.method, entry.rank) for entry in plan.entries]
+        return [(entry.name, entry.config.factors, entry.config.rank) for entry in plan.entries]
 
     assert ranks(8, 2) == [("mlp.2", "svd", 8), ("embedding", "svd", 2)]
     assert ranks(None, 2) == [("embedding", "svd", 2)]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from afm_dist.checkpoint import from_pretrained, save_pretrained
-from afm_dist.compression.layers import ProjectedEmbedding, ProjectedEmbeddingBag
 from afm_dist.compression.plan import Plan
-from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.compression.rewrite import compress_
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.layers import ProjectedEmbedding, ProjectedEmbeddingBag
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments, moments_of_sums
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import afm_dist
-from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding, ProjectedEmbeddingBag
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.layers import LowRankLinear, ProjectedEmbedding, ProjectedEmbeddingBag
 from tests.small_dataset import FIELDS, write_dataset
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -24,7 +25,7 @@ IDS = torch.randint(0, 20, (50, 3), generator=torch.Generator().manual_seed(0))
 
 
 def plan_of(name: str, rank: int, **others: Any) -> Plan:
-    return Plan(entries=(PlanEntry(name=name, method="afm", rank=rank, **others),))
+    return Plan(entries=(PlanEntry(name, LowRank(factors="afm", rank=rank, **others)),))
 
 
 class Scoring(nn.Module):

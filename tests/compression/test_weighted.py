@@ -8,25 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from afm_dist.checkpoint import ModelConfig
-from afm_dist.compression.factorize import (
-    Projection,
-    eigendecompose,
-    principal,
-    projected_linear,
-    projected_table,
-)
-from afm_dist.compression.methods import FACTORIZATIONS
-from afm_dist.compression.plan import ACTIVATIONS, METHODS, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, plan_ranks
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sensitivity import output_sensitivity
-from afm_dist.compression.weighted import SHRINKAGE, regularised, weighted_projection
 from afm_dist.dataset.batch import Batch
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import ACTIVATIONS, FACTORS, LowRank
+from afm_dist.methods.low_rank.factorizations import FACTORIZATIONS
+from afm_dist.methods.low_rank.factorize import Projection, principal, projected_linear, projected_table
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
+from afm_dist.methods.low_rank.weighted import SHRINKAGE, regularised, weighted_projection
 from afm_dist.statistics.accumulator import MomentAccumulator
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import output_sensitivity
+from afm_dist.statistics.spectrum import eigendecompose
 from tests.small_dataset import FIELDS
 
 B, M = 1500, 6
@@ -258,7 +254,7 @@ def measured(model: nn.Module) -> tuple[dict[str, Moments], dict[str, Tensor]]:
 
 
 def test_every_method_of_a_plan_has_a_class() -> None:
-    assert tuple(FACTORIZATIONS) == METHODS
+    assert tuple(FACTORIZATIONS) == FACTORS
 
 
 @pytest.mark.parametrize("activation", ["none", "shifted"])
@@ -268,10 +264,10 @@ def test_full_rank_reproduces_the_logits(activation: str, folded_into: str | Non
     expected = logits(model)
     moments, found = measured(model)
     entries = [
-        PlanEntry(name=name, method="weighted", rank=width, activation=activation, kappa=100.0)
+        PlanEntry(name, LowRank(factors="weighted", rank=width, activation=activation, kappa=100.0))
         for name, width in (("mlp.3", 20), ("mlp.6", 16))
     ]
-    table = PlanEntry(name="embedding", method="weighted", rank=8, folded_into=folded_into)
+    table = PlanEntry("embedding", LowRank(factors="weighted", rank=8, folded_into=folded_into))
 
     compress_(model, Plan(entries=(*entries, table)), moments, found)
 
@@ -311,9 +307,9 @@ def test_weighting_without_a_sensitivity_is_refused_with_the_way_to_measure_it()
     plan = plan_ranks(dict(moments), FixedRank(rank=2), method="weighted")
     del found["mlp.6"]
 
-    with pytest.raises(OptionError, match=r"'weighted' of .* needs the sensitivity.*output_sensitivity"):
+    with pytest.raises(OptionError, match=r"needs the sensitivity.*output_sensitivity"):
         compress_(model, plan, moments)
-    with pytest.raises(OptionError, match=r"'weighted' of mlp\.6 needs"):
+    with pytest.raises(OptionError, match=r"mlp\.6 needs the sensitivity"):
         compress_(model, plan, moments, found)
     assert isinstance(model.get_submodule("mlp.3"), nn.Linear)
 

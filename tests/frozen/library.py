@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import afm_dist
-from afm_dist.compression.plan import Activation
+from afm_dist.methods.low_rank.config import Activation
 from tests.frozen.bench import Bench
 
 ROWS, BATCHES, V, T = 300, 4, 40, 6

@@ -27,6 +27,8 @@ from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_shard
 from afm_dist.large_tables.stored import stored_tensors
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.report.comparison import compare
 from afm_dist.report.comparison_page import write_comparison
 from afm_dist.report.finished_run import FinishedRun
@@ -87,9 +89,17 @@ def as_written(path: Path, content: bytes, found: Any) -> bool:
 
 # What a name means that is not there: documented with the type.
 FIELD = {"cardinality": 0, "mean": 0.0, "deviation": 1.0, "column": "", "transform": ""}
-ENTRY = {"activation": "none", "kappa": 2.0, "folded_into": None, "ranks": None, "absorbs": None}
+ENTRY = {
+    "factors": "afm",
+    "activation": "none",
+    "kappa": 2.0,
+    "folded_into": None,
+    "ranks": None,
+    "absorbs": None,
+    "dtype": "bfloat16",
+}
 HISTORY = {"curve": [], "kept_step": -1, "stopped_early": False, "finished": False}
-ABSENT: dict[str, Any] = {**FIELD, **ENTRY, **HISTORY, "bfloat16": []}
+ABSENT: dict[str, Any] = {**FIELD, **ENTRY, **HISTORY}
 
 
 def _within(found: Any, written: Any) -> bool:
@@ -276,10 +286,12 @@ def model_readers(folder: Path) -> list[Reader]:
     save_pretrained(model, str(own), max_file_bytes=100)
     assert (own / INDEX).exists()
     entries = (
-        PlanEntry(name="mlp.2", method="afm", rank=3, activation="shifted"),
-        PlanEntry(name="embedding", method="weighted", rank=4, ranks={"a": 4, "b": 0}, folded_into="mlp.0"),
+        PlanEntry("mlp.2", LowRank(factors="afm", rank=3, activation="shifted")),
+        PlanEntry(
+            "embedding", LowRank(factors="weighted", rank=4, ranks={"a": 4, "b": 0}, folded_into="mlp.0")
+        ),
     )
-    Plan(entries=entries, bfloat16=("embedding",)).save(str(plans / "plan.json"))
+    (Plan(entries=entries) + rounding("embedding")).save(str(plans / "plan.json"))
 
     def fresh() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1))

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained, size_on_disk
-from afm_dist.compression.layers import LowRankLinear
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.metrics import auc
 from afm_dist.evaluation.score import score_shards
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.layers import LowRankLinear
 from afm_dist.models import build_model
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.stages.compression import target_linears
@@ -174,10 +175,10 @@ def test_each_combination_is_compressed_and_scored_once(
         assert measured.smaller[one] == size_on_disk(sources[0]) / size_on_disk(str(folder / one.name))
         plan = load_config(str(folder / one.name)).plan
         entries = plan.entries
-        assert [entry.rank for entry in entries] == [3, 3, 2]
-        assert {entry.activation for entry in entries[:2]} == {one.activation}
+        assert [entry.config.rank for entry in entries] == [3, 3, 2]
+        assert {entry.config.activation for entry in entries[:2]} == {one.activation}
         told = {"keep": (None, ()), "absorb": ("linear", ()), "bfloat16": (None, ("linear",))}
-        assert (entries[2].absorbs, plan.bfloat16) == told[one.linear_terms]
+        assert (entries[2].config.absorbs, plan.bfloat16) == told[one.linear_terms]
     weights = {name: second_factors(folder / f"{name}-shifted-keep") for name in METHODS}
     # Nothing stands before the first layer.
     assert torch.equal(weights["sequential"][0], weights["afm"][0])
@@ -276,7 +277,7 @@ def test_a_compressed_checkpoint_is_refused_by_name(
     data: Manifest, sources: tuple[str, ...], tmp_path: Path
 ) -> None:
     config = load_config(sources[1])
-    plan = Plan(entries=(PlanEntry(name="mlp.3", method="afm", rank=2),))
+    plan = Plan(entries=(PlanEntry("mlp.3", LowRank(factors="afm", rank=2)),))
     save_pretrained(restructure_(config.build(), plan), str(tmp_path / "small"), replace(config, plan=plan))
 
     with pytest.raises(OptionError, match="small is compressed already; give uncompressed models"):

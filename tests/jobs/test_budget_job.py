@@ -33,7 +33,7 @@ def test_the_checkpoint_fits_and_the_report_says_what_was_tried(
     tried = json.loads((output / "ranks" / "ranks.json").read_text())
     ranks = tried["ranks"]["embedding"]
     assert len(set(ranks.values())) > 1
-    assert {entry.name: entry.ranks for entry in load_config(f"{output}/checkpoint").plan.entries}[
+    assert {entry.name: entry.config.ranks for entry in load_config(f"{output}/checkpoint").plan.entries}[
         "embedding"
     ] == ranks
     report = json.loads((output / "report" / "report.json").read_text())

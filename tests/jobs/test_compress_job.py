@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from afm_dist.checkpoint import from_pretrained, load_config, size_on_disk
-from afm_dist.compression.layers import LowRankLinear
+from afm_dist.methods.low_rank.layers import LowRankLinear
 from tests.jobs.commands import succeed
 from tests.jobs.conftest import Compressed
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
-from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
 from afm_dist.models import build_model
 from afm_dist.statistics.from_counts import moments_from_counts
 from tests.jobs.commands import fail, run_warm

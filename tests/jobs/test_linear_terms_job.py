@@ -24,7 +24,7 @@ def test_the_table_of_first_order_weights_is_gone_and_the_report_says_so(
     succeed(*command, "--methods", "afm,weighted,scratch", "--linear-terms", "absorb")
 
     kept, absorbed = (f"{folder}/checkpoint" for folder in (compressed.output, output))
-    assert [entry.absorbs for entry in load_config(absorbed).plan.entries] == [None, None, "linear"]
+    assert [entry.config.absorbs for entry in load_config(absorbed).plan.entries] == [None, None, "linear"]
     before, after = (from_pretrained(checkpoint).state_dict() for checkpoint in (kept, absorbed))
     assert "linear.weight" in before
     assert "linear.weight" not in after

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import AfmError, DataError, OptionError, StageError
@@ -27,6 +26,9 @@ from afm_dist.large_tables.ranges import row_groups
 from afm_dist.large_tables.rewrite import compress_table
 from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.statistics import TableWork, stored_moments
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks, using
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import build_model
 from afm_dist.resources import CpuOptions
 from afm_dist.statistics.from_counts import moments_from_counts
@@ -46,7 +48,7 @@ ROWS = 200
 DEAD = 29
 BLOCK_MODULES = (
     "statistics.moments",
-    "compression.factorize",
+    "methods.low_rank.factorize",
     "large_tables.statistics",
     "large_tables.codes",
 )
@@ -164,7 +166,7 @@ def test_a_compressed_mlp_and_tables_in_several_files_are_kept(
     # Two files before, and five after.
     before = write_checkpoint(tmp_path / "before", name)
     model = from_pretrained(before)
-    first = Plan(entries=(PlanEntry(name="mlp.3", method="svd", rank=2),))
+    first = Plan(entries=(PlanEntry("mlp.3", LowRank(factors="svd", rank=2)),))
     known = {"mlp.3": Moments(count=1, mean=torch.zeros(8).double(), scatter=torch.eye(8).double())}
     compress_(model, first, known)
     config = ModelConfig(architecture=name, hyper_parameters=SHAPE, fields=FIELDS, plan=first)
@@ -188,7 +190,7 @@ def test_sensitivity_weighting_goes_in_blocks_too(
     moments = moments_from_counts(from_pretrained(checkpoint), manifest)
     factor = torch.randn(5, 5, dtype=torch.float64)
     sensitivity = dict.fromkeys(moments, factor @ factor.T)
-    plan = planned(moments).using(method="weighted")
+    plan = using(planned(moments), factors="weighted")
 
     compress_table(Source.open(checkpoint), str(tmp_path / "new"), plan, moments, sensitivity)
 
@@ -377,11 +379,10 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"method": "svd"}, "'svd' of embedding.*take afm or weighted"),
+        ({"factors": "svd"}, "'svd' of embedding.*take afm or weighted"),
         ({"absorbs": "linear"}, "cannot absorb linear"),
         ({"ranks": {"site": 2, "always": 0, "ad": 1}}, "cannot have ranks by field"),
-        ({"name": "mlp.3"}, "a plan for mlp.3"),
-        ({"method": "weighted"}, "needs the sensitivity"),
+        ({"factors": "weighted"}, "needs the sensitivity"),
     ],
 )
 def test_what_cannot_go_in_blocks_is_refused(
@@ -391,21 +392,23 @@ def test_what_cannot_go_in_blocks_is_refused(
 
     with pytest.raises(OptionError, match=message):
         compress_table(
-            Source.open(checkpoint), str(tmp_path / "new"), planned(moments).using(**entry), moments
+            Source.open(checkpoint), str(tmp_path / "new"), using(planned(moments), **entry), moments
         )
     assert not (tmp_path / "new").exists()
 
 
 def test_rows_are_not_rounded_in_blocks(manifest: Manifest, checkpoint: str, tmp_path: Path) -> None:
     moments = moments_from_counts(from_pretrained(checkpoint), manifest)
-    plan = replace(planned(moments), bfloat16=("linear",))
+    plan = planned(moments) + rounding("linear")
 
-    with pytest.raises(OptionError, match="linear cannot be rounded without being in memory"):
+    with pytest.raises(
+        OptionError, match=r"a plan for embedding \(afm\), linear \(rounding\): only embedding"
+    ):
         compress_table(Source.open(checkpoint), str(tmp_path / "new"), plan, moments)
 
 
 def test_a_rounded_table_is_refused(checkpoint: str, tmp_path: Path) -> None:
-    config = replace(load_config(checkpoint), plan=Plan(bfloat16=("embedding",)))
+    config = replace(load_config(checkpoint), plan=rounding("embedding"))
     save_pretrained(compress_(from_pretrained(checkpoint), config.plan, {}), str(tmp_path), config)
 
     with pytest.raises(OptionError, match="compressed already, or rounded"):

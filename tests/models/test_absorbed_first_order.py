@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
-from afm_dist.compression.absorb import joint_rows
-from afm_dist.compression.plan import Method, Plan, PlanEntry
-from afm_dist.compression.ranks import field_key
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sensitivity import output_sensitivity
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Field
+from afm_dist.methods.low_rank.config import Factors, LowRank
 from afm_dist.models.base import CTRModel
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import moments_of_table
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import output_sensitivity
+from afm_dist.tables.first_order import joint_rows
 from tests.models.small_models import (
     FIELDS,
     FOLDABLE,
@@ -42,7 +43,7 @@ def absorbed(
     name: str,
     rank: int,
     *,
-    method: Method = "afm",
+    method: Factors = "afm",
     folded_into: str | None = None,
     fields: tuple[Field, ...] = FIELDS,
 ) -> tuple[CTRModel, Plan]:
@@ -57,7 +58,7 @@ def absorbed(
     }
     batch = Batch(ids, numeric, torch.zeros(len(ids)))
     felt = output_sensitivity(model, [batch], [TABLE], forward=forward_batch, absorbing=[TABLE])
-    entry = PlanEntry(name=TABLE, method=method, rank=rank, folded_into=folded_into, absorbs=TERM)
+    entry = PlanEntry(TABLE, LowRank(factors=method, rank=rank, folded_into=folded_into, absorbs=TERM))
     plan = Plan(entries=(entry,))
     compress_(model, plan, moments, felt)
     return model, plan
@@ -66,7 +67,7 @@ def absorbed(
 @every_model
 @pytest.mark.parametrize("method", ["afm", "svd", "weighted"])
 @both_schemas
-def test_full_rank_reproduces_the_logits(name: str, method: Method, fields: tuple[Field, ...]) -> None:
+def test_full_rank_reproduces_the_logits(name: str, method: Factors, fields: tuple[Field, ...]) -> None:
     model, _ = absorbed(name, T + 1, method=method, fields=fields)
 
     expected = logits(small_model(name, fields), fields=fields)

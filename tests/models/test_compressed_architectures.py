@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
-from afm_dist.compression.plan import Method, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, KeptEnergy, plan_ranks
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import Factors, LowRank
+from afm_dist.methods.low_rank.ranks import FixedRank, KeptEnergy, plan_ranks
 from afm_dist.models.base import CTRModel
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
@@ -51,7 +52,7 @@ def compressed_tables(
     rank: int,
     *,
     folded_into: str | None,
-    method: Method = "afm",
+    method: Factors = "afm",
     fields: tuple[Field, ...] = FIELDS,
 ) -> CTRModel:
     model = small_model(name, fields)
@@ -71,7 +72,7 @@ def test_folds_are_declared_where_the_mlp_reads_the_embeddings_themselves() -> N
 
 @every_model
 @both_methods
-def test_full_rank_in_the_linear_layers_reproduces_the_logits(name: str, method: Method) -> None:
+def test_full_rank_in_the_linear_layers_reproduces_the_logits(name: str, method: Factors) -> None:
     model = small_model(name)
     expected = logits(model)
     moments = collect(model, model.compressible_linears)
@@ -85,7 +86,7 @@ def test_full_rank_in_the_linear_layers_reproduces_the_logits(name: str, method:
 @both_methods
 @both_schemas
 def test_full_rank_in_the_tables_reproduces_the_logits(
-    name: str, method: Method, fields: tuple[Field, ...]
+    name: str, method: Factors, fields: tuple[Field, ...]
 ) -> None:
     expected = logits(small_model(name, fields), fields=fields)
 
@@ -98,7 +99,7 @@ def test_full_rank_in_the_tables_reproduces_the_logits(
 @both_methods
 @both_schemas
 def test_full_rank_in_folded_tables_reproduces_the_logits(
-    name: str, method: Method, fields: tuple[Field, ...]
+    name: str, method: Factors, fields: tuple[Field, ...]
 ) -> None:
     expected = logits(small_model(name, fields), fields=fields)
 
@@ -131,7 +132,7 @@ def test_fields_of_one_id_are_exact_at_any_rank(name: str) -> None:
     plan = plan_ranks(dict(moments), KeptEnergy(share=0.99), folded_into=model.folds.get(TABLE))
     compress_(model, plan, moments)
 
-    assert [entry.rank for entry in plan.entries] == [1]
+    assert [entry.config.rank for entry in plan.entries] == [1]
     torch.testing.assert_close(logits(model, fields=fields), expected, rtol=0, atol=1e-5)
 
 
@@ -145,7 +146,7 @@ def test_a_low_rank_of_the_tables_changes_the_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNFOLDABLE)
 def test_folding_is_refused_where_the_mlp_reads_products(name: str) -> None:
-    plan = Plan(entries=(PlanEntry(name=TABLE, method="afm", rank=2, folded_into=FIRST),))
+    plan = Plan(entries=(PlanEntry(TABLE, LowRank(factors="afm", rank=2, folded_into=FIRST)),))
     model = small_model(name)
     told = f"reads the embeddings directly, which {type(model).__name__} declares for nothing"
     moments = collect(model, [TABLE])

@@ -10,19 +10,20 @@ import pytest
 import torch
 
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
-from afm_dist.compression.absorb import joint_rows
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.ranks import field_key
 from afm_dist.compression.registry import compressible, refusal
 from afm_dist.compression.rewrite import compress_, restructure_
-from afm_dist.compression.sensitivity import output_sensitivity
 from afm_dist.dataset.batch import Batch
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
-from afm_dist.grouped_embedding import GroupedEmbedding
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.models.base import CTRModel
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import moments_of_table
 from afm_dist.statistics.observe import forward_batch
+from afm_dist.statistics.sensitivity import output_sensitivity
+from afm_dist.tables.first_order import joint_rows
+from afm_dist.tables.fused import FusedEmbedding
+from afm_dist.tables.grouped import GroupedEmbedding
 from afm_dist.training.freezing import factor_weights
 from afm_dist.training.optimizer import sparse_weights
 from tests.models.small_models import FIELDS, FOLDABLE, MODELS, SHAPES, T, inputs, logits, small_model
@@ -51,7 +52,7 @@ def compressed(model: CTRModel, ranks: Mapping[str, int], **entry: Any) -> Plan:
     felt = output_sensitivity(
         model, [batch], [TABLE], forward=forward_batch, absorbing=[TABLE] if joint else ()
     )
-    plan = Plan(entries=(PlanEntry(**{"name": TABLE, "method": "afm", "rank": 1, **entry}).with_rank(ranks),))
+    plan = Plan(entries=(PlanEntry(TABLE, LowRank(**{"rank": 1, **entry}).with_rank(ranks)),))
     compress_(model, plan, moments, felt)
     return plan
 
@@ -75,7 +76,7 @@ def test_a_rank_for_what_each_field_varies_in_reproduces_the_logits(
     expected = logits(model)
 
     into = model.folds.get(TABLE) if fold else None
-    compressed(model, {"site": T, "ad": 0, "hour": 1}, method=method, folded_into=into)
+    compressed(model, {"site": T, "ad": 0, "hour": 1}, factors=method, folded_into=into)
 
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
 
@@ -124,7 +125,7 @@ def test_equal_ranks_by_field_are_the_uniform_table_bit_for_bit() -> None:
     uniform, by_field = small_model("deepfm"), small_model("deepfm")
 
     compressed(uniform, dict.fromkeys(MIXED, 2))
-    entry = PlanEntry(name=TABLE, method="afm", rank=2, ranks=dict.fromkeys(MIXED, 2))
+    entry = PlanEntry(TABLE, LowRank(factors="afm", rank=2, ranks=dict.fromkeys(MIXED, 2)))
     restructure_(by_field, Plan(entries=(entry,)))
 
     assert type(uniform.embedding) is FusedEmbedding
@@ -205,14 +206,14 @@ def test_it_is_not_compressed_again() -> None:
     ],
 )
 def test_ranks_of_other_fields_are_refused(ranks: dict[str, int], told: str) -> None:
-    entry = PlanEntry(name=TABLE, method="afm", rank=max(ranks.values()), ranks=ranks)
+    entry = PlanEntry(TABLE, LowRank(factors="afm", rank=max(ranks.values()), ranks=ranks))
 
     with pytest.raises(OptionError, match=told):
         restructure_(small_model("deepfm"), Plan(entries=(entry,)))
 
 
 def test_a_module_without_fields_refuses_ranks_by_field() -> None:
-    entry = PlanEntry(name="mlp.3", method="afm", rank=2, ranks={"site": 2, "ad": 1})
+    entry = PlanEntry("mlp.3", LowRank(factors="afm", rank=2, ranks={"site": 2, "ad": 1}))
 
     with pytest.raises(OptionError, match=r"mlp\.3 has no fields that could have ranks of their own"):
         restructure_(small_model("deepfm"), Plan(entries=(entry,)))

@@ -17,6 +17,7 @@ from afm_dist.checkpoint import count_parameters
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.models import build_model
 from afm_dist.models.base import CTRModel
 
@@ -69,11 +70,11 @@ STAGES = ("base", "mlp", "emb")
 def changes(model: CTRModel, log: Log, stage: str) -> Plan:
     """What the paper does to a model, where the model says it may be done."""
     linears = tuple(
-        PlanEntry(name=name, method="afm", rank=log.mlp_rank, activation="plain")
+        PlanEntry(name, LowRank(factors="afm", rank=log.mlp_rank, activation="plain"))
         for name in model.compressible_linears
     )
     table = PlanEntry(
-        name="embedding", method="afm", rank=log.code_dim, folded_into=model.folds.get("embedding")
+        "embedding", LowRank(factors="afm", rank=log.code_dim, folded_into=model.folds.get("embedding"))
     )
     return Plan(entries={"base": (), "mlp": linears, "emb": (*linears, table)}[stage])
 

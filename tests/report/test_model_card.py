@@ -15,6 +15,7 @@ from afm_dist.checkpoint import ModelConfig, load_config, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.report.model_card import model_card
 from jobs.predict import Predict
 from tests.report.example import example_report
@@ -30,8 +31,8 @@ CONFIG = ModelConfig(
     fields=FIELDS,
     plan=Plan(
         entries=(
-            PlanEntry(name="mlp.3", method="afm", rank=2, activation="shifted"),
-            PlanEntry(name="embedding", method="afm", rank=2, folded_into="mlp.0"),
+            PlanEntry("mlp.3", LowRank(factors="afm", rank=2, activation="shifted")),
+            PlanEntry("embedding", LowRank(factors="afm", rank=2, folded_into="mlp.0")),
         )
     ),
 )

@@ -15,6 +15,7 @@ from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.models.base import CTRModel
 from afm_dist.serving import prepare
 from afm_dist.serving.rows import Precision
@@ -54,22 +55,26 @@ def compressed(name: str, compression: Compression, fields: tuple[Field, ...] = 
     model = small_model(name, fields)
     activations = ("shifted", "plain", "none")
     layers = [
-        PlanEntry(name=layer, method="afm", rank=3, activation=activation)
+        PlanEntry(layer, LowRank(factors="afm", rank=3, activation=activation))
         for layer, activation in zip(model.compressible_linears, activations, strict=False)
     ]
     if compression == "none":
         return model
     if "readers" in compression:
-        layers += [PlanEntry(name=layer, method="afm", rank=1, activation="none") for layer in readers(model)]
+        layers += [
+            PlanEntry(layer, LowRank(factors="afm", rank=1, activation="none")) for layer in readers(model)
+        ]
     if compression not in ("mlp", "readers, tables as they are"):
         layers.append(
             PlanEntry(
-                name="embedding",
-                method="afm",
-                rank=0 if compression == "ranks 0" else 2,
-                ranks=RANKS.get(compression),
-                folded_into="mlp.0" if "folded" in compression else None,
-                absorbs="linear" if "absorbed" in compression else None,
+                "embedding",
+                LowRank(
+                    factors="afm",
+                    rank=0 if compression == "ranks 0" else 2,
+                    ranks=RANKS.get(compression),
+                    folded_into="mlp.0" if "folded" in compression else None,
+                    absorbs="linear" if "absorbed" in compression else None,
+                ),
             )
         )
     restructure_(model, Plan(entries=tuple(layers)))

@@ -12,13 +12,15 @@ import pytest
 
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.budget import Allocation, allocate, plan_bytes
-from afm_dist.compression.plan import FieldRanks, Plan
-from afm_dist.compression.ranks import FixedRank, plan_of
+from afm_dist.compression.budget import Allocation, allocate, most_description_bytes
+from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
 from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.methods.low_rank.config import FieldRanks
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_of
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import ARCHITECTURES
 from afm_dist.stages.budget import (
     EXPLAINED,
@@ -103,10 +105,10 @@ def test_a_budget_too_small_for_one_dimension_is_met_by_ranks_of_each_field(
     bench = Bench("deepfm", dataset, tmp_path, LARGER)
     budget = size_on_disk(bench.baseline.checkpoints["baseline"]) * 2 // 5
 
-    def too_small(*given: Any, field_ranks: FieldRanks, **options: Any) -> Allocation:
-        if field_ranks == "uniform":
+    def too_small(*given: Any, by_field: bool, **options: Any) -> Allocation:
+        if not by_field:
             raise OptionError("the least this model can become is more")
-        return allocate(*given, field_ranks=field_ranks, **options)
+        return allocate(*given, by_field=by_field, **options)
 
     monkeypatch.setattr("afm_dist.stages.budget.allocate", too_small)
 
@@ -148,25 +150,31 @@ def test_scores_outlive_a_result_that_could_not_be_written(
     assert note.endswith(".") and set(scored) < {PREDICTED, *EXPLAINED}
 
 
-def test_where_ranks_by_field_do_not_fit_a_common_one_may(dataset: Manifest, tmp_path: Path) -> None:
-    """The names of ranks by field take more than they save of tables so small."""
+def test_ranks_by_field_reach_below_a_common_one(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, LARGER)
     source = bench.baseline.checkpoints["baseline"]
     config = load_config(source)
     least = {way: least_of(config, source, rows=PUBLISHED, field_ranks=way) for way in ("uniform", "each")}
-    assert least["each"] == least["uniform"]
+    assert least["each"] < least["uniform"]
 
-    ranks = ranks_for(bench, target(bytes=least["uniform"], field_ranks="each"))
+    ranks = ranks_for(bench, target(bytes=least["each"], field_ranks="each"))
     _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget)
 
-    assert ranks.tables.ranks == {"embedding": 1}
+    assert ranks.tables.ranks == {"embedding": {"site": 0, "ad": 0}}
     assert all(size_on_disk(narrow.checkpoints[row]) <= ranks.budget for row in ("afm-emb", "svd-emb"))
-    # Larger tables become the smallest at rank 0.
-    larger = replace(
-        config, fields=tuple(replace(f, cardinality=10**5 * f.cardinality) for f in config.fields)
+
+
+def test_where_ranks_by_field_do_not_fit_a_common_one_may(dataset: Manifest, tmp_path: Path) -> None:
+    """The names of the fields stand in the plan once more; long ones take more than they save here."""
+    bench = Bench("deepfm", dataset, tmp_path, LARGER)
+    config = load_config(bench.baseline.checkpoints["baseline"])
+    named = replace(
+        config, fields=tuple(replace(f, name=f"{f.name} {'as it was shown ' * 40}") for f in config.fields)
     )
-    none = {way: least_of(larger, None, rows=PUBLISHED, field_ranks=way) for way in ("uniform", "each")}
-    assert none["each"] < none["uniform"]
+
+    least = {way: least_of(named, None, rows=PUBLISHED, field_ranks=way) for way in ("uniform", "each")}
+
+    assert least["each"] == least["uniform"]
 
 
 def refusal(bench: Bench, bytes: int) -> str:
@@ -191,8 +199,12 @@ def test_a_budget_counts_the_first_order_weights_that_the_table_absorbs(
     ranks = ranks_for(bench, target(bytes=absorbing, rows=ABSORB))
     _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, rows=ABSORB)
 
-    # 37 numbers of the table are gone, p and q of two fields with one code are new.
-    assert absorbing == keeping - 4 * (37 - 2 * (1 + 1))
+    # 37 numbers of the table are gone, p and q of two fields with one code are new; the plan says so.
+    model = config.build()
+    described = [
+        most_description_bytes(config, target(bytes=1, rows=rows).plan(model)) for rows in (PUBLISHED, ABSORB)
+    ]
+    assert absorbing == keeping - 4 * (37 - 2 * (1 + 1)) + described[1] - described[0]
     assert ranks.tables.ranks == {"embedding": 1}
     assert all(size_on_disk(narrow.checkpoints[row]) <= absorbing for row in ("afm-emb", "svd-emb"))
 
@@ -204,14 +216,20 @@ def test_a_budget_buys_more_of_rounded_rows(
     bench = Bench("deepfm", dataset, tmp_path, LARGER)
     source = bench.baseline.checkpoints["baseline"]
     rounded = Rows(linear_terms="bfloat16", codes="bfloat16")
-    least = {rows: least_of(load_config(source), source, rows=rows) for rows in (PUBLISHED, rounded)}
+    config = load_config(source)
+    least = {rows: least_of(config, source, rows=rows) for rows in (PUBLISHED, rounded)}
     budget = least[PUBLISHED] + 200
 
     ranks = ranks_for(bench, target(bytes=budget, rows=rounded, field_ranks=field_ranks))
     _, narrow = bench.compress(ranks.linears, ranks.tables, budget=ranks.budget, rows=rounded)
 
     # Of 37 ids two bytes less for the first-order weight and two for the one code; the plan names both.
-    named = plan_bytes(Plan(bfloat16=("embedding", "linear")))
+    plan = target(bytes=budget).plan(config.build())
+    described = [
+        most_description_bytes(config, plan, always=always)
+        for always in (Plan(), rounding("embedding", "linear"))
+    ]
+    named = described[1] - described[0]
     assert least[rounded] == least[PUBLISHED] - 2 * 2 * 37 + named
     assert size_on_disk(narrow.checkpoints["afm-emb"]) <= budget
 

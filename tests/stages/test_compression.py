@@ -13,13 +13,14 @@ import torch
 
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
-from afm_dist.compression.layers import LowRankLinear
-from afm_dist.compression.plan import Method, Plan, PlanEntry
-from afm_dist.compression.ranks import FixedRank, GivenRanks
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.large_tables.stored import stored_tensors
+from afm_dist.methods.low_rank.config import Factors, LowRank
+from afm_dist.methods.low_rank.layers import LowRankLinear
+from afm_dist.methods.low_rank.ranks import FixedRank, GivenRanks
 from afm_dist.models import ARCHITECTURES, build_model
 from afm_dist.runs import Run, Stage
 from afm_dist.stages.compression import (
@@ -28,9 +29,10 @@ from afm_dist.stages.compression import (
     counted_moments,
     linear_statistics,
 )
-from afm_dist.stages.report_parts import absorption_notes, tables
+from afm_dist.stages.report_parts import plan_notes, tables
 from afm_dist.stages.rows import Rows
 from afm_dist.stages.training import Models
+from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.recipe import preset
 from jobs.compress_options import Compress
 from jobs.compress_plan import model_config
@@ -60,7 +62,7 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
 
     for row in ("afm-emb", "svd-emb"):
         (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
-        assert (entry.name, entry.folded_into) == ("embedding", "mlp.0" if name in FOLDED else None)
+        assert (entry.name, entry.config.folded_into) == ("embedding", "mlp.0" if name in FOLDED else None)
         compressed = from_pretrained(narrow.checkpoints[row])
         assert isinstance(compressed.get_submodule("mlp.3"), LowRankLinear)
         assert isinstance(compressed.get_submodule("mlp.6"), LowRankLinear)
@@ -76,7 +78,7 @@ def test_first_order_weights_are_absorbed_on_request(name: str, dataset: Manifes
 
     for row in ("afm-emb", "svd-emb"):
         (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
-        assert entry.absorbs == "linear"
+        assert entry.config.absorbs == "linear"
         compressed = from_pretrained(narrow.checkpoints[row])
         assert "linear.weight" not in compressed.state_dict()
         assert compressed(bench.batches[0].ids, bench.batches[0].numeric).isfinite().all()
@@ -89,7 +91,7 @@ def test_reported_bytes_are_those_of_the_tensors(dataset: Manifest, tmp_path: Pa
     source = bench.baseline.checkpoints["baseline"]
     moments = counted_moments(from_pretrained(source), dataset, absorb=True)
 
-    fields = tables(source, dataset, moments, plan)
+    fields = tables(source, Statistics(moments), plan)
 
     for checkpoint, key in ((source, "bytes_before"), (narrow.checkpoints["afm-emb"], "bytes_after")):
         tensors = {
@@ -138,7 +140,7 @@ def test_a_checkpoint_of_other_numbers_is_refused_before_hours_of_work(
 @pytest.mark.parametrize("method", ["afm", "svd"])
 @pytest.mark.parametrize("ranks", [2, {"site": 0, "ad": 2}])
 def test_a_row_that_never_occurs_may_hold_anything_whatever_the_method(
-    method: Method, ranks: Any, dataset: Manifest, tmp_path: Path
+    method: Factors, ranks: Any, dataset: Manifest, tmp_path: Path
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
     source = bench.baseline.checkpoints["baseline"]
@@ -156,7 +158,7 @@ def test_a_row_that_never_occurs_may_hold_anything_whatever_the_method(
     ids = batch.ids[:, 0]
     ids[ids == never] = 0
 
-    entry = PlanEntry(name="embedding", method=method, rank=1, folded_into="mlp.0").with_rank(ranks)
+    entry = PlanEntry("embedding", LowRank(factors=method, rank=1, folded_into="mlp.0").with_rank(ranks))
     compressed = compress_(from_pretrained(source), Plan(entries=(entry,)), moments)
 
     assert compressed(batch.ids, batch.numeric).isfinite().all()
@@ -179,11 +181,11 @@ def test_rows_are_rounded_whether_or_not_the_table_is_compressed(
         assert short == {"embedding.weight", "linear.weight"}
         plan = Plan.load(storage.join(checkpoint, "plan.json"))
         # As the report says it.
-        fields = tables(bench.baseline.checkpoints["baseline"], dataset, moments, plan)
+        fields = tables(bench.baseline.checkpoints["baseline"], Statistics(moments), plan)
         assert sum(field["bytes_after"] for field in fields) == sum(
             tensor.nbytes for name, tensor in stored.items() if name.startswith("embedding.")
         )
-        assert absorption_notes(plan)[0].startswith("The rows of embedding and linear are rounded")
+        assert plan_notes(plan)[-1].startswith("The rows of embedding and linear are rounded")
 
 
 def test_what_is_rounded_is_told_by_fingerprints_and_nothing_else_is() -> None:

@@ -10,10 +10,10 @@ import torch
 from afm_dist import storage
 from afm_dist.checkpoint import from_pretrained, load_config
 from afm_dist.compression.plan import Plan
-from afm_dist.compression.ranks import FixedRank, GivenRanks, Policy
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import DataError, OptionError
+from afm_dist.methods.low_rank.ranks import FixedRank, GivenRanks, Policy
 from afm_dist.models import ARCHITECTURES
 from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.stages import sequential
@@ -141,7 +141,7 @@ def test_the_methods_of_a_plan_are_its_own(dataset: Manifest, tmp_path: Path) ->
 
     for models in (low_rank, narrow):
         used = [
-            {entry.method for entry in Plan.load(storage.join(location, "plan.json")).entries}
+            {entry.config.factors for entry in Plan.load(storage.join(location, "plan.json")).entries}
             for location in models.checkpoints.values()
         ]
         # Sequential AFM is AFM of other statistics.

@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from afm_dist.compression.factorize import Spectrum, eigendecompose
-from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import METHODS, TABLE, Method, Plan, PlanEntry
-from afm_dist.compression.ranks import field_key
+from afm_dist.compression.plan import TABLE, Plan, PlanEntry
+from afm_dist.methods.low_rank.config import FACTORS, Factors, LowRank
+from afm_dist.methods.low_rank.facts import LowRankFacts
 from afm_dist.report import validated
 from afm_dist.report.markdown import markdown
 from afm_dist.report.size_sections import embeddings, linear_layers
-from afm_dist.stages.report_parts import kept_energy, layers
+from afm_dist.stages.report_parts import layers
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments, moments_of_table
+from afm_dist.statistics.spectrum import Spectrum, eigendecompose
+from afm_dist.statistics.statistics import Statistics
 from tests.report.example import example_report
 
 SCALES = (0.0, 1e-160, 1e-20, 1e-6, 1.0, 1e6, 1e19)
@@ -56,7 +58,7 @@ def sensitivity(generator: np.random.Generator, width: int) -> Tensor:
 
 
 @st.composite
-def compressed(draw: st.DrawFn) -> tuple[OutputStatistics, Plan]:
+def compressed(draw: st.DrawFn) -> tuple[Statistics, Plan]:
     """A table of some fields, each with a rank from 0 to full, and a linear layer; by any method."""
     width, wide = draw(st.integers(1, 8)), draw(st.integers(1, 12))
     names = [f"C{i}" for i in range(draw(st.integers(1, 4)))]
@@ -65,21 +67,21 @@ def compressed(draw: st.DrawFn) -> tuple[OutputStatistics, Plan]:
     generator = np.random.default_rng(draw(st.integers(0, 2**31)))
     felt = {key: sensitivity(generator, item.width) for key, item in moments.items()}
     ranks = {name: draw(st.integers(0, width)) for name in names}
-    method = draw(st.sampled_from(METHODS))
+    method = draw(st.sampled_from(FACTORS))
     entries = [
-        PlanEntry(name="mlp.3", method=method, rank=draw(st.integers(1, wide))),
-        PlanEntry(name=TABLE, method=method, rank=1).with_rank(ranks),
+        PlanEntry("mlp.3", LowRank(factors=method, rank=draw(st.integers(1, wide)))),
+        PlanEntry(TABLE, LowRank(factors=method, rank=1).with_rank(ranks)),
     ]
-    return OutputStatistics(moments, felt), Plan(entries=tuple(entries))
+    return Statistics(moments, felt), Plan(entries=tuple(entries))
 
 
-def report_of(known: OutputStatistics, plan: Plan) -> dict[str, Any]:
+def report_of(known: Statistics, plan: Plan) -> dict[str, Any]:
     return {**example_report(), "layers": layers(known, plan)}
 
 
 @given(compressed())
 @settings(max_examples=300, deadline=None)
-def test_every_spectrum_makes_a_report_that_validates(drawn: tuple[OutputStatistics, Plan]) -> None:
+def test_every_spectrum_makes_a_report_that_validates(drawn: tuple[Statistics, Plan]) -> None:
     known, plan = drawn
 
     report = validated(report_of(known, plan))
@@ -92,7 +94,7 @@ def test_every_spectrum_makes_a_report_that_validates(drawn: tuple[OutputStatist
 
 @given(compressed())
 @settings(max_examples=15, deadline=None)
-def test_every_spectrum_can_be_drawn(drawn: tuple[OutputStatistics, Plan]) -> None:
+def test_every_spectrum_can_be_drawn(drawn: tuple[Statistics, Plan]) -> None:
     report = validated(report_of(*drawn))
 
     assert "<svg" in linear_layers(report) + embeddings(report)
@@ -129,17 +131,17 @@ def test_small_fields_at_a_rank_that_keeps_everything_keep_no_more() -> None:
         assert max(kept) == kept[16] == 1.0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_kept_variance_grows_with_the_rank_by_every_method(method: Method) -> None:
+@pytest.mark.parametrize("method", FACTORS)
+def test_kept_variance_grows_with_the_rank_by_every_method(method: Factors) -> None:
     generator = np.random.default_rng(3)
     for _ in range(50):
         mixing = generator.normal(size=(4, 4)) * 10.0 ** generator.uniform(-2, 2, (4, 1))
         moments = Moments(
             count=7, mean=torch.zeros(4, dtype=torch.float64), scatter=torch.from_numpy(mixing @ mixing.T)
         )
-        known = OutputStatistics({"layer": moments}, {"layer": sensitivity(generator, 4)})
+        known = Statistics({"layer": moments}, {"layer": sensitivity(generator, 4)})
         kept = [
-            kept_energy("layer", PlanEntry(name="layer", method=method, rank=rank), known)
+            LowRankFacts().kept_share("layer", LowRank(factors=method, rank=rank), known)
             for rank in range(1, 5)
         ]
         assert kept == sorted(kept)

@@ -11,6 +11,8 @@ from afm_dist import storage
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.evaluation.score import Quality
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.resources import AUTOMATIC
 from afm_dist.stages import scoring
 from tests.stages.bench import HYPER, Bench
@@ -54,7 +56,7 @@ def table(dataset: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def plan(rank: int) -> Plan:
-    return Plan(entries=(PlanEntry(name="mlp.3", method="afm", rank=rank),), bfloat16=("embedding",))
+    return Plan(entries=(PlanEntry("mlp.3", LowRank(rank=rank)),)) + rounding("embedding")
 
 
 def interrupted(table: Table) -> None:

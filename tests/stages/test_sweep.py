@@ -11,17 +11,18 @@ import torch
 
 from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
-from afm_dist.compression.methods import FACTORIZATIONS
-from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import Method, Plan, PlanEntry
+from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.methods.low_rank.config import Factors, LowRank
+from afm_dist.methods.low_rank.factorizations import FACTORIZATIONS
+from afm_dist.methods.low_rank.facts import LowRankFacts
+from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import ARCHITECTURES
 from afm_dist.stages import scoring
 from afm_dist.stages.compression import MOMENTS, SENSITIVITY, write_compressed
 from afm_dist.stages.evaluation import evaluate, throughput
-from afm_dist.stages.report_parts import kept_energy
 from afm_dist.stages.rows import Rows
 from afm_dist.stages.sweep import (
     POINTS,
@@ -35,6 +36,7 @@ from afm_dist.stages.sweep_report import SweepEvidence, points, sweep_subjects, 
 from afm_dist.stages.training import Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
+from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe
 from jobs.compress_options import parse_numbers
@@ -79,7 +81,7 @@ def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> Non
     assert budgeted
     for name, point in budgeted.items():
         assert point["bytes"] <= found[name.replace("budget", "afm")]["bytes"]
-        assert {entry["method"] for entry in point["plan"]["entries"]} <= {"weighted"}
+        assert {entry.config.label for entry in Plan.from_json(point["plan"]).entries} <= {"weighted"}
 
 
 @pytest.mark.ray
@@ -100,7 +102,7 @@ def test_a_sweep_that_absorbs_first_order_weights_has_smaller_tables(
         assert found[name]["parameters"] == keeping[name]["parameters"] - 37 + 2 * (2 + 1)
     for checkpoint in written.checkpoints.values():
         (entry,) = (e for e in load_config(checkpoint).plan.entries if e.name == "embedding")
-        assert entry.absorbs == "linear"
+        assert entry.config.absorbs == "linear"
 
 
 def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
@@ -110,9 +112,9 @@ def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
     quality = Quality(500, auc=0.5, log_loss=0.1, calibration=None)
     monkeypatch.setattr(scoring, "score_split", lambda *args, **options: quality)
     rows = Rows(linear_terms="bfloat16", codes="bfloat16")
-    rounding = replace(SMALL, linear_ranks=(2,), embedding_dims=(2,), rows=rows)
+    sweep = replace(SMALL, linear_ranks=(2,), embedding_dims=(2,), rows=rows)
 
-    stage = try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, rounding)
+    stage = try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, sweep)
 
     source = bench.baseline.checkpoints["baseline"]
     moments, sensitivity = load_moments(stage.file(MOMENTS)), load_sensitivity(stage.file(SENSITIVITY))
@@ -120,7 +122,7 @@ def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
     assert Plan.from_json(first["plan"]) == Plan()
     for point in compressed:
         plan, checkpoint = Plan.from_json(point["plan"]), str(tmp_path / point["name"])
-        assert plan.bfloat16 == ("embedding", "linear")
+        assert plan.entries[-2:] == rounding("embedding", "linear").entries
         write_compressed(source, checkpoint, plan, moments, sensitivity)
         assert size_on_disk(checkpoint) <= point["bytes"]
     assert "afm-r2-dfull" in {point["name"] for point in compressed}
@@ -294,9 +296,9 @@ def test_kept_variance_is_that_of_the_factors() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(500, 6, dtype=torch.float64, generator=generator) * torch.tensor([5.0, 4, 3, 2, 1, 1])
     felt = torch.diag(torch.tensor([0.01, 0.01, 0.01, 1, 1, 1], dtype=torch.float64))
-    known = OutputStatistics({"layer": moments_of(rows)}, {"layer": felt})
+    known = Statistics({"layer": moments_of(rows)}, {"layer": felt})
     plain, weighted = (
-        kept_energy("layer", PlanEntry(name="layer", method=method, rank=2), known)
+        LowRankFacts().kept_share("layer", LowRank(factors=method, rank=2), known)
         for method in ("afm", "weighted")
     )
     projection = FACTORIZATIONS["weighted"].projection("layer", 6, 2, known)
@@ -307,11 +309,11 @@ def test_kept_variance_is_that_of_the_factors() -> None:
 
 
 @pytest.mark.parametrize("method", ["afm", "weighted", "svd"])
-def test_of_a_field_of_rank_0_no_variance_is_kept(method: Method) -> None:
+def test_of_a_field_of_rank_0_no_variance_is_kept(method: Factors) -> None:
     rows = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     moments = {"table[site]": moments_of(rows), "table[ad]": moments_of(rows)}
-    known = OutputStatistics(moments, {key: torch.eye(3, dtype=torch.float64) for key in moments})
-    entry = PlanEntry(name="table", method=method, rank=3).with_rank({"site": 0, "ad": 3})
+    known = Statistics(moments, {key: torch.eye(3, dtype=torch.float64) for key in moments})
+    config = LowRank(factors=method, rank=3).with_rank({"site": 0, "ad": 3})
 
-    assert kept_energy("table[site]", entry, known) == 0
-    assert kept_energy("table[ad]", entry, known) == pytest.approx(1)
+    assert LowRankFacts().kept_share("table[site]", config, known) == 0
+    assert LowRankFacts().kept_share("table[ad]", config, known) == pytest.approx(1)

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afm_dist.compression.ranks import FixedRank, plan_ranks
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
+from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
 from afm_dist.models import build_model
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import digest_of
+from afm_dist.tables.fused import FusedEmbedding
 from tests.small_dataset import FIELDS
 
 BATCH_SIZE = 64

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from afm_dist.compression.layers import LowRankLinear, ProjectedEmbedding
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.layers import LowRankLinear, ProjectedEmbedding
 from afm_dist.models import build_model
 from afm_dist.training.freezing import factor_weights, freeze_
 from afm_dist.training.recipe import Trained
@@ -22,8 +23,8 @@ def deepfm(*, compressed: bool = False, folded: bool = False) -> nn.Module:
     model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (16, 8)})
     into = "mlp.0" if folded else None
     entries = (
-        PlanEntry(name="mlp.3", method="afm", rank=2, activation="shifted"),
-        PlanEntry(name="embedding", method="afm", rank=2, folded_into=into),
+        PlanEntry("mlp.3", LowRank(factors="afm", rank=2, activation="shifted")),
+        PlanEntry("embedding", LowRank(factors="afm", rank=2, folded_into=into)),
     )
     return restructure_(model, Plan(entries=entries)) if compressed else model
 
@@ -53,7 +54,7 @@ def test_the_layer_that_a_projection_was_folded_into_is_among_them() -> None:
 
 def test_a_first_order_term_that_reads_the_codes_is_among_them() -> None:
     model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (16, 8)})
-    entry = PlanEntry(name="embedding", method="afm", rank=2, absorbs="linear")
+    entry = PlanEntry("embedding", LowRank(factors="afm", rank=2, absorbs="linear"))
     restructure_(model, Plan(entries=(entry,)))
 
     assert factor_weights(model) == {

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import DataError, OptionError
 from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.models import build_model
+from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.training.distillation import Teacher
 from afm_dist.training.history import History
 from afm_dist.training.loop import (

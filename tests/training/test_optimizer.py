@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, SparseAdam
 
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.models import build_model
+from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.training.optimizer import SplitOptimizer, sparse_weights
 from tests.small_dataset import FIELDS
 

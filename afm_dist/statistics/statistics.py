@@ -1,4 +1,4 @@
-"""What is known of the outputs of a model's modules when their factors are made."""
+"""What is known of the outputs of a model's modules when they are compressed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,60 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from afm_dist.compression.factorize import Spectrum, eigendecompose
 from afm_dist.errors import OptionError
+from afm_dist.statistics.collected import BytesOf, Probe
+from afm_dist.statistics.keys import module_name
 from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.spectrum import Spectrum, eigendecompose
 
 
-class OutputStatistics(Mapping[str, Moments]):
+class Statistics(Mapping[str, Moments]):
     """Moments by name, and how much the logit depends on the outputs, as far as that was measured.
 
     Args:
         moments: From ``collect_moments``.
         sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity``; None: not measured.
+
+    Attributes:
+        probe: Runs the model on a batch that it was watched on; None: there was none, or the moments come
+            from a file.
+        bytes_of: Says whether an entry of a plan makes its module smaller; None: not known.
     """
 
     def __init__(
         self, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None
     ) -> None:
         self._moments = moments
+        self.probe: Probe | None = getattr(moments, "probe", None)
+        self.bytes_of: BytesOf | None = getattr(moments, "bytes_of", None)
         self._sensitivity = sensitivity
+
+    @classmethod
+    def of(cls, known: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None) -> Statistics:
+        """Take statistics as they are, or make some of moments; with a sensitivity where one is given."""
+        if isinstance(known, Statistics) and sensitivity is None:
+            return known
+        return cls(known, sensitivity)
+
+    def keys_of(self, module: str) -> list[str]:
+        """List the names of the statistics of a module: its own, or those of its fields."""
+        return [key for key in self._moments if module_name(key) == module]
+
+    def replacing(
+        self, module: str, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor]
+    ) -> Statistics:
+        """Give the same with other statistics of one module.
+
+        Args:
+            module: What was known of it is left out.
+            moments: In its place, by any names.
+            sensitivity: Likewise.
+        """
+        return Statistics(
+            {key: own for key, own in self._moments.items() if module_name(key) != module} | dict(moments),
+            {key: own for key, own in (self._sensitivity or {}).items() if module_name(key) != module}
+            | dict(sensitivity),
+        )
 
     def __getitem__(self, key: str) -> Moments:
         return self._moments[key]
@@ -36,7 +72,7 @@ class OutputStatistics(Mapping[str, Moments]):
         return len(self._moments)
 
     def moments(self, key: str, width: int) -> Moments:
-        """Some moments, which must be there and of this width.
+        """Give some moments, which must be there and of this width.
 
         Raises:
             OptionError: they are not.
@@ -52,15 +88,15 @@ class OutputStatistics(Mapping[str, Moments]):
         return found
 
     def spectrum(self, key: str, width: int) -> Spectrum:
-        """Principal components of some moments.
+        """Give the principal components of some moments.
 
         Raises:
             OptionError: as in ``moments``.
         """
         return eigendecompose(self.moments(key, width))
 
-    def felt(self, key: str, width: int | None = None) -> Tensor | None:
-        """E[ggᵀ] of some outputs, shape (M, M), or None where it was not measured.
+    def measured_sensitivity(self, key: str, width: int | None = None) -> Tensor | None:
+        """Give E[ggᵀ] of some outputs, shape (M, M), or None where it was not measured.
 
         Args:
             key: Of the outputs.
@@ -74,7 +110,7 @@ class OutputStatistics(Mapping[str, Moments]):
         return self.sensitivity(key, len(self._sensitivity[key]) if width is None else width)
 
     def sensitivity(self, key: str, width: int) -> Tensor:
-        """E[ggᵀ] of some outputs, shape (M, M), which must be there, finite and of this width.
+        """Give E[ggᵀ] of some outputs, shape (M, M), which must be there, finite and of this width.
 
         Raises:
             OptionError: it is not.
@@ -82,8 +118,8 @@ class OutputStatistics(Mapping[str, Moments]):
         measure = "measure it with output_sensitivity(model, batches, names, forward=…)"
         if self._sensitivity is None or key not in self._sensitivity:
             raise OptionError(
-                f"method 'weighted' of {key} needs the sensitivity of the logit to its outputs: {measure} "
-                "and give it as compress_(model, plan, moments, sensitivity)"
+                f"compressing {key} needs the sensitivity of the logit to its outputs: {measure} and give it "
+                "as compress_(model, plan, Statistics(moments, sensitivity))"
             )
         found = self._sensitivity[key]
         if found.shape != (width, width):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from afm_dist.compression.factorize import Spectrum, eigendecompose
-from afm_dist.compression.plan import DEFAULT_KAPPA, Activation, Method, Plan, PlanEntry
+from afm_dist.compression.config import MethodConfig
+from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.errors import OptionError
-from afm_dist.statistics.collected import CollectedMoments
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, Factors, LowRank, ranks_in_words
+from afm_dist.statistics.collected import BytesOf
+from afm_dist.statistics.keys import field_name, module_name
 from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.spectrum import Spectrum, eigendecompose
 
-# Of one rank, so that a line stays one.
-NAMED_FIELDS = 4
 # By module, of a table perhaps one for each field; None leaves a module as it is.
 Ranks = Mapping[str, int | Mapping[str, int] | None]
 
@@ -86,7 +87,7 @@ def plan_ranks(
     moments: Mapping[str, Moments],
     policy: Policy,
     *,
-    method: Method = "afm",
+    method: Factors = "afm",
     activation: Activation = "none",
     kappa: float = DEFAULT_KAPPA,
     folded_into: str | None = None,
@@ -136,18 +137,10 @@ def plan_ranks(
             own[field] = rank
     if not isinstance(policy, GivenRanks):
         ranks = {name: max(rank.values()) if isinstance(rank, dict) else rank for name, rank in ranks.items()}
-    entries = [
-        PlanEntry(
-            name=name,
-            method=method,
-            rank=1,
-            activation=activation,
-            kappa=kappa,
-            folded_into=folded_into,
-            absorbs=absorbs,
-        ).with_rank(rank)
-        for name, rank in ranks.items()
-    ]
+    config = LowRank(
+        factors=method, rank=1, activation=activation, kappa=kappa, folded_into=folded_into, absorbs=absorbs
+    )
+    entries = [PlanEntry(name, config.with_rank(rank)) for name, rank in ranks.items()]
     reasons = {entry.name: _why_left_alone(entry, widths[entry.name], moments) for entry in entries}
     left = {name: reason for name, reason in reasons.items() if reason is not None}
     if left:
@@ -164,60 +157,51 @@ def plan_ranks(
 
 def _why_left_alone(entry: PlanEntry, width: int, moments: Mapping[str, Moments]) -> str | None:
     """Why an entry would make nothing smaller; None if it does, or that is not known."""
-    if entry.ranks is None and entry.rank > width:
-        return f"rank {entry.rank} of {width} outputs"
-    bytes_of = moments.bytes_of if isinstance(moments, CollectedMoments) else None
+    config = low_rank(entry)
+    if config.ranks is None and config.rank > width:
+        return f"rank {config.rank} of {width} outputs"
+    bytes_of: BytesOf | None = getattr(moments, "bytes_of", None)
     found = None if bytes_of is None else bytes_of(entry)
     if found is None or found[1] < found[0]:
         return None
     before, after = found
-    return f"rank {entry.rank}: {after:,} bytes instead of {before:,}"
+    return f"rank {config.rank}: {after:,} bytes instead of {before:,}"
 
 
 def plan_of(plan: Plan, ranks: Ranks) -> Plan:
-    """The same with these ranks, without the entries of what stays as it is."""
-    given = [(entry, ranks[entry.name]) for entry in plan.entries]
-    return replace(plan, entries=tuple(entry.with_rank(rank) for entry, rank in given if rank is not None))
+    """Give the same with these ranks, without the entries of what stays as it is."""
+    given = [(entry.name, low_rank(entry), ranks[entry.name]) for entry in plan.entries]
+    return Plan(
+        entries=tuple(
+            PlanEntry(name, config.with_rank(rank)) for name, config, rank in given if rank is not None
+        )
+    )
+
+
+def using(plan: Plan, **changes: Any) -> Plan:
+    """Give the same plan with some fields of every config replaced."""
+    return Plan(
+        entries=tuple(PlanEntry(entry.name, replace(low_rank(entry), **changes)) for entry in plan.entries)
+    )
+
+
+def low_rank(entry: PlanEntry) -> LowRank:
+    """Give the config of an entry of low rank."""
+    assert isinstance(entry.config, LowRank), entry
+    return entry.config
+
+
+def ranks_of(configs: Mapping[str, MethodConfig | None]) -> Ranks:
+    """Give the ranks that some modules, or the fields of one, have; None for those left as they are."""
+    found: dict[str, int | Mapping[str, int] | None] = {}
+    for name, config in configs.items():
+        assert config is None or isinstance(config, LowRank), config
+        found[name] = None if config is None else config.ranks or config.rank
+    return found
 
 
 def in_words(ranks: Ranks) -> str:
-    """``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
-    return ", ".join(f"{name} {_in_words(rank)}" for name, rank in ranks.items())
-
-
-def _in_words(rank: int | Mapping[str, int] | None) -> str:
-    if rank is None:
-        return "as it is"
-    if isinstance(rank, int):
-        return f"to {rank}"
-    fields: dict[int, list[str]] = {}
-    for field, own in rank.items():
-        fields.setdefault(own, []).append(field)
-    listed = (
-        f"{own} for {', '.join(names) if len(names) <= NAMED_FIELDS else f'{len(names)} fields'}"
-        for own, names in sorted(fields.items())
+    """Say ``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
+    return ", ".join(
+        f"{name} {'as it is' if rank is None else ranks_in_words(rank)}" for name, rank in ranks.items()
     )
-    return f"by field ({'; '.join(listed)})"
-
-
-def module_key(module: str) -> str:
-    """The name of the moments of a whole module: its own name, ``[`` written ``\\[``."""
-    return re.sub(r"[\\[]", r"\\\g<0>", module)
-
-
-def field_key(module: str, field: str) -> str:
-    """The name of the moments of one field of a fused table: ``module[field]``."""
-    return f"{module_key(module)}[{field}]"
-
-
-def module_name(key: str) -> str:
-    """The module that some moments belong to: the inverse of ``module_key`` and ``field_key``."""
-    module = re.match(r"(?:[^\\[]|\\.)*", key, re.DOTALL)
-    assert module is not None
-    return re.sub(r"\\(.)", r"\1", module[0], flags=re.DOTALL)
-
-
-def field_name(key: str) -> str | None:
-    """The field that some moments belong to: the inverse of ``field_key``; None: a whole module."""
-    module = module_key(module_name(key))
-    return None if key == module else key[len(module) + 1 : -1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from afm_dist.compression.plan import Method, Plan
-from afm_dist.compression.ranks import plan_of
+from afm_dist.compression.plan import Plan
+from afm_dist.methods.low_rank.config import Factors
+from afm_dist.methods.low_rank.ranks import plan_of, using
 
 # Ranks worth trying: a layer of width M at rank M/2 has as many weights as before.
 LARGEST_SHARE, SMALLEST_SHARE = 1 / 2, 1 / 64
@@ -22,7 +23,7 @@ class GridPoint:
         embedding_dim: Of the tables; None leaves them as they are.
     """
 
-    method: Method
+    method: Factors
     linear_rank: int | None
     embedding_dim: int | None
 
@@ -42,7 +43,7 @@ class GridPoint:
             entry.name: self.embedding_dim if entry.name == table else self.linear_rank
             for entry in whole.entries
         }
-        return plan_of(whole, ranks).using(method=self.method)
+        return using(plan_of(whole, ranks), factors=self.method)
 
 
 def default_ranks(width: int) -> list[int]:
@@ -57,7 +58,7 @@ def default_dims(width: int) -> list[int]:
 
 
 def grid(
-    methods: Sequence[Method], linear_ranks: Sequence[int], embedding_dims: Sequence[int]
+    methods: Sequence[Factors], linear_ranks: Sequence[int], embedding_dims: Sequence[int]
 ) -> Iterator[GridPoint]:
     """Every rank with every dimension, either also left as it is, but not both.
 

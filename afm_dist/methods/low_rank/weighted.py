@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from afm_dist.compression.factorize import Projection, check_rank, fix_signs
+from afm_dist.methods.low_rank.factorize import Projection, check_rank
 from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.spectrum import fix_signs
 
 SHRINKAGE = 0.01
 

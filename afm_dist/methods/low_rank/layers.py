@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.compression.plan import Activation
+from afm_dist.methods.low_rank.config import Activation
+from afm_dist.statistics.outputs import bag_weights
 
 
 class LowRankLinear(nn.Module):
@@ -37,6 +38,10 @@ class LowRankLinear(nn.Module):
         self.activation = activation
         self.first = nn.Linear(in_features, rank, bias=activation == "shifted")
         self.second = nn.Linear(rank, out_features)
+
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return [name for name, _ in self.named_parameters()]
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, N) -> (…, M)."""
@@ -170,6 +175,10 @@ class ProjectedEmbedding(_ProjectedTable):
         nn.init.xavier_uniform_(self.projection)
         self.register_buffer("padding", None if padding_idx is None else torch.zeros(embedding_dim))
 
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return ["projection", "bias"]
+
     def forward(self, input: Tensor) -> Tensor:
         """Ids of any shape (…) -> embeddings (…, T)."""
         vectors = functional.linear(self.codes(input), self.projection, self.bias)
@@ -236,6 +245,10 @@ class ProjectedEmbeddingBag(_ProjectedTable):
         self.bias = nn.Parameter(torch.zeros(embedding_dim))
         nn.init.xavier_uniform_(self.projection)
 
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return ["projection", "bias"]
+
     def forward(
         self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
     ) -> Tensor:
@@ -252,41 +265,3 @@ class ProjectedEmbeddingBag(_ProjectedTable):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"rank={self.rank}"
-
-
-def bag_weights(
-    bag: nn.EmbeddingBag,
-    input: Tensor,
-    offsets: Tensor | None = None,
-    per_sample_weights: Tensor | None = None,
-    *,
-    dtype: torch.dtype,
-) -> Tensor:
-    """With how much weight in all the rows of a table enter each bag, shape (B,).
-
-    In mode ``sum`` the sum of the weights of its ids (1 each when none are given), in mode ``mean`` 1;
-    without those of ``padding_idx``; 0 for an empty bag.
-
-    Args:
-        bag: Says how bags are made.
-        input: As in its ``forward``.
-        offsets: As in its ``forward``.
-        per_sample_weights: As in its ``forward``.
-        dtype: Of the result.
-    """
-    if per_sample_weights is None:
-        weights = torch.ones_like(input, dtype=dtype)
-    else:
-        weights = per_sample_weights.to(dtype)
-    if bag.padding_idx is not None:
-        weights = weights * (input != bag.padding_idx)
-    # A bag over a table of a single 1 adds up the weights.
-    totals = functional.embedding_bag(
-        torch.zeros_like(input),
-        torch.ones(1, 1, dtype=dtype, device=input.device),
-        offsets,
-        mode="sum",
-        per_sample_weights=weights,
-        include_last_offset=bag.include_last_offset,
-    ).squeeze(1)
-    return (totals if bag.mode == "sum" else totals > 0).to(dtype)

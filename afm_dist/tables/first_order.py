@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.embedding import first_rows
+from afm_dist.errors import OptionError
+from afm_dist.tables.fused import first_rows
+from afm_dist.tables.table import Table
 
 
 class LinearTerm(nn.Module):
@@ -45,6 +47,15 @@ class LinearTerm(nn.Module):
         """The offsets anew; they are not stored in checkpoints."""
         return first_rows(self.cardinalities)
 
+    def rows(self, field: int) -> Tensor:
+        """Give the weights of all ids of one field, shape (V, 1)."""
+        start = sum(self.cardinalities[:field])
+        return self.weight[start : start + self.cardinalities[field]]
+
+    def field_numbers(self, field: int) -> dict[str, int]:
+        """Count the numbers that are stored of one field, by the name of the tensor they are in."""
+        return {"weight": self.cardinalities[field]}
+
     def forward(self, ids: Tensor, numeric: Tensor, codes: Tensor | None = None) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> (B,); the codes say nothing here."""
         del codes
@@ -56,7 +67,7 @@ class CodedLinearTerm(nn.Module):
     """The first-order part of a model whose codes also give the weights of the ids: w_i = p_i·code + q_i.
 
     Args:
-        n_fields: F.
+        code_widths: K_i of each field.
         code_shape: Of the codes of a row: (F, K), or (ΣK_i,) of fields of different ranks.
         numeric: Of the ``LinearTerm`` in whose place it comes, shape (C,); taken over as it is,
             with its dtype and device.
@@ -67,13 +78,22 @@ class CodedLinearTerm(nn.Module):
         numeric: Of the numbers, shape (C,).
     """
 
-    def __init__(self, n_fields: int, code_shape: Sequence[int], numeric: nn.Parameter) -> None:
+    def __init__(self, code_widths: Sequence[int], code_shape: Sequence[int], numeric: nn.Parameter) -> None:
         super().__init__()
+        self.code_widths = tuple(code_widths)
         # As the weights of a new table, those of a new model are 0.
         # A matrix whatever the ranks: training decays matrices, not vectors.
         self.projection = nn.Parameter(numeric.new_zeros(*(1, *code_shape)[-2:]))
-        self.bias = nn.Parameter(numeric.new_zeros(n_fields))
+        self.bias = nn.Parameter(numeric.new_zeros(len(self.code_widths)))
         self.numeric = numeric
+
+    def field_numbers(self, field: int) -> dict[str, int]:
+        """Count the numbers that are stored of one field, by the name of the tensor they are in."""
+        return {"projection": self.code_widths[field], "bias": 1}
+
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return ["projection", "bias"]
 
     def forward(self, ids: Tensor, numeric: Tensor, codes: Tensor) -> Tensor:
         """Numbers (B, C) and codes (B, F, K) or (B, ΣK_i) -> (B,); the ids say no more than the codes."""
@@ -83,3 +103,44 @@ class CodedLinearTerm(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"fields={len(self.bias)}, codes={tuple(self.projection.shape)}"
+
+
+def first_order_of(model: nn.Module, table: str, name: str) -> LinearTerm:
+    """The first-order term whose weights the model declares that a table may take in.
+
+    Args:
+        model: With the declaration ``absorbs``.
+        table: Name of the fused table.
+        name: Of the first-order term.
+
+    Raises:
+        OptionError: it is declared nowhere, or is no table over the same fields.
+    """
+    declared = getattr(model, "absorbs", {})
+    fused = model.get_submodule(table)
+    if declared.get(table) != name:
+        allowed = ", ".join(f"{target} into {source}" for source, target in declared.items()) or "nothing"
+        raise OptionError(
+            f"the first-order weights {name} cannot be absorbed into {table}: that is right only where the "
+            "model gives the codes of the table to the first-order term, which "
+            f"{type(model).__name__} declares (as absorbs) for {allowed}"
+        )
+    term = dict(model.named_modules()).get(name)
+    if not isinstance(term, LinearTerm) or not isinstance(fused, Table):
+        raise OptionError(
+            f"{name} of {type(model).__name__} cannot be absorbed into {table}: it is a "
+            f"{type(term).__name__} beside a {type(fused).__name__}, and a LinearTerm beside a "
+            "Table is needed"
+        )
+    if term.cardinalities != fused.cardinalities:
+        raise OptionError(
+            f"{name} has {len(term.cardinalities)} fields of {sum(term.cardinalities)} rows, {table} "
+            f"{len(fused.cardinalities)} of {sum(fused.cardinalities)}: only a first-order term over the "
+            "same fields can be absorbed"
+        )
+    return term
+
+
+def joint_rows(table: Table, term: LinearTerm, field: int) -> Tensor:
+    """[e; w] of all ids of a field, shape (V, T + 1), on the CPU."""
+    return torch.cat([table.codes(field).detach(), term.rows(field).detach()], 1).cpu()

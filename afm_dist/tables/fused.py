@@ -5,12 +5,15 @@ Shape legend: B batch, F fields, T embedding dimension, K code dimension, V rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from afm_dist.tables.parts import Address, Store
+from afm_dist.tables.table import Decoder, Table
 
 
 def first_rows(cardinalities: Sequence[int]) -> Tensor:
@@ -66,7 +69,7 @@ def refuse_id(ids: Tensor, outside: Tensor, names: Sequence[str], cardinalities:
     ) from None
 
 
-class FusedEmbedding(nn.Module):
+class FusedEmbedding(Table):
     """Embedding tables of several fields stored as one, with per-field offsets.
 
     Without a projection the codes are the embeddings. With one (after compression), field i
@@ -79,9 +82,11 @@ class FusedEmbedding(nn.Module):
         code_dim: K, the width of the stored table; None keeps T and no projection.
         sparse: Whether gradients of the table are sparse (touch only the rows that occurred).
         std: Of the numbers that the table begins with.
+        address: Takes ids to slots; None: each id has its own.
+        store: Holds the codes of the slots, of width ``code_dim``; None: they are ``weight``.
 
     Attributes:
-        weight: Codes of all fields, shape (V, K).
+        weight: Codes of all fields' slots, shape (V, K); None with a ``store``.
         projection: Shape (F, T, K); None without a projection.
         bias: Shape (F, T); None without a projection.
         folded: Whether the layer behind reads the codes instead of the embeddings (paper eq. 12).
@@ -89,8 +94,11 @@ class FusedEmbedding(nn.Module):
 
     offsets: Tensor
     limits: Tensor
+    weight: nn.Parameter
     projection: nn.Parameter | None
     bias: nn.Parameter | None
+    address: Address | None
+    store: Store | None
 
     def __init__(
         self,
@@ -101,6 +109,8 @@ class FusedEmbedding(nn.Module):
         code_dim: int | None = None,
         sparse: bool = True,
         std: float = 1e-2,
+        address: Address | None = None,
+        store: Store | None = None,
     ) -> None:
         super().__init__()
         if len(names) != len(cardinalities) or not names:
@@ -111,8 +121,14 @@ class FusedEmbedding(nn.Module):
         self.sparse = sparse
         self.folded = False
         self.std = std
-        self.weight = nn.Parameter(torch.empty(sum(cardinalities), code_dim or dim))
-        self.reset_table()
+        self.address, self.store = address, store
+        if store is None:
+            self.weight = nn.Parameter(torch.empty(sum(self.slots), code_dim or dim))
+            self.reset_table()
+        else:
+            if store.width != (code_dim or dim):
+                raise ValueError(f"a store of width {store.width} for codes of {code_dim or dim} numbers")
+            self.register_parameter("weight", None)
         self.register_buffer("offsets", self.rebuild_offsets(), persistent=False)
         self.register_buffer("limits", self.rebuild_limits(), persistent=False)
         if code_dim is None:
@@ -124,12 +140,23 @@ class FusedEmbedding(nn.Module):
             self.bias = nn.Parameter(torch.zeros(len(names), dim))
 
     def reset_table(self) -> None:
-        """Draw the rows of the table anew; a projection stays."""
-        nn.init.normal_(self.weight, std=self.std)
+        """Draw the rows of the table anew; a projection stays, and so does a store."""
+        if self.store is None:
+            nn.init.normal_(self.weight, std=self.std)
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """How many slots each field has."""
+        return self.cardinalities if self.address is None else self.address.slots
+
+    @property
+    def compressed(self) -> bool:
+        """Whether it has a projection, an address or a store."""
+        return self.projection is not None or self.address is not None or self.store is not None
 
     def rebuild_offsets(self) -> Tensor:
         """The offsets anew; they are not stored in checkpoints."""
-        return first_rows(self.cardinalities)
+        return first_rows(self.slots)
 
     def rebuild_limits(self) -> Tensor:
         """The rows of each field anew; they are not stored in checkpoints."""
@@ -138,7 +165,7 @@ class FusedEmbedding(nn.Module):
     @property
     def code_dim(self) -> int:
         """K, the width of the stored table."""
-        return self.weight.shape[1]
+        return self.weight.shape[1] if self.store is None else self.store.width
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -149,6 +176,28 @@ class FusedEmbedding(nn.Module):
         """Where the codes of one field lie among the codes of a row, side by side."""
         return slice(field * self.code_dim, (field + 1) * self.code_dim)
 
+    def members(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield the one code dimension, with all fields."""
+        yield self.code_dim, list(range(len(self.names)))
+
+    def codes(self, field: int) -> Tensor:
+        """Give the codes of all ids of one field, shape (V_i, K)."""
+        ids = torch.arange(self.cardinalities[field], device=self.limits.device)
+        if self.address is not None:
+            ids = self.address.of_field(field, ids)
+        start = self.rows(field).start
+        if self.store is not None:
+            codes: Tensor = self.store(ids + start, torch.full_like(ids, field))
+            return codes
+        own = self.weight[self.rows(field)]
+        return own if self.address is None else own[ids]
+
+    def decoder(self, field: int) -> Decoder | None:
+        """Give the projection and the bias of one field."""
+        if self.projection is None or self.bias is None:
+            return None
+        return Decoder(self.projection[field], self.bias[field])
+
     def factors(self, field: int) -> FieldFactors:
         """Views of what is stored of one field; to write through them change the weights themselves."""
         assert self.projection is not None
@@ -156,9 +205,23 @@ class FusedEmbedding(nn.Module):
         return FieldFactors(self.weight[self.rows(field)], self.projection[field], self.bias[field])
 
     def rows(self, field: int) -> slice:
-        """Where the rows of one field lie in ``weight``."""
-        start = sum(self.cardinalities[:field])
-        return slice(start, start + self.cardinalities[field])
+        """Where the slots of one field lie in ``weight``, or in the store."""
+        start = sum(self.slots[:field])
+        return slice(start, start + self.slots[field])
+
+    def field_numbers(self, field: int) -> dict[str, int]:
+        """Count the numbers that are stored of one field, by the name of the tensor they are in."""
+        stored = {"weight": self.slots[field] * self.code_dim}
+        if self.store is not None:
+            stored = {f"store.{name}": count for name, count in self.store.field_numbers(field).items()}
+        if self.projection is None:
+            return stored
+        return stored | {"projection": self.dim * self.code_dim, "bias": self.dim}
+
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        dense = [] if self.store is None else [f"store.{name}" for name, _ in self.store.named_parameters()]
+        return dense if self.projection is None else [*dense, "projection", "bias"]
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Codes of some ids, (B, F) -> (B, F, K). An id counts from 0 within its field.
@@ -170,9 +233,13 @@ class FusedEmbedding(nn.Module):
         check_ids(ids, self.names)
         # An id outside its field is sent outside the table, where no lookup succeeds.
         outside = outside_fields(ids, self.limits)
-        rows = (ids + self.offsets).masked_fill_(outside, self.weight.shape[0])
+        slots = ids if self.address is None else self.address(ids)
+        rows = (slots + self.offsets).masked_fill_(outside, sum(self.slots))
         try:
-            return functional.embedding(rows, self.weight, sparse=self.sparse)
+            if self.store is None:
+                return functional.embedding(rows, self.weight, sparse=self.sparse)
+            codes: Tensor = self.store(rows, torch.arange(len(self.names), device=ids.device))
+            return codes
         except IndexError:
             refuse_id(ids, outside, self.names, self.cardinalities)
 
@@ -190,6 +257,6 @@ class FusedEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return (
-            f"fields={len(self.names)}, rows={self.weight.shape[0]}, dim={self.dim}, codes={self.code_dim}, "
+            f"fields={len(self.names)}, rows={sum(self.slots)}, dim={self.dim}, codes={self.code_dim}, "
             f"folded={self.folded}"
         )

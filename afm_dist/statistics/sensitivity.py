@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
-from afm_dist.compression.factorize import Projection
-from afm_dist.compression.handler import Observation
-from afm_dist.compression.registry import handler_of
 from afm_dist.dataset.batch import Batch
 from afm_dist.eval_mode import eval_mode
 from afm_dist.statistics.moments import one_thread
+from afm_dist.statistics.outputs import Observation, outputs_of
 
 # How many rows tell enough, and how many at a time.
 SAMPLE_ROWS = 1 << 16
@@ -106,13 +104,13 @@ class _Call:
     edges: Sequence[GradientEdge | None]
 
     def observe(self, module: nn.Module, gradients: Sequence[Tensor | None]) -> Iterator[Observation]:
-        """What a handler reads off an output it reads off the gradient, which has its shape."""
+        """Read off the gradient what is read off an output; it has its shape."""
         leaves = [
             leaf if edge is None else torch.zeros_like(leaf) if gradient is None else gradient
             for leaf, edge, gradient in zip(self.output, self.edges, gradients, strict=True)
         ]
         shaped = tree_unflatten(leaves, self.structure)
-        yield from handler_of(module).observe(self.name, module, shaped, *self.args, **self.kwargs)
+        yield from outputs_of(module).observe(self.name, module, shaped, *self.args, **self.kwargs)
 
 
 @contextmanager
@@ -173,19 +171,3 @@ def _gradients(scores: Tensor, calls: Sequence[_Call]) -> Iterator[list[Tensor |
         found = iter(torch.autograd.grad(scores.sum(), edges, allow_unused=True))
     for call in calls:
         yield [None if edge is None else next(found) for edge in call.edges]
-
-
-def tail_errors(projection: Projection, sensitivity: Tensor) -> Tensor:
-    """What a rank costs: the error of keeping 0, 1, …, M components, shape (M + 1,), float64.
-
-    The mean square of the change of the logit, to first order and as if g and the output were
-    independent: Σ σ_j²·d_jᵀE[ggᵀ]d_j over the components that are dropped, with σ_j the deviation of
-    score j and d_j what it adds to the outputs.
-
-    Args:
-        projection: Of rank M, with scores that are not correlated.
-        sensitivity: E[ggᵀ], shape (M, M).
-    """
-    weights = (projection.decode * (sensitivity @ projection.decode)).sum(0).clamp(min=0)
-    dropped = (projection.deviations.square() * weights).flip(0).cumsum(0).flip(0)
-    return torch.cat([dropped, dropped.new_zeros(1)])

@@ -15,15 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from afm_dist.compression.methods import table_factors
-from afm_dist.compression.outputs import OutputStatistics
-from afm_dist.compression.plan import PlanEntry
-from afm_dist.embedding import FusedEmbedding
 from afm_dist.errors import OptionError
-from afm_dist.first_order import LinearTerm
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.factorizations import table_factors
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.statistics import Statistics
+from afm_dist.tables.first_order import LinearTerm, joint_rows
+from afm_dist.tables.fused import FusedEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,48 +46,6 @@ class JointFactors:
     first_order_bias: Tensor
 
 
-def first_order_of(model: nn.Module, table: str, name: str) -> LinearTerm:
-    """The first-order term whose weights the model declares that a table may take in.
-
-    Args:
-        model: With the declaration ``absorbs``.
-        table: Name of the fused table.
-        name: Of the first-order term.
-
-    Raises:
-        OptionError: it is declared nowhere, or is no table over the same fields.
-    """
-    declared = getattr(model, "absorbs", {})
-    fused = model.get_submodule(table)
-    if declared.get(table) != name:
-        allowed = ", ".join(f"{target} into {source}" for source, target in declared.items()) or "nothing"
-        raise OptionError(
-            f"the first-order weights {name} cannot be absorbed into {table}: that is right only where the "
-            "model gives the codes of the table to the first-order term, which "
-            f"{type(model).__name__} declares (as absorbs) for {allowed}"
-        )
-    term = dict(model.named_modules()).get(name)
-    if not isinstance(term, LinearTerm) or not isinstance(fused, FusedEmbedding):
-        raise OptionError(
-            f"{name} of {type(model).__name__} cannot be absorbed into {table}: it is a "
-            f"{type(term).__name__} beside a {type(fused).__name__}, and a LinearTerm beside a "
-            "FusedEmbedding is needed"
-        )
-    if term.cardinalities != fused.cardinalities:
-        raise OptionError(
-            f"{name} has {len(term.cardinalities)} fields of {sum(term.cardinalities)} rows, {table} "
-            f"{len(fused.cardinalities)} of {sum(fused.cardinalities)}: only a first-order term over the "
-            "same fields can be absorbed"
-        )
-    return term
-
-
-def joint_rows(table: FusedEmbedding, term: LinearTerm, field: int) -> Tensor:
-    """[e; w] of all ids of a field, shape (V, T + 1), on the CPU."""
-    rows = table.rows(field)
-    return torch.cat([table.weight.detach()[rows], term.weight.detach()[rows]], 1).cpu()
-
-
 def first_order_scale(sensitivity: Tensor | None) -> float:
     """How many units of an embedding's coordinates a first-order weight counts as; a > 0.
 
@@ -106,7 +65,7 @@ def first_order_scale(sensitivity: Tensor | None) -> float:
     return (first_order / embedding) ** 0.5 if embedding > 0 and first_order > 0 else 1.0
 
 
-def in_agreeing_units(known: OutputStatistics, keys: Iterable[str]) -> OutputStatistics:
+def in_agreeing_units(known: Statistics, keys: Iterable[str]) -> Statistics:
     """Statistics of [e; a·w] from those of [e; w], with each field's own a.
 
     Args:
@@ -114,50 +73,51 @@ def in_agreeing_units(known: OutputStatistics, keys: Iterable[str]) -> OutputSta
         keys: Names of the fields' moments; there may be others, which stay as they are.
     """
     moments = dict(known)
-    felt = {key: found for key in known if (found := known.felt(key)) is not None}
+    sensitivities = {key: found for key in known if (found := known.measured_sensitivity(key)) is not None}
     for key in keys:
-        sensitivity = known.felt(key)
+        sensitivity = known.measured_sensitivity(key)
         scale = first_order_scale(sensitivity)
         if sensitivity is not None:
-            felt[key] = sensitivity / _units(len(sensitivity), scale)
+            sensitivities[key] = sensitivity / _units(len(sensitivity), scale)
         if key in known:
             moments[key] = _scaled(known[key], scale)
-    return OutputStatistics(moments, felt)
+    return Statistics(moments, sensitivities)
 
 
 def joint_factors(
-    table: FusedEmbedding, term: LinearTerm, field: int, key: str, entry: PlanEntry, known: OutputStatistics
+    table: FusedEmbedding, term: LinearTerm, field: int, name: str, config: LowRank, known: Statistics
 ) -> JointFactors:
-    """Factors of one field by the entry's method.
+    """Factors of one field by the config's factors.
 
     Args:
         table: Of the embeddings.
         term: Of the first-order weights.
         field: Its number.
-        key: Of the moments of [e; w].
-        entry: Method and ranks.
+        name: Of the table.
+        config: Factors and ranks.
         known: Moments of [e; w], and its sensitivity where it was measured.
 
     Raises:
         OptionError: statistics that are missing, or of the embeddings alone.
     """
+    key = field_key(name, table.names[field])
     if key in known and known[key].width == table.dim:
         raise OptionError(
-            f"the moments of {key} have width {table.dim}, the embedding's: to absorb {entry.absorbs} those "
+            f"the moments of {key} have width {table.dim}, the embedding's: to absorb {config.absorbs} those "
             "of embedding and first-order weight together are needed; take moments_from_counts(model, "
-            f"manifest, {entry.name!r}, absorbs={entry.absorbs!r})"
+            f"manifest, {name!r}, absorbs={config.absorbs!r})"
         )
-    felt = known.felt(key)
-    if felt is not None and len(felt) == table.dim:
+    sensitivities = known.measured_sensitivity(key)
+    if sensitivities is not None and len(sensitivities) == table.dim:
         raise OptionError(
-            f"the sensitivity of {key} has width {table.dim}, the embedding's: to absorb {entry.absorbs} "
-            f"give output_sensitivity absorbing=[{entry.name!r}]"
+            f"the sensitivity of {key} has width {table.dim}, the embedding's: to absorb {config.absorbs} "
+            f"give output_sensitivity absorbing=[{name!r}]"
         )
-    scale = first_order_scale(known.felt(key, table.dim + 1))
+    scale = first_order_scale(known.measured_sensitivity(key, table.dim + 1))
     rows = joint_rows(table, term, field)
     rows[:, -1] *= scale
     factors = table_factors(
-        rows, key, entry, entry.rank_of(table.names[field]), in_agreeing_units(known, [key])
+        rows, key, config, config.rank_of(table.names[field]), in_agreeing_units(known, [key])
     )
     return JointFactors(
         codes=factors.codes,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.embedding import FieldFactors, FusedEmbedding, check_ids, outside_fields, refuse_id
+from afm_dist.tables.fused import FieldFactors, FusedEmbedding, check_ids, outside_fields, refuse_id
+from afm_dist.tables.table import Decoder, Table
 
 
 class MeanEmbedding(nn.Module):
@@ -45,6 +46,15 @@ class MeanEmbedding(nn.Module):
         bias = self.bias[field]
         return FieldFactors(bias.new_empty(self.cardinalities[field], 0), bias.new_empty(self.dim, 0), bias)
 
+    def field_numbers(self, field: int) -> dict[str, int]:
+        """Count the numbers that are stored of one field: its mean."""
+        del field
+        return {"bias": self.dim}
+
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return ["bias"]
+
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, G, 0) and embeddings (B, G, T) of ids (B, G).
 
@@ -65,7 +75,7 @@ class MeanEmbedding(nn.Module):
         return f"fields={len(self.names)}, dim={self.dim}"
 
 
-class GroupedEmbedding(nn.Module):
+class GroupedEmbedding(Table):
     """Compressed tables of several fields, each of a rank of its own: e_i = P_i·code_i + b_i.
 
     The embeddings come in the order of the fields. The codes of a row lie side by side: of the fields
@@ -127,6 +137,11 @@ class GroupedEmbedding(nn.Module):
         return torch.tensor([i for _, fields in self.members() for i in fields])
 
     @property
+    def compressed(self) -> bool:
+        """Whether it is compressed: always."""
+        return True
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """(ΣK_i,), the shape of a row's codes."""
         return (sum(self.ranks),)
@@ -136,12 +151,37 @@ class GroupedEmbedding(nn.Module):
         start = sum(own for i, own in enumerate(self.ranks) if (own, i) < (self.ranks[field], field))
         return slice(start, start + self.ranks[field])
 
+    def codes(self, field: int) -> Tensor:
+        """Give the codes of all ids of one field, shape (V_i, K_i)."""
+        _, group, place = self._place(field)
+        return group.factors(place).codes
+
+    def decoder(self, field: int) -> Decoder:
+        """Give the projection and the bias of one field."""
+        _, group, place = self._place(field)
+        _, projection, bias = group.factors(place)
+        return Decoder(projection, bias)
+
     def factors(self, field: int) -> FieldFactors:
         """Views of what is stored of one field; to write through them change the weights themselves."""
+        _, group, place = self._place(field)
+        return group.factors(place)
+
+    def field_numbers(self, field: int) -> dict[str, int]:
+        """Count the numbers that are stored of one field, by the name of the tensor they are in."""
+        key, group, place = self._place(field)
+        return {f"groups.{key}.{name}": count for name, count in group.field_numbers(place).items()}
+
+    def _place(self, field: int) -> tuple[str, FusedEmbedding | MeanEmbedding, int]:
+        """Find the group of a field, and which of its fields it is."""
         rank = self.ranks[field]
         group = self.groups[str(rank)]
         assert isinstance(group, FusedEmbedding | MeanEmbedding)
-        return group.factors(sum(own == rank for own in self.ranks[:field]))
+        return str(rank), group, sum(own == rank for own in self.ranks[:field])
+
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return []  # its groups name their own
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, ΣK_i) and embeddings (B, F, T) of ids (B, F). An id counts from 0 within its field.

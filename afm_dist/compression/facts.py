@@ -1,0 +1,42 @@
+"""What a method tells reports about itself. Reports ask it and know no method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from afm_dist.compression.config import MethodConfig
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.statistics.statistics import Statistics
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+class Facts(Generic[C]):
+    """Facts of one method, for its config; what a method has nothing to say of stays as it is here."""
+
+    def layer(self, key: str, config: C, known: Statistics) -> dict[str, Any]:
+        """Describe what became of some outputs, as ``report.json`` has it under ``layers``.
+
+        Args:
+            key: Of the outputs.
+            config: How they were compressed.
+            known: Of the outputs, before.
+        """
+        del key, config, known
+        return {}
+
+    def kept_share(self, key: str, config: C, known: Statistics) -> float | None:
+        """Give the share of the variance that is kept, 0 to 1; None where the method keeps no such thing."""
+        del key, config, known
+        return None
+
+    def counted_with(self, config: C) -> Sequence[str]:
+        """Name the neighbours whose bytes count as the table's, before and after."""
+        del config
+        return ()
+
+    def notes(self, entries: Sequence[PlanEntry]) -> list[str]:
+        """Say in sentences what a reader of a report must know of these entries of the method."""
+        del entries
+        return []

@@ -1,0 +1,76 @@
+"""What reports say of modules of low rank: spectra, ranks, kept variance, neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from afm_dist.compression.facts import Facts
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.methods.low_rank.absorb import in_agreeing_units
+from afm_dist.methods.low_rank.config import LowRank
+from afm_dist.methods.low_rank.factorizations import FACTORIZATIONS, ProjectedOutputs
+from afm_dist.statistics.keys import field_name
+from afm_dist.statistics.spectrum import eigendecompose, kept_share
+from afm_dist.statistics.statistics import Statistics
+
+SHARES = (0.9, 0.95, 0.99)
+
+
+def as_decomposed(config: LowRank, known: Statistics, key: str) -> Statistics:
+    """Give the statistics that were decomposed: absorbed weights in the unit in which they count."""
+    return known if config.absorbs is None else in_agreeing_units(known, [key])
+
+
+class LowRankFacts(Facts[LowRank]):
+    """Spectra, ranks, and what became of the neighbours."""
+
+    def kept_share(self, key: str, config: LowRank, known: Statistics) -> float:
+        """Compute the share of the variance of some outputs that the factors keep.
+
+        1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the factors. P leaves scores that are not
+        correlated, so its columns of ``decode``, of length 1, keep the variance of a score each.
+        """
+        known = as_decomposed(config, known, key)
+        factors, own, rank = FACTORIZATIONS[config.factors], known[key], config.rank_of(field_name(key))
+        if config.factors == "afm" or not isinstance(factors, ProjectedOutputs):
+            return eigendecompose(own).kept_energy(rank)
+        whole = factors.projection(key, own.width, own.width, known)
+        return kept_share(whole.deviations.square(), rank)
+
+    def layer(self, key: str, config: LowRank, known: Statistics) -> dict[str, Any]:
+        """Describe the spectrum and the rank."""
+        spectrum = eigendecompose(as_decomposed(config, known, key)[key])
+        return {
+            "rank": config.rank_of(field_name(key)),
+            "kept_energy": self.kept_share(key, config, known),
+            "components": {str(share): spectrum.rank_for_energy(share) for share in SHARES},
+            "components_singular": {str(share): spectrum.rank_for_singular_values(share) for share in SHARES},
+            "rank_deficiency": spectrum.rank_deficiency,
+            "rank_needed": spectrum.needed_rank,
+            "activation": config.activation if field_name(key) is None else None,
+            "eigenvalues": spectrum.eigenvalues.tolist(),
+        }
+
+    def counted_with(self, config: LowRank) -> Sequence[str]:
+        """Name the first-order term that a table takes in."""
+        return () if config.absorbs is None else (config.absorbs,)
+
+    def notes(self, entries: Sequence[PlanEntry]) -> list[str]:
+        """Say what became of fields with ranks of their own, and of absorbed first-order weights."""
+        own = [(entry.name, entry.config) for entry in entries if isinstance(entry.config, LowRank)]
+        by_field = [
+            f"The fields have ranks of their own: {name} {config.in_words}. Fields of one rank are "
+            "looked up together; of a field of rank 0 there are no rows, every id has the field's mean."
+            for name, config in own
+            if config.ranks is not None
+        ]
+        absorbed = [
+            f"The first-order weights of the ids ({config.absorbs}) are no table any more: they are one more "
+            f"coordinate of the rows that were decomposed, and follow from the codes of {name}. The bytes "
+            "and the variance of each field are those of both together, a first-order weight counting as "
+            "much as the logit depends on it beside an embedding's coordinate."
+            for name, config in own
+            if config.absorbs is not None
+        ]
+        return by_field + absorbed

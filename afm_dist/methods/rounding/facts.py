@@ -1,0 +1,22 @@
+"""What reports say of rounded rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afm_dist.compression.facts import Facts
+from afm_dist.compression.plan import PlanEntry
+from afm_dist.methods.rounding.config import Rounding
+
+
+class RoundingFacts(Facts[Rounding]):
+    """Which rows are rounded, and when."""
+
+    def notes(self, entries: Sequence[PlanEntry]) -> list[str]:
+        """Say it once for all modules."""
+        return [
+            f"The rows of {' and '.join(entry.name for entry in entries)} are rounded to bfloat16, before "
+            "fine-tuning and again after it: the checkpoint has two bytes for each of their numbers. In "
+            "memory they are float32, and all figures of the compressed models are of the rounded rows; only "
+            "the validation scores during fine-tuning are not."
+        ]

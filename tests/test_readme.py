@@ -66,8 +66,8 @@ def test_program_for_your_own_model_runs(
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "README.md", "exec"), {})
     rank, error = re.match(r"(\d+) tensor\((\S+),", capsys.readouterr().out).groups()
-    assert int(rank) < 256
-    assert float(error) < 0.02
+    assert int(rank) < 128  # from there on two layers are no smaller than one
+    assert float(error) < 0.06
     assert (tmp_path / "compressed" / "model.safetensors").exists()
 
 

@@ -31,6 +31,10 @@ class StageError(AfmError, RuntimeError):
     """A stage that could not finish (workers lost). Exit code 1."""
 
 
+class ReportError(AfmError, RuntimeError):
+    """A report that could not be made of what is there and complete. Exit code 1."""
+
+
 class StorageError(AfmError, OSError):
     """A file or folder that could not be read or written, though it should be possible. Exit code 1.
 

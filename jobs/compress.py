@@ -9,11 +9,12 @@ python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from afm_dist import console, storage
+from afm_dist.errors import ReportError
 from afm_dist.runs import Run, Stage, check_output
 from afm_dist.stages.methods import AFM, parse_methods
 from afm_dist.training.recipe import Recipe, check_checkpoint_minutes, preset
@@ -67,6 +68,7 @@ def compress(config: Compress) -> None:
         scratch,
         sensitivity,
         sequential,
+        shipping,
         training,
     )
 
@@ -214,68 +216,91 @@ def compress(config: Compress) -> None:
         options=config.resources,
     )
 
-    # On request: the same small model, never large.
-    small = scratch.train_scratch(
-        run,
-        data,
-        manifest,
-        narrow,
-        methods,
-        recipe=baseline_recipe(config, chosen),
-        workers=config.workers,
-        checkpoint_minutes=config.checkpoint_minutes,
-        options=config.resources,
-    )
+    # What was trained ships before anything is reported of it.
+    shipped = shipping.ship(run, data, manifest, final, AFM.tables)
 
-    # The evidence.
-    subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final, methods, small)
-    made = [baseline.stage, low_rank.stage, tuned.stage, narrow.stage, final.stage]
-    made += [] if small is None else [small.stage]
-    quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
-    speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
-    report = reporting.write_report(
-        run,
-        reporting.Evidence(
-            manifest=manifest,
-            baseline=baseline,
-            linear_statistics=linear_moments,
-            linear_rewrite=low_rank,
-            linear_finetune=tuned,
-            table_statistics=table_moments,
-            table_rewrite=narrow,
-            table_finetune=final,
-            linear_recipe=first,
-            table_recipe=second,
-            subjects=subjects,
-            quality=quality,
-            throughput=speed,
-            ablation=config.compares_modes,
-            ranks=ranks,
-            methods=methods,
-            scratch=small,
-            table_sensitivity=table_felt.get(AFM.name),
-        ),
-        title=title,
-        config=asdict(config),
-    )
-    shipped = reporting.ship(run, data, manifest, final, AFM.tables, written=report)
-    reporting.say_result(run, report, shipped)
+    # The evidence; on request with the same small model, never large.
+    with shipping.reporting(run, shipped.path):
+        small = scratch.train_scratch(
+            run,
+            data,
+            manifest,
+            narrow,
+            methods,
+            recipe=baseline_recipe(config, chosen),
+            workers=config.workers,
+            checkpoint_minutes=config.checkpoint_minutes,
+            options=config.resources,
+        )
+        subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final, methods, small)
+        made = [baseline.stage, low_rank.stage, tuned.stage, narrow.stage, final.stage]
+        made += [] if small is None else [small.stage]
+        quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
+        speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
+        report = reporting.write_report(
+            run,
+            reporting.Evidence(
+                manifest=manifest,
+                baseline=baseline,
+                linear_statistics=linear_moments,
+                linear_rewrite=low_rank,
+                linear_finetune=tuned,
+                table_statistics=table_moments,
+                table_rewrite=narrow,
+                table_finetune=final,
+                linear_recipe=first,
+                table_recipe=second,
+                subjects=subjects,
+                quality=quality,
+                throughput=speed,
+                ablation=config.compares_modes,
+                ranks=ranks,
+                methods=methods,
+                scratch=small,
+                table_sensitivity=table_felt.get(AFM.name),
+            ),
+            title=title,
+            config=asdict(config),
+        )
+        shipping.attach_card(shipped, report)
+        reporting.say_result(run, report, shipped)
 
 
 def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     """A run for each seed, and what they amount to."""
-    from afm_dist import report
+    from afm_dist.stages.shipping import reporting
 
     output = config.run_directory
     folders = {seed: storage.join(output, f"seed-{seed}") for seed in seeds}
     # Before the seeds: a folder with other files is refused before hours of work.
     check_output(output, job="compress")
     run = None if config.dry_run else Run(output, job="compress", config=asdict(config), resume=config.resume)
+    unreported: list[int] = []
     for seed, folder in folders.items():
         console.say(f"seed {seed}:")
-        compress(replace(config, seed=seed, seeds=None, output=folder))
+        try:
+            compress(replace(config, seed=seed, seeds=None, output=folder))
+        except ReportError as error:
+            # The other seeds do not need it.
+            console.warn(f"seed {seed}: {error}")
+            unreported.append(seed)
     if run is None:
         return
+    with reporting(run, *(storage.join(folder, "checkpoint") for folder in folders.values())):
+        if unreported:
+            raise ReportError(f"that of seed {', '.join(map(str, unreported))} is missing, see above")
+        say_over_seeds(run, folders)
+
+
+def say_over_seeds(run: Run, folders: Mapping[int, str]) -> None:
+    """Write and print what the runs of several seeds amount to.
+
+    Args:
+        run: The run directory that holds them.
+        folders: Run directory of each seed.
+    """
+    from afm_dist import report
+
     reports = {seed: storage.join(folder, "report", "report.json") for seed, folder in folders.items()}
     made = [
         Stage.external(f"seed-{seed}", location, storage.file_sha256(location))
@@ -300,7 +325,7 @@ def compress_by_sweep(
     title: str,
 ) -> None:
     """Many ranks before fine-tuning, then the best of a few sizes after it, beside the control."""
-    from afm_dist.stages import evaluation, reporting, sweep, sweep_report, training
+    from afm_dist.stages import evaluation, reporting, shipping, sweep, sweep_report, training
 
     tried = sweep.try_ranks(run, data, manifest, baseline, linear_moments, asked, options=config.resources)
     chosen = sweep.rewrite_chosen(run, baseline, tried, asked)
@@ -317,30 +342,32 @@ def compress_by_sweep(
         checkpoint_minutes=config.checkpoint_minutes,
         options=config.resources,
     )
-    subjects = sweep_report.sweep_subjects(baseline, chosen, tuned)
-    made = [baseline.stage, chosen.stage, tuned.stage]
-    quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
-    speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
     best = sweep.worth_shipping(tuned, chosen)
-    report = sweep_report.write_sweep_report(
-        run,
-        sweep_report.SweepEvidence(
-            manifest=manifest,
-            baseline=baseline,
-            tried=tried,
-            chosen=chosen,
-            tuned=tuned,
-            recipe=recipe,
-            subjects=subjects,
-            quality=quality,
-            throughput=speed,
-            shipped=best,
-        ),
-        title=title,
-        config=asdict(config),
-    )
-    shipped = reporting.ship(run, data, manifest, tuned, best, written=report)
-    reporting.say_result(run, report, shipped)
+    shipped = shipping.ship(run, data, manifest, tuned, best)
+    with shipping.reporting(run, shipped.path):
+        subjects = sweep_report.sweep_subjects(baseline, chosen, tuned)
+        made = [baseline.stage, chosen.stage, tuned.stage]
+        quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
+        speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
+        report = sweep_report.write_sweep_report(
+            run,
+            sweep_report.SweepEvidence(
+                manifest=manifest,
+                baseline=baseline,
+                tried=tried,
+                chosen=chosen,
+                tuned=tuned,
+                recipe=recipe,
+                subjects=subjects,
+                quality=quality,
+                throughput=speed,
+                shipped=best,
+            ),
+            title=title,
+            config=asdict(config),
+        )
+        shipping.attach_card(shipped, report)
+        reporting.say_result(run, report, shipped)
 
 
 if __name__ == "__main__":

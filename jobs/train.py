@@ -96,7 +96,7 @@ def main(config: Train) -> None:
     from afm_dist.planning.estimate import Costs, new_model
     from afm_dist.planning.show import show
     from afm_dist.stages.evaluation import Subject, evaluate, say_quality
-    from afm_dist.stages.reporting import ship
+    from afm_dist.stages.shipping import reporting, ship
     from afm_dist.stages.training import external_dataset, train_baseline
 
     check_paths(data=config.data, output=config.output)
@@ -152,7 +152,8 @@ def main(config: Train) -> None:
     )
     shipped = ship(run, data, manifest, baseline, "baseline")
     subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
-    say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
+    with reporting(run, shipped.path):
+        say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
     console.say(f"checkpoint: {shipped.path}")
 
 

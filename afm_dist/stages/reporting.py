@@ -1,4 +1,4 @@
-"""The last stages: gathering the evidence, writing the report, shipping the checkpoint."""
+"""The last stages: gathering the evidence and writing the report."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afm_dist import console, preprocessing, report, storage
-from afm_dist.checkpoint import load_config
+from afm_dist import console, report, storage
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.methods.low_rank.ranks import low_rank
 from afm_dist.report import read_report
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.report.model_card import FILE_NAME as CARD
-from afm_dist.report.model_card import model_card
 from afm_dist.runs import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.budget import EXPLAINED, PREDICTED, RANKS, ChosenRanks, Ranks
 from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
@@ -123,36 +120,6 @@ def subjects_of(
     if scratch is not None:
         subjects.append(Subject(name=SCRATCH, stage="trained", checkpoint=scratch.checkpoints[SCRATCH]))
     return subjects
-
-
-def ship(
-    run: Run, data: Stage, manifest: Manifest, models: Models, name: str, *, written: Stage | None = None
-) -> Stage:
-    """Copy the chosen checkpoint to ``checkpoint/``, with what makes raw rows its inputs, and its model card.
-
-    Args:
-        run: The run directory.
-        data: The dataset, as a stage.
-        manifest: The same.
-        models: Among them the one that ships.
-        name: Its name.
-        written: The ``report`` stage, which the card is made of; None: no card.
-    """
-
-    def work(folder: str) -> None:
-        storage.copy(models.checkpoints[name], folder)
-        attached = preprocessing.attach(manifest, folder)
-        if written is not None:
-            content = read_report(written.file("report.json"))
-            card = model_card(content, load_config(folder).to_json(), vocabularies=attached)
-            storage.write_bytes(storage.join(folder, CARD), card.encode())
-
-    return run.stage(
-        "checkpoint",
-        work,
-        config={"name": name, "preprocessing": preprocessing.FOLDER},
-        inputs=[data, models.stage, *([] if written is None else [written])],
-    )
 
 
 def write_report(run: Run, evidence: Evidence, *, title: str, config: Mapping[str, Any]) -> Stage:

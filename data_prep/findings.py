@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afm_dist import console
+from afm_dist.dataset.labels import Labels, warn_of_dataset
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import DataError
 from data_prep import parse
@@ -135,9 +136,12 @@ def check_rejected(source: Source, found: Findings, protocol: Protocol, rejected
         if column is not None:
             why = f"column {column!r} holds values from {seen.least} to {seen.most}"
         raise DataError(f"none of the {found.rows} rows fell into the training split; {why}")
-    for name, rows, positives in zip(SPLITS, found.split_rows, found.positives, strict=True):
-        if rows and positives in (0, rows):
-            console.warn(f"split '{name}' has only labels {int(positives > 0)} ({rows:,} rows)")
+    warn_of_dataset(
+        [
+            Labels.counted(name, rows, positives)
+            for name, rows, positives in zip(SPLITS, found.split_rows, found.positives, strict=True)
+        ]
+    )
 
 
 def check_split(protocol: Protocol, found: Findings) -> None:

@@ -56,6 +56,7 @@ def compress(config: Compress) -> None:
     """The paper's algorithm, stage by stage."""
     from afm_dist.cluster import check_workers
     from afm_dist.compression.budget import parse_bytes
+    from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
     from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
@@ -86,6 +87,9 @@ def compress(config: Compress) -> None:
     if not (config.budgeted or config.sweep):
         saving_ranks.warn_of_useless_ranks(described, mlp, embedding, config.rows)
     described, rows = planned_model(config, chosen, described)
+    if not config.demo:
+        check_labels(rows)
+        warn_of_undefined(Labels.of(rows, "test"))
     target = budget.Target(
         bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
         ratio=config.target_ratio,
@@ -108,6 +112,8 @@ def compress(config: Compress) -> None:
     title = f"{described.architecture} on {config.data or 'the synthetic demo'}"
     run = Run(output, job="compress", config=asdict(config), resume=config.resume)
     data, manifest = demo_dataset(run, config) if config.demo else training.external_dataset(str(config.data))
+    if config.demo:
+        check_labels(manifest)
 
     # The uncompressed model.
     baseline = (
@@ -345,6 +351,7 @@ def compress_by_sweep(
     best = sweep.worth_shipping(tuned, chosen)
     shipped = shipping.ship(run, data, manifest, tuned, best)
     with shipping.reporting(run, shipped.path):
+        measured = sweep.measure_points(run, data, manifest, baseline, tried, options=config.resources)
         subjects = sweep_report.sweep_subjects(baseline, chosen, tuned)
         made = [baseline.stage, chosen.stage, tuned.stage]
         quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
@@ -355,6 +362,7 @@ def compress_by_sweep(
                 manifest=manifest,
                 baseline=baseline,
                 tried=tried,
+                measured=measured,
                 chosen=chosen,
                 tuned=tuned,
                 recipe=recipe,

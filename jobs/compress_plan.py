@@ -79,9 +79,9 @@ def plan(
             *made,
             costs.sensitivity("sweep"),
             costs.scoring("sweep", "validation", passes=asked.points),
-            costs.scoring("sweep", "test", passes=asked.points),
             costs.rewriting("rewrite-sweep", models),
             costs.training_round("finetune-sweep", second, models + 1),
+            costs.scoring("sweep-test", "test", passes=asked.points),
             costs.scoring("evaluate", "test", passes=2 + 2 * models),
             costs.timing("throughput", models + 1),
         ]

@@ -5,8 +5,9 @@ python jobs/evaluate.py --data DATA --checkpoint RUN/checkpoint
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -40,6 +41,7 @@ def main(config: Evaluate) -> None:
     from afm_dist import storage
     from afm_dist.checkpoint import check_schema, from_pretrained, load_config
     from afm_dist.cluster import check_paths
+    from afm_dist.dataset.labels import Labels, warn_of_undefined
     from afm_dist.evaluation.throughput import measure_throughput
     from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
@@ -50,6 +52,7 @@ def main(config: Evaluate) -> None:
 
     check_paths(data=config.data, checkpoint=config.checkpoint, baseline=config.baseline, json=config.json)
     _, manifest = external_dataset(config.data)
+    warn_of_undefined(Labels.of(manifest, config.split))
     for checkpoint in filter(None, (config.checkpoint, config.baseline)):
         check_schema(load_config(checkpoint), manifest, checkpoint=checkpoint)
     costs = Costs.of(load_config(config.checkpoint), manifest, options=config.resources)
@@ -65,6 +68,10 @@ def main(config: Evaluate) -> None:
     work_in_driver()
     subject = Subject(name=config.checkpoint, stage="trained", checkpoint=config.checkpoint)
     row = measure_quality(subject, manifest, config.split, options=config.resources)
+    say_quality(row)
+    # Written before the speed is measured, which may fail; and again with it.
+    if config.json:
+        storage.write_json(config.json, row)
     models = {
         checkpoint: from_pretrained(checkpoint)
         for checkpoint in filter(None, (config.baseline, config.checkpoint))
@@ -72,17 +79,6 @@ def main(config: Evaluate) -> None:
     batch = timing_batch(manifest, config.split)
     speed = measure_throughput(models, batch)[config.checkpoint]
     row["rows_per_second"] = speed.rows_per_second
-    console.say(f"AUC         {row['auc']:.6f}")
-    console.say(f"log loss    {row['log_loss']:.6f}")
-    console.say(f"calibration {row['calibration']:.6f} (predicted over observed clicks)")
-    for each in row["reliability"]:
-        predicted, observed = (each[clicks] / each["weight"] for clicks in ("predicted", "observed"))
-        console.say(
-            f"            {predicted:.6f} predicted, {observed:.6f} observed, {each['weight']:,} rows"
-        )
-    console.say(f"            {row['calibration_error']:.6f} mean distance of the two (expected error)")
-    console.say(f"parameters  {row['parameters']:,}")
-    console.say(f"bytes       {row['bytes']:,}")
     console.say(f"throughput  {row['rows_per_second']:,.0f} rows/s (eager, CPU, batch 10000)")
     if config.baseline:
         row["throughput_ratio"] = speed.ratio
@@ -92,6 +88,25 @@ def main(config: Evaluate) -> None:
         )
     if config.json:
         storage.write_json(config.json, row)
+
+
+def say_quality(row: Mapping[str, Any]) -> None:
+    """Print what was measured, but the throughput; what the rows do not define is said to be undefined."""
+    console.say(f"AUC         {_figure(row['auc'])}")
+    console.say(f"log loss    {_figure(row['log_loss'])}")
+    console.say(f"calibration {_figure(row['calibration'])} (predicted over observed clicks)")
+    for each in row["reliability"]:
+        predicted, observed = (each[clicks] / each["weight"] for clicks in ("predicted", "observed"))
+        console.say(
+            f"            {predicted:.6f} predicted, {observed:.6f} observed, {each['weight']:,} rows"
+        )
+    console.say(f"            {_figure(row['calibration_error'])} mean distance of the two (expected error)")
+    console.say(f"parameters  {row['parameters']:,}")
+    console.say(f"bytes       {row['bytes']:,}")
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.6f}"
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def main(config: Train) -> None:
     console.say(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.cluster import check_paths, check_workers
+    from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
     from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.estimate import Costs, new_model
@@ -128,6 +129,8 @@ def main(config: Train) -> None:
         embedding_dim=config.embedding_dim, hidden=config.hidden, dropout=config.dropout
     )
     data, manifest = external_dataset(config.data)
+    check_labels(manifest)
+    warn_of_undefined(Labels.of(manifest, "test"))
     described = new_model(config.model, hyper_parameters, manifest)
     costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
     stages = [costs.training_round("train", recipe), costs.scoring("evaluate", "test")]

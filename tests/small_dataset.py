@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ def write_dataset(
     manifest = Manifest(location=location, label="click", fields=fields, splits=shards, vocabulary=vocabulary)
     manifest.save()
     return manifest
+
+
+def relabelled(dataset: Manifest, split: str, label: int) -> Manifest:
+    """The same dataset, its split written anew with one label for all rows."""
+    parts = []
+    for shard in dataset.shards(split):
+        table = pq.read_table(Path(dataset.location, shard.path))
+        columns = {name: table[name] for name in table.column_names}
+        columns[dataset.label] = pa.array(np.full(shard.rows, label, np.uint8))
+        parts.append(write_shard(dataset.location, shard.path, columns))
+    changed = replace(dataset, splits={**dataset.splits, split: tuple(parts)})
+    changed.save()
+    return changed
 
 
 def write_vocabulary(location: str, name: str, counts: np.ndarray) -> Shard:

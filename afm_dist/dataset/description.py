@@ -200,6 +200,7 @@ class Description:
             DataError: a vocabulary is missing or damaged, there are no training rows, or a fact
                 is not what its name says.
         """
+        manifest.shards("train")
         vocabularies = {f.name: read_vocabulary(manifest, f, TOP_TOKENS) for f in manifest.categorical}
         try:
             return _describe(manifest, vocabularies)

@@ -171,8 +171,15 @@ class Manifest:
         return (*self.vocabulary.values(), *chain.from_iterable(self.splits.values()))
 
     def rows(self, split: str) -> int:
-        """Rows of one split."""
-        return sum(shard.rows for shard in self.shards(split))
+        """Rows of one split; 0 where it has none."""
+        return sum(shard.rows for shard in self.splits.get(split, ()))
+
+    def positives(self, split: str) -> int | None:
+        """Rows of one split with label 1; None where no fact says it."""
+        facts = self.facts.get("splits")
+        known = facts.get(split) if isinstance(facts, Mapping) else None
+        found = known.get("positives") if isinstance(known, Mapping) else None
+        return found if type(found) is int and 0 <= found <= self.rows(split) else None
 
     def shards(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split, in order.
@@ -181,8 +188,8 @@ class Manifest:
             DataError: the dataset has no such split, or no rows in it.
         """
         shards = self.splits.get(split, ())
-        if not shards:
-            present = ", ".join(name for name, parts in self.splits.items() if parts) or "none"
+        if not self.rows(split):
+            present = ", ".join(name for name in self.splits if self.rows(name)) or "none"
             raise DataError(
                 f"{self.location}: no '{split}' rows (splits with rows: {present}); "
                 "prepare the data again with a larger share for it"

@@ -39,21 +39,25 @@ class Calibration:
     """A reliability table and what follows from it.
 
     Attributes:
-        bins: By ascending prediction; none is empty.
+        bins: By ascending prediction; none is empty. There are none of no rows.
     """
 
     bins: tuple[Bin, ...]
 
     @property
-    def ratio(self) -> float:
-        """Predicted over observed clicks of all rows; above 1 the model expects too many."""
-        return fsum(each.predicted for each in self.bins) / fsum(each.observed for each in self.bins)
+    def ratio(self) -> float | None:
+        """Predicted over observed clicks of all rows; above 1 the model expects too many.
+
+        None where no click was observed.
+        """
+        observed = fsum(each.observed for each in self.bins)
+        return fsum(each.predicted for each in self.bins) / observed if observed else None
 
     @property
-    def expected_error(self) -> float:
-        """Mean over the rows of |predicted − observed rate| of their bin (ECE)."""
+    def expected_error(self) -> float | None:
+        """Mean over the rows of |predicted − observed rate| of their bin (ECE); None of no rows."""
         gaps = (abs(each.predicted - each.observed) for each in self.bins)
-        return fsum(gaps) / fsum(each.weight for each in self.bins)
+        return fsum(gaps) / fsum(each.weight for each in self.bins) if self.bins else None
 
     def to_json(self) -> list[dict[str, Any]]:
         """The bins as plain values."""
@@ -69,12 +73,9 @@ def calibration(rows: ScoredRows, bins: int = BINS) -> Calibration:
     Args:
         rows: Scored with logits.
         bins: How many quantiles.
-
-    Raises:
-        ValueError: no row has label 1.
     """
-    if not len(rows.positives):
-        raise ValueError("the calibration needs rows with label 1: predicted clicks are divided by theirs")
+    if not len(rows):
+        return Calibration(())
     sides = (rows.positives, rows.negatives)
     borders = [_quantile(sides, rows.weight * k / bins) for k in range(1, bins)]
     parts = zip(*(_parts(side, borders) for side in sides), strict=True)

@@ -34,27 +34,25 @@ class Quality:
 
     Attributes:
         rows: Rows scored.
-        auc: Area under the ROC curve.
-        log_loss: In nats per row.
+        auc: Area under the ROC curve; None where only one label occurs, or none.
+        log_loss: In nats per row; None where there are no rows.
         calibration: Predicted against observed clicks.
     """
 
     rows: int
-    auc: float
-    log_loss: float
+    auc: float | None
+    log_loss: float | None
     calibration: Calibration
 
     @classmethod
-    def of(cls, scored: ScoredRows, what: str) -> Quality:
-        """From rows and their logits.
-
-        Raises:
-            DataError: only one label occurs; ``what`` names the rows.
-        """
-        try:
-            return cls(len(scored), auc(scored), log_loss(scored), calibration(scored))
-        except ValueError as error:
-            raise DataError(f"{what}: {error}") from error
+    def of(cls, scored: ScoredRows) -> Quality:
+        """From rows and their logits."""
+        return cls(
+            rows=len(scored),
+            auc=auc(scored) if len(scored.positives) and len(scored.negatives) else None,
+            log_loss=log_loss(scored) if len(scored) else None,
+            calibration=calibration(scored),
+        )
 
 
 def score_shards(model: nn.Module, manifest: Manifest, shards: Sequence[Shard]) -> ScoredRows:
@@ -117,7 +115,7 @@ def evaluate_model(
         emit: Gets the events, e.g. ``Run.event``.
 
     Raises:
-        DataError: damaged shards, only one label, or logits that are not finite.
+        DataError: damaged shards, or logits that are not finite.
         StageError: workers kept dying, or the storage kept failing.
     """
     with console.progress(f"{name} on {split}", manifest.rows(split)) as advance:
@@ -135,7 +133,7 @@ def score_split(
     advance: Callable[[int], None],
 ) -> Quality:
     """As ``evaluate_model``, where the caller shows the progress: ``advance`` gets numbers of rows."""
-    groups = manifest.groups(split)
+    groups = manifest.groups(split) if manifest.rows(split) else []
     ensure_ray(object_bytes=model_bytes(model))
     resources = task_resources(options)
     score_group = _score_group.options(name=STAGE, **resources.ray_options)
@@ -157,4 +155,4 @@ def score_split(
         emit=emit,
     )
     # Merged rows are the same for any order of completion.
-    return Quality.of(ScoredRows.merged(parts), f"{name} on the {split} split")
+    return Quality.of(ScoredRows.merged(parts))

@@ -196,7 +196,7 @@ class Costs:
             stage=stage,
             place="tasks",
             rows=passes * rows,
-            tasks=len(self.manifest.groups(split)),
+            tasks=self._groups(split),
             memory=self._task_memory(split, SCORING_ROWS),
             gpu=self._task_gpu(SCORING_ROWS),
             driver=PROCESS_BYTES + self.bytes + BYTES_PER_SCORED_ROW * rows,
@@ -278,7 +278,11 @@ class Costs:
         return BYTES_PER_VALUE * (len(self.manifest.fields) + 1)
 
     def _shard_bytes(self, split: str) -> int:
-        return max(shard.bytes for shard in self.manifest.shards(split))
+        return max((shard.bytes for shard in self.manifest.splits.get(split, ())), default=0)
+
+    def _groups(self, split: str) -> int:
+        """Of shards: tasks that a pass has at most; a split without rows has none."""
+        return len(self.manifest.groups(split)) if self.manifest.rows(split) else 0
 
     def _task_memory(self, split: str, rows: int) -> int:
         """A process, a shard as it lies on disk and decoded, a batch and what the model makes of it."""
@@ -296,7 +300,7 @@ class Costs:
     def _task_seconds(self, split: str, work: float) -> float | None:
         if self.tasks.device != "cpu":
             return None
-        groups = len(self.manifest.groups(split))
+        groups = self._groups(split)
         # A task has one thread, and no more tasks run than there are groups.
         return TASKS_START_S + work / max(
             1, min(self.cluster.cpus, self.tasks.slots(self.cluster.nodes), groups)

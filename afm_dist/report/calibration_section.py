@@ -48,13 +48,17 @@ def calibration(report: Report) -> Html:
 
 
 def _plotted(report: Report) -> list[Row]:
-    """The baseline, the control and what ships, each once."""
+    """The baseline, the control and what ships, each once, where there were clicks to be compared with."""
     figures = headline(report)
     rows: list[Row] = []
     for row in (figures.baseline, figures.control, figures.shipped):
-        if row is not None and row.get("reliability") and row not in rows:
+        if row is not None and row.get("reliability") and row.get("calibration") and row not in rows:
             rows.append(row)
     return rows if figures.shipped in rows else []
+
+
+def _error(row: Row) -> str:
+    return text.measured(row["calibration_error"]) if "calibration_error" in row else text.NONE
 
 
 def _grid(measured: list[Row]) -> Grid:
@@ -64,8 +68,8 @@ def _grid(measured: list[Row]) -> Grid:
             cells=[
                 name_cell(row["name"]),
                 plain(text.FINE_TUNING[row["stage"]]),
-                plain(text.score(row["calibration"])),
-                *([plain(text.score(row.get("calibration_error")))] if with_error else []),
+                plain(text.measured(row["calibration"])),
+                *([plain(_error(row))] if with_error else []),
             ]
         )
         for row in measured

@@ -11,8 +11,8 @@ from afm_dist.evaluation.paired import paired
 from afm_dist.report import text
 from afm_dist.report.finished_run import FinishedRun, names_of
 from afm_dist.report.schema import Data, Report, Row, Stage
-from afm_dist.report.seeds import over_seeds
-from afm_dist.report.summary import baseline_of, control_of, find, ordered
+from afm_dist.report.seeds import defined, over_seeds
+from afm_dist.report.summary import auc_difference, baseline_of, control_of, find, ordered
 
 FORMAT_VERSION = 1
 KIND = "comparison"
@@ -47,9 +47,10 @@ class ComparedRow(TypedDict):
     name: str
     stage: Stage
     ships: bool
-    auc: float
+    auc: float | None
+    """null where it is undefined for a seed, as the log loss."""
     auc_deviation: NotRequired[float]
-    log_loss: float
+    log_loss: float | None
     parameters: float
     bytes: float
     smaller: float
@@ -209,22 +210,30 @@ def _row(run: str, seeds: Sequence[tuple[Row, Row, Row | None]], *, shipped: boo
         "name": first["name"],
         "stage": first["stage"],
         "ships": shipped,
-        "auc": _mean(rows, "auc"),
-        "log_loss": _mean(rows, "log_loss"),
+        "auc": _defined_mean(rows, "auc"),
+        "log_loss": _defined_mean(rows, "log_loss"),
         "parameters": _mean(rows, "parameters"),
         "bytes": _mean(rows, "bytes"),
         "smaller": statistics.mean(baseline["bytes"] / row["bytes"] for row, baseline, _ in seeds),
         "rows_per_second": _mean(rows, "rows_per_second"),
         "throughput_ratio": _mean(rows, "throughput_ratio"),
     }
-    if len(seeds) > 1:
-        found["auc_deviation"] = statistics.stdev(row["auc"] for row in rows)
+    aucs = defined([row["auc"] for row in rows])
+    if aucs is not None and len(aucs) > 1:
+        found["auc_deviation"] = statistics.stdev(aucs)
     if first["name"] != "baseline":
-        found["vs_baseline"] = _difference([row["auc"] - baseline["auc"] for row, baseline, _ in seeds])
-    controls = [row["auc"] - control["auc"] for row, _, control in seeds if control is not None]
-    if controls:
+        against = defined([auc_difference(row, baseline) for row, baseline, _ in seeds])
+        if against is not None:
+            found["vs_baseline"] = _difference(against)
+    controls = defined([auc_difference(row, control) for row, _, control in seeds])
+    if controls is not None:
         found["vs_control"] = _difference(controls)
     return found
+
+
+def _defined_mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = defined([row[key] for row in rows])
+    return None if values is None else statistics.mean(values)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:

@@ -29,6 +29,7 @@ from afm_dist.report.markdown import plain as escaped
 from afm_dist.report.model_sections import name_cell
 from afm_dist.report.run_sections import facts_of
 from afm_dist.report.schema import Data
+from afm_dist.report.summary import NO_AUC, scored
 
 HEADINGS = (
     *("Model", "Fine-tuning", "AUC", "vs baseline", "vs control", "Log loss"),
@@ -61,9 +62,12 @@ def sentence(content: Comparison) -> str:
             f"{len(content['runs'])} runs on {len(content['data'])} datasets, each compared with its control."
         )
     shipped = [row for row in content["rows"] if row["ships"]]
+    if scored(shipped) != shipped:
+        smallest = min(shipped, key=lambda row: row["bytes"])
+        return f"Smallest: {smallest['run']}, {_short(smallest)}. {NO_AUC}"
     # As shown: what a reader sees as equal is called equal.
     size = {id(row): float(_megabytes(row).replace(",", "")) for row in shipped}
-    auc = {id(row): float(text.score(row["auc"])) for row in shipped}
+    auc = {id(row): float(text.measured(row["auc"])) for row in shipped}
     smallest = min(shipped, key=lambda row: (size[id(row)], -auc[id(row)]))
     best = max(shipped, key=lambda row: (auc[id(row)], -size[id(row)]))
     if len(shipped) > 1 and len({*size.values()}) == 1:
@@ -88,7 +92,7 @@ def _short(row: ComparedRow) -> str:
 
 
 def _size_and_auc(row: ComparedRow) -> str:
-    return f"{_megabytes(row)} MB, AUC {text.score(row['auc'])}"
+    return f"{_megabytes(row)} MB, AUC {text.measured(row['auc'])}"
 
 
 def notes(content: Comparison) -> list[str]:
@@ -130,10 +134,10 @@ def _figures(row: ComparedRow) -> list[str]:
     """A row's cells after its name and stage."""
     deviation = row.get("auc_deviation")
     return [
-        text.score(row["auc"]) + ("" if deviation is None else f" ± {deviation:.4f}"),
+        text.measured(row["auc"]) + ("" if deviation is None else f" ± {deviation:.4f}"),
         _signed(row.get("vs_baseline")),
         _signed(row.get("vs_control")),
-        text.score(row["log_loss"]),
+        text.measured(row["log_loss"]),
         _megabytes(row),
         text.ratio(row["smaller"]),
         text.millions(round(row["parameters"])),
@@ -204,17 +208,20 @@ def _results(content: Comparison, data: int) -> Html:
     earlier = [row for row in rows if row["stage"] == "before-finetune"]
     against = [row for row in finished if "vs_control" in row and not row["name"].endswith("-mlp")]
     bayes = content["data"][data].get("bayes_auc")
-    drawn = bayes is not None and plots.reaches(finished, bayes)
+    plotted = scored(finished)
+    drawn = bayes is not None and bool(plotted) and plots.reaches(plotted, bayes)
     dotted = " Dotted: the best possible (Bayes)." if drawn else ""
     shown = [
         figure(
-            plots.auc_against_bytes(finished, names, bayes, f"auc-bytes-{data}"),
+            plots.auc_against_bytes(plotted, names, bayes, f"auc-bytes-{data}"),
             "AUC against size",
             plain(
                 "A colour a run. Filled: ships; squares: baselines, diamonds: controls. Dashed: from a run's "
                 f"baseline to what it ships.{dotted}"
             ),
         )
+        if plotted
+        else paragraph(plain(NO_AUC))
     ]
     if against:
         shown.append(

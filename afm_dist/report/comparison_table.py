@@ -25,9 +25,9 @@ def table(content: Comparison) -> Table:
         cells = (
             row["run"],
             row["name"],
-            text.score(row["auc"]),
+            text.measured(row["auc"]),
             text.NONE if control is None else noise + text.signed(control["mean"]),
-            text.score(row["log_loss"]),
+            text.measured(row["log_loss"]),
             text.significant(row["bytes"] / 1e6),
             text.ratio(row["smaller"]),
             text.ratio(row["throughput_ratio"]),

@@ -9,6 +9,7 @@ from afm_dist.report.dataset_words import label_rate
 from afm_dist.report.schema import Report
 from afm_dist.report.summary import (
     attribution,
+    auc_difference,
     baseline_of,
     commands,
     control_of,
@@ -76,10 +77,10 @@ def _results(report: Report) -> str:
             [
                 f"**{name}**" if (row["name"], row["stage"]) == shipped else name,
                 text.STAGE_WORDS[row["stage"]] + note,
-                text.score(row["auc"]),
-                text.NONE if row is baseline else text.signed(row["auc"] - baseline["auc"]),
-                text.NONE if control is None else text.signed(row["auc"] - control["auc"]),
-                text.score(row["log_loss"]),
+                text.measured(row["auc"]),
+                text.NONE if row is baseline else text.signed(auc_difference(row, baseline)),
+                text.signed(auc_difference(row, control)),
+                text.measured(row["log_loss"]),
                 text.megabytes(row["bytes"]),
                 text.ratio(baseline["bytes"] / row["bytes"]),
                 text.count(row["parameters"]),

@@ -16,7 +16,7 @@ from afm_dist.report import text
 from afm_dist.report.dataset_words import label_rate, percent
 from afm_dist.report.markdown import fenced, markdown_table, plain
 from afm_dist.report.schema import Report, Row
-from afm_dist.report.summary import Headline, attribution, auc_error, headline, sentence
+from afm_dist.report.summary import Headline, attribution, auc_difference, auc_error, headline, sentence
 
 FILE_NAME = "README.md"
 TAGS = ("click-through-rate", "recommendation", "low-rank", "afm-dist")
@@ -140,6 +140,11 @@ def _front(report: Report, config: Mapping[str, Any], figures: Headline) -> str:
         f"- {json.dumps(config['architecture'])}",
         "metrics:",
         *(f"- {metric}" for metric, _ in METRICS.values()),
+    ]
+    defined = {key: shipped[key] for key in METRICS if shipped[key] is not None}
+    if not defined:
+        return "\n".join(lines)
+    lines += [
         "model-index:",
         f"- name: {json.dumps(_name(report, config))}",
         "  results:",
@@ -152,8 +157,8 @@ def _front(report: Report, config: Mapping[str, Any], figures: Headline) -> str:
         "      split: test",
         "    metrics:",
     ]
-    for key, (metric, name) in METRICS.items():
-        value = json.dumps(round(shipped[key], 6))
+    for key, figure in defined.items():
+        (metric, name), value = METRICS[key], json.dumps(round(figure, 6))
         lines += [f"    - type: {metric}", f"      name: {name}", f"      value: {value}"]
     return "\n".join(lines)
 
@@ -211,10 +216,10 @@ def _evaluation(report: Report, figures: Headline) -> str:
     body = [
         [
             name,
-            text.score(row["auc"]),
-            text.signed(figures.shipped["auc"] - row["auc"]) if row is not figures.shipped else text.NONE,
-            text.score(row["log_loss"]),
-            text.score(row.get("calibration")),
+            text.measured(row["auc"]),
+            text.signed(auc_difference(figures.shipped, row)) if row is not figures.shipped else text.NONE,
+            text.measured(row["log_loss"]),
+            text.measured(row["calibration"]) if "calibration" in row else text.NONE,
             text.megabytes(row["bytes"]),
             text.ratio(row["throughput_ratio"]),
         ]

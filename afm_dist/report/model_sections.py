@@ -20,7 +20,15 @@ from afm_dist.report.elements import (
 from afm_dist.report.plots import curves, models
 from afm_dist.report.plots.canvas import role_of
 from afm_dist.report.schema import CurvePoint, FineTuning, Report, Row, TrainingPoint
-from afm_dist.report.summary import auc_error, baseline_of, control_of, grouped
+from afm_dist.report.summary import (
+    NO_AUC,
+    auc_difference,
+    auc_error,
+    baseline_of,
+    control_of,
+    grouped,
+    scored,
+)
 
 FOLDED_FROM = 12
 LONG_NAME = 20
@@ -36,18 +44,19 @@ def results(report: Report) -> Html:
     """The table of all rows, and what it looks like."""
     rows = report["rows"]
     bayes = report.get("data", {}).get("bayes_auc")
+    quality = paragraph(plain(NO_AUC))
+    if scored(rows) == rows:
+        quality = figure(
+            models.auc_against_bytes(rows, bayes),
+            "AUC against size",
+            plain("Hollow: before fine-tuning. Filled: after it, or as trained. The AUC axis is cut."),
+        )
     return join(
         [
             grid(_results_grid(report)),
             paragraph(plain(_how_to_read(report)), "small muted"),
             columns(
-                figure(
-                    models.auc_against_bytes(rows, bayes),
-                    "AUC against size",
-                    plain(
-                        "Hollow: before fine-tuning. Filled: after it, or as trained. The AUC axis is cut."
-                    ),
-                ),
+                quality,
                 figure(
                     models.throughput(rows),
                     "Throughput",
@@ -93,10 +102,10 @@ def _result_line(report: Report, row: Row, *, validated: bool) -> Line:
     cells = [
         Html(name_cell(row["name"]) + badge),
         plain(text.FINE_TUNING[row["stage"]]),
-        plain(text.score(row["auc"])),
-        plain(text.NONE if row is baseline else text.signed(row["auc"] - baseline["auc"])),
-        plain(text.NONE if control is None else text.signed(row["auc"] - control["auc"])),
-        plain(text.score(row["log_loss"])),
+        plain(text.measured(row["auc"])),
+        plain(text.NONE if row is baseline else text.signed(auc_difference(row, baseline))),
+        plain(text.signed(auc_difference(row, control))),
+        plain(text.measured(row["log_loss"])),
         *([plain(text.score(row.get("validation_auc")))] if validated else []),
         plain(text.megabytes(row["bytes"])),
         plain(text.ratio(baseline["bytes"] / row["bytes"])),
@@ -196,8 +205,8 @@ def relu_modes(report: Report) -> Html:
                 ),
                 plain(text.FINE_TUNING[mode["stage"]]),
                 plain(text.score(mode.get("validation_auc"))),
-                plain(text.score(mode["auc"])),
-                plain(text.score(mode["log_loss"])),
+                plain(text.measured(mode["auc"])),
+                plain(text.measured(mode["log_loss"])),
             ],
             style="ships-row" if mode.get("chosen") else "",
         )

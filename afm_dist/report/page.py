@@ -11,6 +11,7 @@ from afm_dist.report.model_sections import finetuning, relu_modes, results, trai
 from afm_dist.report.run_sections import notes, run
 from afm_dist.report.schema import Report
 from afm_dist.report.size_sections import embeddings, linear_layers
+from afm_dist.report.summary import auc_of
 from afm_dist.report.sweep_sections import sweep
 
 SECTIONS = (
@@ -62,16 +63,16 @@ def _figures(headline: summary.Headline) -> Html:
         ),
         (
             "AUC against the baseline",
-            text.signed(headline.to_baseline),
-            f"{text.score(baseline['auc'])} → {text.score(shipped['auc'])}",
+            _change(headline.to_baseline),
+            f"{text.measured(baseline['auc'])} → {text.measured(shipped['auc'])}",
         ),
     ]
     if control is not None and control is not baseline:
         blocks.append(
             (
                 "AUC against the control",
-                text.signed(headline.to_control),
-                f"{text.score(control['auc'])} → {text.score(shipped['auc'])}; "
+                _change(headline.to_control),
+                f"{text.measured(control['auc'])} → {text.measured(shipped['auc'])}; "
                 "the uncompressed model with the same fine-tuning",
             )
         )
@@ -80,11 +81,15 @@ def _figures(headline: summary.Headline) -> Html:
             (
                 "Below the best possible",
                 text.score(headline.to_bayes),
-                f"Bayes {text.score(shipped['auc'] + headline.to_bayes)}; the baseline is "
-                f"{text.score(shipped['auc'] + headline.to_bayes - baseline['auc'])} below",
+                f"Bayes {text.score(auc_of(shipped) + headline.to_bayes)}; the baseline is "
+                f"{text.score(auc_of(shipped) + headline.to_bayes - auc_of(baseline))} below",
             )
         )
     return figures(blocks)
+
+
+def _change(difference: float | None) -> str:
+    return text.UNDEFINED if difference is None else text.signed(difference)
 
 
 def _measured(low: float | None, high: float | None) -> str:

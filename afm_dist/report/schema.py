@@ -32,8 +32,10 @@ class Row(TypedDict):
 
     name: str
     stage: Stage
-    auc: float
-    log_loss: float
+    auc: float | None
+    """null where the test split has rows of one label only, or none."""
+    log_loss: float | None
+    """null where it has no rows."""
     parameters: int
     bytes: int
     rows_per_second: float
@@ -42,10 +44,10 @@ class Row(TypedDict):
     throughput_ratio_min: NotRequired[float]
     throughput_ratio_max: NotRequired[float]
     validation_auc: NotRequired[float]
-    calibration: NotRequired[float]
-    """Predicted over observed clicks of all rows."""
-    calibration_error: NotRequired[float]
-    """Mean over the rows of |predicted - observed rate| of their bin."""
+    calibration: NotRequired[float | None]
+    """Predicted over observed clicks of all rows; null where there was no click."""
+    calibration_error: NotRequired[float | None]
+    """Mean over the rows of |predicted - observed rate| of their bin; null where there are no rows."""
     reliability: NotRequired[list[ReliabilityBin]]
     """By ascending prediction."""
     note: NotRequired[str]
@@ -122,8 +124,8 @@ class ReluMode(TypedDict):
 
     activation: str
     stage: Stage
-    auc: float
-    log_loss: float
+    auc: float | None
+    log_loss: float | None
     validation_auc: NotRequired[float]
     chosen: NotRequired[bool]
 
@@ -139,9 +141,9 @@ class SweepPoint(TypedDict):
     bytes: int
     parameters: int
     validation_auc: float
-    auc: float
-    """On the test split."""
-    log_loss: float
+    auc: float | None
+    """On the test split; null as in its rows."""
+    log_loss: float | None
     front: bool
     """Whether no other one has as few bytes with as high a validation AUC (SVD apart)."""
 

@@ -17,7 +17,7 @@ from afm_dist.report.elements import Grid, Html, Line, grid, join, paragraph, pl
 from afm_dist.report.markdown import markdown_table
 from afm_dist.report.markdown import plain as escaped
 from afm_dist.report.schema import Report, Row, Stage
-from afm_dist.report.summary import baseline_of, control_of, find, ordered
+from afm_dist.report.summary import auc_difference, baseline_of, control_of, find, ordered
 from afm_dist.report.terminal import add_row, terminal_table
 
 FORMAT_VERSION = 1
@@ -46,8 +46,9 @@ class SeedsRow(TypedDict):
 
     name: str
     stage: Stage
-    auc: Spread
-    log_loss: Spread
+    auc: Spread | None
+    """null where it is undefined for a seed, as the log loss."""
+    log_loss: Spread | None
     smaller: float
     """Bytes of the baseline over its bytes, mean."""
     throughput_ratio: float
@@ -114,19 +115,31 @@ def _row(reports: Sequence[Report], name: str, stage: Stage) -> SeedsRow:
         "throughput_ratio": statistics.mean(row["throughput_ratio"] for row, _, _ in rows),
     }
     if name != "baseline":
-        found["vs_baseline"] = _difference([row["auc"] - baseline["auc"] for row, baseline, _ in rows])
-    controls = [(row["auc"], control["auc"]) for row, _, control in rows if control is not None]
-    if controls:
-        found["vs_control"] = _difference([own - control for own, control in controls])
+        against = _difference([auc_difference(row, baseline) for row, baseline, _ in rows])
+        if against is not None:
+            found["vs_baseline"] = against
+    controls = _difference([auc_difference(row, control) for row, _, control in rows])
+    if controls is not None:
+        found["vs_control"] = controls
     return found
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    return {"mean": statistics.mean(values), "deviation": statistics.stdev(values)}
+def defined(values: Sequence[float | None]) -> list[float] | None:
+    """The figures of all seeds; None where that of one is undefined: of the others the mean is another."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
 
 
-def _difference(values: Sequence[float]) -> Difference:
-    test = paired(values)
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = defined(values)
+    return None if known is None else {"mean": statistics.mean(known), "deviation": statistics.stdev(known)}
+
+
+def _difference(values: Sequence[float | None]) -> Difference | None:
+    known = defined(values)
+    if known is None:
+        return None
+    test = paired(known)
     return {"mean": test.mean, "deviation": test.deviation, "p": test.p, "noise": test.noise}
 
 
@@ -177,8 +190,8 @@ def _seeds(content: SeedsReport) -> str:
     return ", ".join(str(seed) for seed in content["seeds"])
 
 
-def _score(value: Spread) -> str:
-    return f"{text.score(value['mean'])} ± {value['deviation']:.4f}"
+def _score(value: Spread | None) -> str:
+    return text.UNDEFINED if value is None else f"{text.score(value['mean'])} ± {value['deviation']:.4f}"
 
 
 def _signed(value: Spread) -> str:

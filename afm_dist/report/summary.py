@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from afm_dist.report import text
 from afm_dist.report.schema import STAGES, Command, Report, Row
@@ -20,6 +22,12 @@ GROUPS = {
     "scratch": "Small model from scratch",
 }
 SAME = 0.005
+NO_AUC = (
+    "The AUC is undefined on the test split, which has rows of one label only, or none; models were compared "
+    "on the validation split."
+)
+
+Scored = TypeVar("Scored", bound=Mapping[str, Any])
 
 
 def method(name: str) -> str:
@@ -87,6 +95,24 @@ def _rounds(rows: list[Row], row: Row) -> int:
     return earlier + int(row["stage"] == "after-finetune")
 
 
+def scored(rows: Sequence[Scored]) -> list[Scored]:
+    """Those whose AUC is defined."""
+    return [row for row in rows if row["auc"] is not None]
+
+
+def auc_of(row: Mapping[str, Any]) -> float:
+    """The AUC of one of those that are ``scored``."""
+    auc: float = row["auc"]
+    return auc
+
+
+def auc_difference(row: Mapping[str, Any], other: Mapping[str, Any] | None) -> float | None:
+    """AUC minus that of another row; None where there is none, or one of the two is undefined."""
+    if other is None or row["auc"] is None or other["auc"] is None:
+        return None
+    return auc_of(row) - auc_of(other)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Headline:
     """What the shipped model gains and costs.
@@ -96,7 +122,7 @@ class Headline:
         baseline: The uncompressed model as trained.
         control: The uncompressed model with the same amount of fine-tuning; None without one.
         size_ratio: Bytes of the baseline over bytes of the shipped model.
-        to_baseline: AUC minus the baseline's.
+        to_baseline: AUC minus the baseline's; None where it is undefined, as the next two.
         to_control: AUC minus the control's.
         to_bayes: The best possible AUC minus the shipped model's, where it is known.
     """
@@ -105,7 +131,7 @@ class Headline:
     baseline: Row
     control: Row | None
     size_ratio: float
-    to_baseline: float
+    to_baseline: float | None
     to_control: float | None
     to_bayes: float | None
 
@@ -123,9 +149,9 @@ def headline(report: Report) -> Headline:
         baseline=baseline,
         control=control,
         size_ratio=baseline["bytes"] / shipped["bytes"],
-        to_baseline=shipped["auc"] - baseline["auc"],
-        to_control=None if control is None else shipped["auc"] - control["auc"],
-        to_bayes=None if bayes is None else bayes - shipped["auc"],
+        to_baseline=auc_difference(shipped, baseline),
+        to_control=auc_difference(shipped, control),
+        to_bayes=None if bayes is None or shipped["auc"] is None else bayes - shipped["auc"],
     )
 
 
@@ -133,7 +159,9 @@ def sentence(figures: Headline) -> str:
     """The headline as one sentence, for a pull request."""
     shipped = figures.shipped
     if shipped["name"] == "baseline":
-        return f"The baseline ships unchanged: AUC {text.score(shipped['auc'])}."
+        return f"The baseline ships unchanged: AUC {text.measured(shipped['auc'])}."
+    if shipped["auc"] is None:
+        return f"{size(figures)}, {speed(figures)}; AUC {text.UNDEFINED} on the test split."
     against = [f"{text.signed(figures.to_baseline)} against the baseline"]
     if figures.to_control is not None and figures.control is not figures.baseline:
         against.append(f"{text.signed(figures.to_control)} against the control")
@@ -161,6 +189,8 @@ def attribution(figures: Headline) -> str:
     shipped, control, baseline = figures.shipped, figures.control, figures.baseline
     if method(shipped["name"]) in ("baseline", "control"):
         return "What ships is not compressed; no compressed candidate was chosen."
+    if figures.to_baseline is None:
+        return NO_AUC
     if control is baseline:
         return (
             "The shipped model was not fine-tuned, so the baseline is its fair comparison: "
@@ -171,7 +201,7 @@ def attribution(figures: Headline) -> str:
             "This run has no control for the shipped model (the uncompressed model fine-tuned with the same "
             "recipe), so a gain over the baseline may come from more training instead of compression."
         )
-    training = control["auc"] - baseline["auc"]
+    training = auc_of(control) - auc_of(baseline)
     parts = (
         "The control is the uncompressed model fine-tuned with the same recipe. More training alone moved "
         f"it by {text.signed(training)}; so of the shipped model's {text.signed(figures.to_baseline)}, "
@@ -182,14 +212,14 @@ def attribution(figures: Headline) -> str:
     return parts
 
 
-def auc_error(auc: float, rows: int, positive_share: float) -> float | None:
-    """Standard error of an AUC from the size of the split alone.
+def auc_error(auc: float | None, rows: int, positive_share: float) -> float | None:
+    """Standard error of an AUC from the size of the split alone; None where it is undefined.
 
     Source: Hanley and McNeil, Radiology 143 (1982) 29, equation 1.
     """
     positives = round(rows * positive_share)
     negatives = rows - positives
-    if positives < 1 or negatives < 1:
+    if auc is None or positives < 1 or negatives < 1:
         return None
     q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)

@@ -21,7 +21,8 @@ from afm_dist.report.elements import (
 )
 from afm_dist.report.model_sections import name_cell
 from afm_dist.report.plots import sweep as plots
-from afm_dist.report.schema import Report, SweepPoint
+from afm_dist.report.schema import Report, Row, SweepPoint
+from afm_dist.report.summary import NO_AUC, auc_of, scored
 
 FULL = "full"
 METHODS = {"afm": "AFM", "weighted": "Weighted AFM", "svd": "SVD of the weights"}
@@ -33,24 +34,28 @@ def sweep(report: Report) -> Html:
     if not points:
         return EMPTY
     rows = report["rows"]
+    plotted = scored(points) == points and scored(rows) == rows
+    return join(
+        [
+            paragraph(plain(WORDS)),
+            _plot(points, rows) if plotted else paragraph(plain(NO_AUC)),
+            columns(*(grid(_matrix(points, method)) for method in METHODS if _tried(points, method))),
+            disclosure(f"All {len(points)} models in numbers", grid(_all(points))),
+        ]
+    )
+
+
+def _plot(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html:
     lowest, _ = plots.limits(points, rows)
-    below = sum(point["auc"] < lowest for point in points)
+    below = sum(auc_of(point) < lowest for point in points)
     hidden = f" {below} of {len(points)} models lie below the axis." if below else ""
-    plot = figure(
+    return figure(
         plots.auc_against_bytes(points, rows),
         "AUC against size, every rank",
         plain(
             "Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins the models "
             f"that none beats (SVD apart): no other has as few bytes with as high a validation AUC.{hidden}"
         ),
-    )
-    return join(
-        [
-            paragraph(plain(WORDS)),
-            plot,
-            columns(*(grid(_matrix(points, method)) for method in METHODS if _tried(points, method))),
-            disclosure(f"All {len(points)} models in numbers", grid(_all(points))),
-        ]
     )
 
 
@@ -92,7 +97,7 @@ def _matrix(points: Sequence[SweepPoint], method: str) -> Grid:
     lines = []
     for rank in ranks:
         found = [cells.get((rank, dim)) for dim in dims]
-        shown = [plain(text.NONE if point is None else text.score(point["auc"])) for point in found]
+        shown = [plain(text.NONE if point is None else text.measured(point["auc"])) for point in found]
         lines.append(Line(cells=[plain(rank or FULL), *shown]))
     return Grid(
         caption=f"{METHODS[method]}: test AUC by rank of the linear layers (down) and embedding dimension",
@@ -114,8 +119,8 @@ def _all(points: Sequence[SweepPoint]) -> Grid:
                 plain(text.megabytes(point["bytes"])),
                 plain(text.ratio(before / point["bytes"])),
                 plain(text.score(point["validation_auc"])),
-                plain(text.score(point["auc"])),
-                plain(text.score(point["log_loss"])),
+                plain(text.measured(point["auc"])),
+                plain(text.measured(point["log_loss"])),
                 plain(", ".join(map(_rank, point["ranks"].items())) or FULL),
             ]
         )

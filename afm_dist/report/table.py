@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from afm_dist.report import text
-from afm_dist.report.summary import baseline_of, control_of, grouped
+from afm_dist.report.summary import auc_difference, baseline_of, control_of, grouped
 from afm_dist.report.terminal import add_row, terminal_table
 from afm_dist.report.validate import validated
 
@@ -36,10 +36,10 @@ def table(report: Mapping[str, Any]) -> Table:
             cells = (
                 row["name"],
                 text.FINE_TUNING[row["stage"]],
-                text.score(row["auc"]),
-                text.NONE if row is baseline else text.signed(row["auc"] - baseline["auc"]),
-                text.NONE if control is None else text.signed(row["auc"] - control["auc"]),
-                text.score(row["log_loss"]),
+                text.measured(row["auc"]),
+                text.NONE if row is baseline else text.signed(auc_difference(row, baseline)),
+                text.signed(auc_difference(row, control)),
+                text.measured(row["log_loss"]),
                 text.megabytes(row["bytes"]),
                 text.count(row["rows_per_second"]),
                 text.ratio(row["throughput_ratio"]),

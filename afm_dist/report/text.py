@@ -7,6 +7,7 @@ from collections.abc import Sequence
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
+UNDEFINED = "undefined"
 FINE_TUNING = {"trained": "none", "before-finetune": "before", "after-finetune": "after"}
 STAGE_WORDS = {
     "trained": "trained",
@@ -17,8 +18,13 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def score(value: float | None) -> str:
-    """AUC or log loss, to 4 decimals."""
+    """AUC or log loss, to 4 decimals; a dash where there is none."""
     return NONE if value is None else f"{value:.4f}"
+
+
+def measured(value: float | None) -> str:
+    """What was measured on rows that may not define it, such as the AUC where only one label occurs."""
+    return UNDEFINED if value is None else f"{value:.4f}"
 
 
 def signed(value: float | None) -> str:

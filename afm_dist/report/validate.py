@@ -14,6 +14,8 @@ from afm_dist.errors import DataError
 from afm_dist.report.schema import FORMAT_VERSION, STAGES, Report
 
 ROW_KEYS = ("name", "stage", "auc", "log_loss", "parameters", "bytes", "rows_per_second", "throughput_ratio")
+# What the rows of the test split may not define.
+UNDEFINED = ("auc", "log_loss")
 LAYER_KEYS = ("name", "kind", "method", "width", "rank", "kept_energy")
 
 
@@ -100,9 +102,10 @@ def _name_of(item: Any) -> str:
 def _check_row(row: Mapping[str, Any]) -> None:
     where = f"report row {_name_of(row) or dict(row)}"
     for key in ROW_KEYS:
-        _require(row.get(key) is not None, where, f"'{key}' is missing")
+        _require(key in row if key in UNDEFINED else row.get(key) is not None, where, f"'{key}' is missing")
     _require(row["stage"] in STAGES, where, f"stage must be one of {', '.join(STAGES)}")
-    _require(0 <= row["auc"] <= 1, where, f"auc is {row['auc']}, not between 0 and 1")
+    auc = row["auc"]
+    _require(auc is None or 0 <= auc <= 1, where, f"auc is {auc}, not between 0 and 1")
     for key in ("parameters", "bytes", "rows_per_second", "throughput_ratio"):
         _require(row[key] > 0, where, f"{key} is {row[key]}, not above 0")
     for index, each in enumerate(row.get("reliability", ())):

@@ -17,6 +17,7 @@ from afm_dist.evaluation.calibration import BINS
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
 from afm_dist.events import Emit, unheard
+from afm_dist.report import text
 from afm_dist.report.schema import ReliabilityBin
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runs import STAGE_AGAIN, Run, Stage
@@ -25,14 +26,14 @@ RESULTS = "results.json"
 
 
 class MeasuredQuality(TypedDict):
-    """One model, in the results of the ``evaluate`` stage."""
+    """One model, in the results of the ``evaluate`` stage; null where its rows do not define a figure."""
 
     name: str
     stage: str
-    auc: float
-    log_loss: float
-    calibration: float
-    calibration_error: float
+    auc: float | None
+    log_loss: float | None
+    calibration: float | None
+    calibration_error: float | None
     reliability: list[ReliabilityBin]
     parameters: int
     bytes: int
@@ -79,7 +80,10 @@ def evaluate(
     inputs: Sequence[Stage],
     options: ResourceOptions = AUTOMATIC,
 ) -> Stage:
-    """AUC, log loss, calibration, parameters and bytes of every subject on the test split."""
+    """AUC, log loss, calibration, parameters and bytes of every subject on the test split.
+
+    What is undefined on it is null.
+    """
 
     def work(folder: str) -> None:
         results = [
@@ -128,8 +132,9 @@ def say_quality(quality: Stage) -> None:
     """One line per row of the ``evaluate`` stage."""
     for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN):
         console.say(
-            f"{row['name']} on the test split: AUC {row['auc']:.4f}, log loss {row['log_loss']:.4f}, "
-            f"calibration {row['calibration']:.4f}, {row['parameters']:,} parameters, {row['bytes']:,} bytes"
+            f"{row['name']} on the test split: AUC {text.measured(row['auc'])}, log loss "
+            f"{text.measured(row['log_loss'])}, calibration {text.measured(row['calibration'])}, "
+            f"{row['parameters']:,} parameters, {row['bytes']:,} bytes"
         )
 
 
@@ -171,9 +176,13 @@ def throughput(
 
 
 def timing_batch(manifest: Manifest, split: str = "test") -> Batch:
-    """The split's first rows, repeated if it is short, as one batch of 10000."""
+    """The split's first rows, repeated if it is short, as one batch of 10000.
+
+    Of a split without rows, those of the training split: how fast a model is does not depend on it.
+    """
     parts: list[Batch] = []
     rows = 0
+    split = split if manifest.rows(split) else "train"
     shards = manifest.shards(split)
     while rows < BATCH_SIZE:
         for shard in shards:

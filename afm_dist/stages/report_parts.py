@@ -220,9 +220,8 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
     facts = manifest.facts
     splits: dict[str, dict[str, Any]] = {}
     for name in manifest.splits:
-        rows = sum(shard.rows for shard in manifest.splits[name])
+        rows, positives = manifest.rows(name), manifest.positives(name)
         splits[name] = {"rows": rows}
-        positives = facts.get("splits", {}).get(name, {}).get("positives")
         if rows and positives is not None:
             splits[name]["positive_share"] = positives / rows
     data: dict[str, Any] = {
@@ -235,7 +234,9 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
     }
     if (description := _description(manifest)) is not None:
         data["description"] = description
-    return data | {key: facts[key] for key in ("bayes_auc", "bayes_log_loss", "bayes_split") if key in facts}
+    # The best AUC of rows with one label is as undefined as any.
+    bayes = ("bayes_auc", "bayes_log_loss", "bayes_split")
+    return data | {key: facts[key] for key in bayes if facts.get(key) is not None}
 
 
 def _description(manifest: Manifest) -> dict[str, Any] | None:

@@ -33,8 +33,8 @@ class Scored(TypedDict):
     ranks: dict[str, int | dict[str, int]]
     bytes: int
     parameters: int
-    auc: NotRequired[float]
-    log_loss: NotRequired[float]
+    auc: NotRequired[float | None]
+    log_loss: NotRequired[float | None]
     validation_auc: NotRequired[float]
     validation_log_loss: NotRequired[float]
 
@@ -49,7 +49,7 @@ class Scoring:
         folder: Of the stage.
         moments: Of the outputs that are compressed.
         sensitivity: Of the logit to them.
-        splits: On whose rows; results of the test split have no prefix.
+        splits: On whose rows; results of the test split have no prefix, and are null where undefined.
         options: What tasks are given.
     """
 

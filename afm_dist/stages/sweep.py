@@ -49,7 +49,6 @@ from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitiv
 from afm_dist.statistics.statistics import Statistics
 
 POINTS = "points.json"
-SPLITS = ("validation", "test")
 METHODS: tuple[Factors, ...] = ("afm", "weighted", "svd")
 BASELINE, BUDGET = "baseline", "budget"
 # What a user may take: SVD is there to compare.
@@ -156,7 +155,7 @@ def try_ranks(
     *,
     options: ResourceOptions = AUTOMATIC,
 ) -> Stage:
-    """Score the baseline and each point of the grid, before fine-tuning, on validation and test rows.
+    """Score the baseline and each point of the grid, before fine-tuning, on the validation split.
 
     For each uniform model that none beats on the validation split (SVD apart), also the one of no more bytes
     whose ranks ``allocate`` chose, with weighted factors. No model is written; a point that was scored stays
@@ -182,7 +181,8 @@ def try_ranks(
         names = [entry.name for entry in whole.entries]
         sensitivity = logit_sensitivity(model, manifest, names, absorb=sweep.rows.absorb)
         save_sensitivity(storage.join(folder, SENSITIVITY), sensitivity)
-        scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=SPLITS, options=options)
+        splits = ["validation"]
+        scoring = Scoring(run, manifest, source, folder, moments, sensitivity, splits=splits, options=options)
         with scoring.remembering("sweep", models=sweep.points) as score:
             score(BASELINE, BASELINE, Plan())
             uniform = [
@@ -220,6 +220,46 @@ def try_ranks(
         ),
         inputs=[data, baseline.stage, statistics],
     )
+
+
+def measure_points(
+    run: Run,
+    data: Stage,
+    manifest: Manifest,
+    baseline: Models,
+    tried: Stage,
+    *,
+    options: ResourceOptions = AUTOMATIC,
+) -> Stage:
+    """Score the same models on the test split: nothing is chosen by it, only the report shows it.
+
+    Args:
+        run: The run directory.
+        data: The dataset's stage.
+        manifest: The dataset.
+        baseline: The uncompressed model.
+        tried: The stage that scored them on the validation split.
+        options: What tasks are given.
+    """
+
+    def work(folder: str) -> None:
+        scoring = Scoring(
+            run,
+            manifest,
+            baseline.checkpoints[BASELINE],
+            folder,
+            load_moments(tried.file(MOMENTS)),
+            load_sensitivity(tried.file(SENSITIVITY)),
+            splits=["test"],
+            options=options,
+        )
+        points = storage.read_json(tried.file(POINTS), list[Scored], fix=STAGE_AGAIN)
+        with scoring.remembering("sweep-test", models=len(points)) as score:
+            for point in points:
+                score(point["name"], point["method"], Plan.from_json(point["plan"]))
+            storage.write_json(storage.join(folder, POINTS), score.found)
+
+    return run.stage("sweep-test", work, inputs=[data, baseline.stage, tried])
 
 
 def front_of(points: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -39,7 +39,8 @@ class SweepEvidence:
     Attributes:
         manifest: The dataset.
         baseline: The uncompressed model.
-        tried: The stage that scored every rank.
+        tried: The stage that scored every rank on the validation split.
+        measured: The same on the test split.
         chosen: Models before fine-tuning.
         tuned: The same after it, with ``control``.
         recipe: Of the fine-tuning.
@@ -52,6 +53,7 @@ class SweepEvidence:
     manifest: Manifest
     baseline: Models
     tried: Stage
+    measured: Stage
     chosen: Models
     tuned: Models
     recipe: Recipe
@@ -78,6 +80,7 @@ def write_sweep_report(run: Run, evidence: SweepEvidence, *, title: str, config:
     stages = [
         evidence.baseline.stage,
         evidence.tried,
+        evidence.measured,
         evidence.chosen.stage,
         evidence.tuned.stage,
         evidence.quality,
@@ -110,7 +113,12 @@ def _write(run: Run, evidence: SweepEvidence, title: str, config: Mapping[str, A
             "checkpoint": storage.join(run.path, "checkpoint"),
             "reason": _reason(evidence),
         },
-        "sweep": points(storage.read_json(evidence.tried.file(POINTS), list[Scored], fix=STAGE_AGAIN)),
+        "sweep": points(
+            *(
+                storage.read_json(stage.file(POINTS), list[Scored], fix=STAGE_AGAIN)
+                for stage in (evidence.tried, evidence.measured)
+            )
+        ),
         "layers": compressed,
         "finetuning": curves("both", evidence.tuned, evidence.recipe),
         "tables": tables(evidence.baseline.checkpoints["baseline"], known, plan),
@@ -144,14 +152,23 @@ def _reason(evidence: SweepEvidence) -> str:
     return f"{why} (AUC {difference:+.4f}); kept {history['kept']}: {history['reason']}"
 
 
-def points(scored: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points as the report shows them, each with whether none beats it (SVD apart)."""
+def points(
+    scored: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The points as the report shows them, each with whether none beats it (SVD apart).
+
+    Args:
+        scored: On the validation split, by which none beats it.
+        measured: The same on the test split.
+    """
+    test = {point["name"]: {key: point[key] for key in ("auc", "log_loss")} for point in measured}
     ours = [point for point in scored if point["method"] in (BASELINE, *OURS)]
     front = {ours[index]["name"] for index in front_of(ours)}
     left_out = ("plan", "validation_log_loss")
     return [
         {
             **{key: value for key, value in point.items() if key not in left_out},
+            **test[point["name"]],
             "front": point["name"] in front,
         }
         for point in scored

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from afm_dist import console, storage
 from afm_dist.checkpoint import check_schema, load_config, size_on_disk
 from afm_dist.cluster import ensure_ray, training_resources
+from afm_dist.dataset.labels import check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
 from afm_dist.events import Emit, unheard
@@ -66,11 +67,12 @@ def fit(
     Raises:
         OptionError: more workers than fit on the nodes, a time that is none, or a recipe that distils
             without a teacher.
-        DataError: what a worker found wrong with its data, or a teacher of another schema.
+        DataError: a split without rows of both labels, what a worker found wrong with its data, or a
+            teacher of another schema.
         StageError: training failed beyond its restarts.
     """
     check_checkpoint_minutes(checkpoint_minutes)
-    manifest.shards("validation")
+    check_labels(manifest)
     _check_teachers(candidates, manifest, recipe)
     folder = storage.absolute(folder)
     rows = rows_seen(total_steps(recipe, manifest), recipe, manifest)

@@ -102,7 +102,7 @@ def train(
         The history, complete.
 
     Raises:
-        DataError: the loss became NaN or infinite.
+        DataError: the loss became NaN or infinite, or the validation split has rows of one label only.
     """
     set_dropout(model, recipe.dropout)
     freeze_(model, recipe.trained)
@@ -143,6 +143,8 @@ def train(
             average.add()
         with nullcontext() if average is None else average.in_place():
             quality = _validate(model, manifest, worker)
+            if quality.auc is None or quality.log_loss is None:
+                raise DataError(f"{manifest.location}: the validation split needs rows of both labels")
             rows = rows_seen(step, recipe, manifest)
             if history.add(Point(step, rows, train_loss, quality.auc, quality.log_loss), recipe.patience):
                 keep(model, step)
@@ -318,4 +320,4 @@ def _validate(model: nn.Module, manifest: Manifest, worker: Worker) -> Quality:
         parts: list[Any] = [None] * worker.world_size
         dist.all_gather_object(parts, part)
         part = ScoredRows.merged(parts)
-    return Quality.of(part, "validation")
+    return Quality.of(part)

@@ -29,10 +29,12 @@ from afm_dist.checkpoint import (
 )
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.sequential import compress_in_turn_
+from afm_dist.dataset.labels import SPLITS, check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.evaluation import metrics
+from afm_dist.evaluation.score import score_shards
 from afm_dist.machine import work_in_driver
 from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA
 from afm_dist.methods.low_rank.grid import GridPoint
@@ -266,7 +268,7 @@ def _score(checkpoints: Mapping[str, str], manifest: Manifest, folder: str) -> d
             result = storage.join(folder, f"{name}.json")
             if not storage.exists(result):
                 scored = score_shards(from_pretrained(checkpoint), manifest, manifest.shards("test"))
-                storage.write_json(result, {"auc": Quality.of(scored, checkpoint).auc})
+                storage.write_json(result, {"auc": metrics.auc(scored)})
             found[name] = storage.read_json(result, dict[str, float])["auc"]
             advance(1)
     return found
@@ -288,6 +290,7 @@ def page(config: Ablation, models: Sequence[Measured], architecture: str) -> str
 def main(config: Ablation) -> None:
     """Run the job."""
     manifest = Manifest.load(storage.absolute(config.data))
+    check_labels(manifest, SPLITS)
     check(config, manifest)
     work_in_driver()
     models = []

@@ -17,10 +17,12 @@ from afm_dist.checkpoint import from_pretrained, load_config
 from afm_dist.compression.budget import allocate, structure_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
+from afm_dist.dataset.labels import SPLITS, check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.score import Quality, score_shards
+from afm_dist.evaluation import metrics
+from afm_dist.evaluation.score import score_shards
 from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, FieldRanks
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import counted_moments, plan_for, target_linears
@@ -78,7 +80,7 @@ def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Ite
 
     def auc(plan: Plan) -> float:
         compressed = compress_(from_pretrained(checkpoint), plan, known)
-        return Quality.of(score_shards(compressed, manifest, manifest.shards("test")), checkpoint).auc
+        return metrics.auc(score_shards(compressed, manifest, manifest.shards("test")))
 
     before = auc(Plan())
     for ratio in ratios:
@@ -133,6 +135,7 @@ def table(points: Iterable[Point]) -> str:
 def main(config: CompareFieldRanks) -> None:
     """Measure all and print the table."""
     manifest = Manifest.load(config.data)
+    check_labels(manifest, SPLITS)
     found: list[Point] = []
     for checkpoint in config.checkpoints:
         found += measure(manifest, checkpoint, config.ratios)

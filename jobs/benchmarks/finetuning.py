@@ -19,6 +19,7 @@ import tyro
 
 from afm_dist import console, storage
 from afm_dist.checkpoint import CONFIG, content_fingerprint, from_pretrained, load_config, save_pretrained
+from afm_dist.dataset.labels import SPLITS, check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.machine import work_in_driver
@@ -138,6 +139,7 @@ class Start:
         options = Compress(**{name: value for name, value in config.items() if name in known})
         _, recipe = recipes(options, preset(options.preset))
         manifest = Manifest.load(options.data or storage.join(run, "prepare/data"))
+        check_labels(manifest, SPLITS)
         return cls(run, data_name(config), manifest, recipe, sources, control)
 
     @property

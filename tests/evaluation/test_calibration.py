@@ -86,6 +86,8 @@ def test_probabilities_of_extreme_logits_do_not_overflow() -> None:
         assert sigmoid(np.array([-1e4, -50.0, 0.0, 1e4])).tolist() == [0, np.exp(-50), 0.5, 1]
 
 
-def test_rows_without_a_click_have_no_calibration() -> None:
-    with pytest.raises(ValueError, match="rows with label 1"):
-        calibration(ScoredRows.of([0, 0], [0.1, 0.2]))
+def test_without_a_click_there_are_bins_and_no_ratio() -> None:
+    found = calibration(ScoredRows.of([0, 0], [0.0, 0.2]))
+    assert found.ratio is None
+    assert [each.observed for each in found.bins] == [0, 0]
+    assert found.expected_error == pytest.approx((0.5 + sigmoid(np.array([0.2]))[0]) / 2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_a_split_is_judged_by_all_its_rows(dataset: Manifest) -> None:
     labels = np.concatenate([shard.labels.numpy() for shard in whole])
     logits = np.concatenate([shard.ids[:, 0].numpy() for shard in whole]) / 10
 
-    quality = Quality.of(score_shards(FirstId(), dataset, dataset.shards("train")), "train")
+    quality = Quality.of(score_shards(FirstId(), dataset, dataset.shards("train")))
 
     assert quality.rows == dataset.rows("train")
     assert quality.auc == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
@@ -53,7 +55,7 @@ def test_workers_may_share_the_shards_in_any_way(dataset: Manifest) -> None:
 
     whole = score_shards(FirstId(), dataset, shards)
 
-    assert Quality.of(ScoredRows.merged(parts), "train") == Quality.of(whole, "train")
+    assert Quality.of(ScoredRows.merged(parts)) == Quality.of(whole)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -73,15 +75,37 @@ def test_a_logit_that_is_not_finite_is_named_by_shard_and_row(dataset: Manifest)
         score_shards(Diverged(), dataset, shards)
 
 
-def test_quality_names_the_rows_it_cannot_judge() -> None:
-    with pytest.raises(DataError, match=r"baseline on the test split: .*both labels"):
-        Quality.of(ScoredRows.of(np.ones(3), np.zeros(3)), "baseline on the test split")
+@pytest.mark.parametrize("label", [0, 1])
+def test_rows_of_one_label_have_a_log_loss_and_no_auc(label: int) -> None:
+    quality = Quality.of(ScoredRows.of(np.full(3, label), np.zeros(3)))
+
+    assert quality.auc is None
+    assert quality.log_loss == pytest.approx(np.log(2))
+    assert quality.calibration.expected_error == pytest.approx(0.5)
+    # Expected clicks are divided by those there were.
+    assert quality.calibration.ratio == (None if label == 0 else pytest.approx(0.5))
+
+
+def test_of_no_rows_nothing_is_known() -> None:
+    quality = Quality.of(ScoredRows.merged([]))
+
+    assert (quality.rows, quality.auc, quality.log_loss) == (0, None, None)
+    assert (quality.calibration.ratio, quality.calibration.expected_error) == (None, None)
+    assert quality.calibration.to_json() == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_split_without_rows_is_scored_as_one(dataset: Manifest) -> None:
+    model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (8, 8), "dropout": 0.5})
+    empty = replace(dataset, splits={**dataset.splits, "test": ()})
+    assert evaluate_model(model, empty, "test").rows == 0
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_ray_tasks_give_the_figures_of_this_process(dataset: Manifest) -> None:
     model = build_model("deepfm", FIELDS, {"embedding_dim": 4, "hidden": (8, 8), "dropout": 0.5})
-    here = Quality.of(score_shards(model, dataset, dataset.shards("train")), "train")
+    here = Quality.of(score_shards(model, dataset, dataset.shards("train")))
     there = evaluate_model(model, dataset, "train")
     assert (there.rows, there.auc, there.log_loss) == pytest.approx((here.rows, here.auc, here.log_loss))

@@ -95,7 +95,7 @@ def test_of_a_few_allocations_the_one_with_the_least_validation_loss_is_taken(
     name, ranks = next((name, one["ranks"]) for name, one in tried.items() if name != "as-predicted")
     compress_(model, plan_of(plan, ranks), moments)
     scored = score_shards(model, dataset, dataset.shards("validation"))
-    assert Quality.of(scored, "validation").log_loss == pytest.approx(losses[name], abs=1e-9)
+    assert Quality.of(scored).log_loss == pytest.approx(losses[name], abs=1e-9)
 
 
 @pytest.mark.ray

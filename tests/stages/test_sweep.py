@@ -28,6 +28,7 @@ from afm_dist.stages.sweep import (
     POINTS,
     Sweep,
     choose,
+    measure_points,
     rewrite_chosen,
     try_ranks,
     worth_shipping,
@@ -58,6 +59,10 @@ def tried(bench: Bench) -> Any:
     return try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, SMALL)
 
 
+def measured(bench: Bench) -> Any:
+    return measure_points(bench.run, bench.data, bench.dataset, bench.baseline, tried(bench))
+
+
 @pytest.mark.ray
 def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) -> None:
     found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
@@ -68,8 +73,12 @@ def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) ->
     written = rewrite_chosen(bench.run, bench.baseline, tried(bench), SMALL)
 
     ((name, checkpoint),) = written.checkpoints.items()
-    scored = score_shards(from_pretrained(checkpoint), bench.dataset, bench.dataset.shards("test"))
-    assert found[name]["auc"] == pytest.approx(Quality.of(scored, "test").auc, abs=1e-9)
+    test = {point["name"]: point for point in storage.read_json(measured(bench).file(POINTS))}
+    assert list(test) == list(found)
+    for split, key, scores in (("validation", "validation_auc", found), ("test", "auc", test)):
+        scored = score_shards(from_pretrained(checkpoint), bench.dataset, bench.dataset.shards(split))
+        assert scores[name][key] == pytest.approx(Quality.of(scored).auc, abs=1e-9)
+        assert all((own in scores[name]) == (own == key) for own in ("validation_auc", "auc"))
     # Names and the plan are counted as the longest they can be.
     assert found[name]["bytes"] - 4096 <= size_on_disk(checkpoint) <= found[name]["bytes"]
 
@@ -145,7 +154,7 @@ def test_an_interrupted_sweep_scores_nothing_twice(
     monkeypatch.setattr(scoring, "score_split", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tried(bench)
-    committed = scored[:8]
+    committed = scored[:]
     scored.clear()
     monkeypatch.setattr(
         scoring, "score_split", lambda *a, name, **o: (scored.append(name), real(*a, name=name, **o))[1]
@@ -158,7 +167,7 @@ def test_an_interrupted_sweep_scores_nothing_twice(
 
 
 def point(name: str, size: int, auc: float) -> dict[str, Any]:
-    return {"name": name, "method": name.partition("-")[0], "bytes": size, "validation_auc": auc, "auc": 0.5}
+    return {"name": name, "method": name.partition("-")[0], "bytes": size, "validation_auc": auc}
 
 
 BASELINE = point("baseline", 1000, 0.8)
@@ -187,9 +196,10 @@ def test_where_no_model_is_small_enough_the_smallest_is_fine_tuned() -> None:
 
 def test_the_front_of_the_report_leaves_out_svd() -> None:
     tried = [BASELINE, point("afm-a", 400, 0.7), point("svd-a", 300, 0.79), point("budget-a", 400, 0.6)]
-    shown = points([{**one, "plan": {}, "validation_log_loss": 0.1} for one in tried])
+    test = [{"name": one["name"], "auc": 0.5, "log_loss": 0.6} for one in tried]
+    shown = points([{**one, "plan": {}, "validation_log_loss": 0.1} for one in tried], test)
     assert [one["name"] for one in shown if one["front"]] == ["baseline", "afm-a"]
-    assert all("plan" not in one for one in shown)
+    assert all("plan" not in one and one["log_loss"] == 0.6 for one in shown)
 
 
 def tuned(folder: Path, sizes: dict[str, int], scores: dict[str, float]) -> Models:
@@ -272,6 +282,7 @@ def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Mani
             manifest=dataset,
             baseline=bench.baseline,
             tried=scores,
+            measured=measured(bench),
             chosen=chosen,
             tuned=tuned,
             recipe=Recipe(),

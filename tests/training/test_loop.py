@@ -134,7 +134,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def quality(model: nn.Module, log: Manifest) -> Quality:
-    return Quality.of(score_shards(model, log, log.shards("validation")), "validation")
+    return Quality.of(score_shards(model, log, log.shards("validation")))
 
 
 def test_training_learns_what_the_labels_follow_from(trained: Watched, log: Manifest) -> None:

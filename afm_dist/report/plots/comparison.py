@@ -13,7 +13,7 @@ from afm_dist.report.comparison import ComparedRow
 from afm_dist.report.elements import Html
 from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of, short
 from afm_dist.report.plots.models import Point, labels, size_axis
-from afm_dist.report.summary import method
+from afm_dist.report.summary import auc_of, method
 
 HEIGHT = 380
 BELOW, ABOVE = 44.0, 12.0
@@ -34,7 +34,7 @@ def auc_against_bytes(
     """What each run has in the end, its baseline included; a line joins a run's baseline and what ships.
 
     Args:
-        rows: Of runs on the same data, without those before fine-tuning.
+        rows: Of runs on the same data, without those before fine-tuning; all have an AUC.
         runs: Names, in order.
         bayes: The best AUC possible, where it is known.
         name: Unique name of the figure.
@@ -57,18 +57,18 @@ def auc_against_bytes(
             own = [row for row in rows if row["run"] == run]
             ends = [row for row in own if row["ships"] or row["name"] == "baseline"]
             ax.plot(
-                [row["bytes"] / 1e6 for row in ends], [row["auc"] for row in ends],
+                [row["bytes"] / 1e6 for row in ends], [auc_of(row) for row in ends],
                 color=COLOUR[colour_of(index)], linewidth=1, linestyle=(0, (4, 3)), zorder=1,
             )  # fmt: skip
             for row in own:
                 _mark(ax, row, colour_of(index))
         points = [
-            Point(row["run"], colour_of(runs.index(row["run"])), row["bytes"], row["auc"]) for row in shipped
+            Point(row["run"], colour_of(runs.index(row["run"])), row["bytes"], auc_of(row)) for row in shipped
         ]
         labels(ax, points, low, (high - low) / (HEIGHT - BELOW - ABOVE))
 
     words = ", ".join(
-        f"{row['run']} {text.score(row['auc'])} at {text.significant(row['bytes'] / 1e6)} MB"
+        f"{row['run']} {text.score(auc_of(row))} at {text.significant(row['bytes'] / 1e6)} MB"
         for row in shipped
     )
     return render(paint, name=name, label=f"Test AUC against size of what ships: {words}.", height=HEIGHT)
@@ -76,7 +76,7 @@ def auc_against_bytes(
 
 def _limits(rows: Sequence[ComparedRow]) -> tuple[float, float]:
     """Of the AUC axis, with a margin."""
-    values = [row["auc"] for row in rows]
+    values = [auc_of(row) for row in rows]
     margin = 0.1 * max(max(values) - min(values), 0.001)
     return min(values) - margin, max(values) + margin
 
@@ -90,7 +90,7 @@ def reaches(rows: Sequence[ComparedRow], bayes: float) -> bool:
 def _mark(ax: Axes, row: ComparedRow, role: str) -> None:
     """Filled: ships. The shape is that of the method in every figure."""
     ax.plot(
-        [row["bytes"] / 1e6], [row["auc"]], marker=MARKER[role_of(row["name"])], linestyle="none",
+        [row["bytes"] / 1e6], [auc_of(row)], marker=MARKER[role_of(row["name"])], linestyle="none",
         markersize=8 if row["ships"] else 6, markeredgecolor=COLOUR[role], markeredgewidth=1.4,
         markerfacecolor=COLOUR[role if row["ships"] else "surface"], clip_on=False,
         zorder=4 if row["ships"] else 3,

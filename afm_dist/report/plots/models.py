@@ -25,7 +25,7 @@ from afm_dist.report.plots.canvas import (
     spread_out,
 )
 from afm_dist.report.schema import Row
-from afm_dist.report.summary import ordered
+from afm_dist.report.summary import auc_of, ordered
 
 HEIGHT = 340
 MARGINS = (58.0, 44.0, 84.0, 12.0)
@@ -39,7 +39,7 @@ FAR_BELOW = 1.0
 
 
 def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
-    """AUC against bytes: hollow before fine-tuning, filled after, one line a model."""
+    """AUC against bytes: hollow before fine-tuning, filled after, one line a model; all have an AUC."""
 
     def paint(figure: Figure) -> None:
         ax = axes(figure, *MARGINS)
@@ -70,10 +70,10 @@ def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
 
 def _auc_limits(rows: Sequence[Row], bayes_auc: float | None) -> tuple[float, float]:
     """Limits that show small differences; a model far below them is marked at the lower edge."""
-    settled = [row["auc"] for row in rows if row["stage"] != "before-finetune"]
+    settled = [auc_of(row) for row in rows if row["stage"] != "before-finetune"]
     low, high = min(settled), max(settled)
     reach = max(high - low, 0.001)
-    low = min(low, *(row["auc"] for row in rows if row["auc"] >= low - FAR_BELOW * reach), low)
+    low = min(low, *(auc_of(row) for row in rows if auc_of(row) >= low - FAR_BELOW * reach), low)
     if bayes_auc is not None and high <= bayes_auc <= high + 1.5 * reach:
         high = bayes_auc
     margin = 0.12 * max(high - low, 0.001)
@@ -96,10 +96,10 @@ def _point(ax: Axes, row: Row, low: float) -> None:
     role = role_of(row["name"])
     before = row["stage"] == "before-finetune"
     face = COLOUR["surface"] if before else COLOUR[role]
-    below = row["auc"] < low
+    below = auc_of(row) < low
     ax.plot(
         [row["bytes"] / 1e6],
-        [low if below else row["auc"]],
+        [low if below else auc_of(row)],
         marker="v" if below else MARKER[role],
         markersize=7.5,
         markerfacecolor=face,
@@ -125,7 +125,7 @@ def _far_below(ax: Axes, rows: Sequence[Row], low: float) -> None:
     """Say how far below the figure the models are that are marked at its lower edge."""
     lines = {True: 0, False: 0}
     for row in rows:
-        if row["auc"] < low:
+        if auc_of(row) < low:
             right = _on_the_right(ax, row)
             ax.annotate(
                 f"{short(row['name'])}: {text.score(row['auc'])} ↓",
@@ -146,7 +146,7 @@ def _paths_of_finetuning(ax: Axes, rows: Sequence[Row], low: float) -> None:
         start = before.get(row["name"])
         if start is not None and row["stage"] == "after-finetune":
             ax.plot(
-                [start["bytes"] / 1e6, row["bytes"] / 1e6], [max(start["auc"], low), row["auc"]],
+                [start["bytes"] / 1e6, row["bytes"] / 1e6], [max(auc_of(start), low), auc_of(row)],
                 color=COLOUR[role_of(row["name"])], linewidth=1.2, zorder=2, clip_on=False,
             )  # fmt: skip
 
@@ -208,7 +208,7 @@ def _groups(ax: Axes, points: Sequence[Point]) -> list[list[tuple[Point, float]]
 
 def points_of(rows: Sequence[Row]) -> list[Point]:
     """The rows by their names, in the colours of their methods."""
-    return [Point(row["name"], role_of(row["name"]), row["bytes"], row["auc"]) for row in rows]
+    return [Point(row["name"], role_of(row["name"]), row["bytes"], auc_of(row)) for row in rows]
 
 
 def throughput(rows: Sequence[Row]) -> Html:

@@ -14,6 +14,7 @@ from afm_dist.report.elements import Html
 from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of
 from afm_dist.report.plots.models import labels, points_of
 from afm_dist.report.schema import Row, SweepPoint
+from afm_dist.report.summary import auc_of
 
 HEIGHT = 360
 BELOW, ABOVE = 44.0, 44.0
@@ -27,15 +28,18 @@ NAMES = {
 
 def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, float]:
     """Where the AUC axis begins and ends: what a reader may choose is on it, with a margin."""
-    finished = [row["auc"] for row in rows]
-    low = min([point["auc"] for point in points if point["front"]] + finished)
-    high = max([point["auc"] for point in points] + finished)
+    finished = [auc_of(row) for row in rows]
+    low = min([auc_of(point) for point in points if point["front"]] + finished)
+    high = max([auc_of(point) for point in points] + finished)
     margin = 0.08 * max(high - low, 0.001)
     return low - margin, high + margin
 
 
 def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html:
-    """Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins what none beats."""
+    """Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins what none beats.
+
+    All points and rows have an AUC.
+    """
     low, high = limits(points, rows)
 
     def paint(figure: Figure) -> None:
@@ -53,15 +57,15 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
         auc_axis(ax)
         front = [point for point in points if point["front"]]
         ax.plot(
-            [point["bytes"] / 1e6 for point in front], [point["auc"] for point in front],
+            [point["bytes"] / 1e6 for point in front], [auc_of(point) for point in front],
             color=COLOUR["muted"], linewidth=1, zorder=1,
         )  # fmt: skip
         for point in points:
-            if point["method"] in NAMES and point["auc"] >= low:
-                _mark(ax, point["method"], point["bytes"], point["auc"], filled=False)
+            if point["method"] in NAMES and auc_of(point) >= low:
+                _mark(ax, point["method"], point["bytes"], auc_of(point), filled=False)
         finished = [row for row in rows if row["stage"] != "before-finetune"]
         for row in finished:
-            _mark(ax, row["name"], row["bytes"], row["auc"], filled=True)
+            _mark(ax, row["name"], row["bytes"], auc_of(row), filled=True)
         labels(ax, points_of(finished), low, (high - low) / (HEIGHT - BELOW - ABOVE))
         present = [method for method in NAMES if any(point["method"] == method for point in points)]
         handles = [_handle(method) for method in present]
@@ -71,7 +75,7 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
         )  # fmt: skip
 
     values = ", ".join(
-        f"{point['name']} {text.score(point['auc'])} at {text.megabytes(point['bytes'])} MB"
+        f"{point['name']} {text.score(auc_of(point))} at {text.megabytes(point['bytes'])} MB"
         for point in points
         if point["front"]
     )

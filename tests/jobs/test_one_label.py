@@ -21,7 +21,7 @@ from jobs.evaluate import Evaluate
 from jobs.train import Train
 from tests.small_dataset import relabelled
 
-HYPER = {"embedding_dim": 4, "hidden": [12, 10, 8], "dropout": 0.0}
+HYPER = {"embedding_dim": 8, "hidden": [64, 48, 32], "dropout": 0.0}
 
 
 @pytest.fixture
@@ -83,6 +83,26 @@ def test_what_is_learned_from_and_chosen_by_needs_both_labels(
         with pytest.raises(DataError, match=rf"the {split} split has {kind}.*--validation-from"):
             job()
     assert not (output / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dry_run_says_the_same_of_what_is_only_measured(
+    dataset: Manifest,
+    checkpoint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    data, output = KINDS[kind](dataset, "test").location, tmp_path / "run"
+    jobs = [training(data, str(output), dry_run=True)]
+    jobs += [compression(name, data, checkpoint, str(output), dry_run=True) for name in COMPRESSIONS]
+    jobs += [lambda: evaluate.main(Evaluate(data=data, checkpoint=checkpoint, dry_run=True))]
+    for job in jobs:
+        job()
+        printed = capsys.readouterr()
+        assert f"the test split has {kind}" in printed.err
+        assert "can hold this" in printed.out
+    assert not output.exists()
 
 
 def results(output: Path, *parts: str) -> list[dict[str, Any]]:

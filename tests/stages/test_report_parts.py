@@ -22,3 +22,12 @@ def test_data_with_vocabularies_of_another_order_are_reported_without_a_descript
     assert "description" not in facts
     assert facts["splits"]["train"]["rows"] > 0
     assert "descending count" in capsys.readouterr().err
+
+
+def test_the_best_auc_of_rows_with_one_label_is_left_out(dataset: Manifest) -> None:
+    dataset = replace(dataset, facts={"bayes_auc": None, "bayes_log_loss": 0.1, "bayes_split": "test"})
+
+    facts = data_facts(dataset)
+
+    assert "bayes_auc" not in facts
+    assert facts["bayes_log_loss"] == 0.1

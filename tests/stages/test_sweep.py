@@ -73,7 +73,7 @@ def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) ->
     written = rewrite_chosen(bench.run, bench.baseline, tried(bench), SMALL)
 
     ((name, checkpoint),) = written.checkpoints.items()
-    test = {point["name"]: point for point in storage.read_json(measured(bench).file(POINTS))}
+    test = {point["name"]: point for point in storage.read_json(measured(bench).file(POINTS), object)}
     assert list(test) == list(found)
     for split, key, scores in (("validation", "validation_auc", found), ("test", "auc", test)):
         scored = score_shards(from_pretrained(checkpoint), bench.dataset, bench.dataset.shards(split))

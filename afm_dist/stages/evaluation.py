@@ -170,7 +170,11 @@ def throughput(
     return run.stage(
         "throughput",
         work,
-        config={"subjects": [[subject.name, subject.stage] for subject in subjects]},
+        config={
+            "subjects": [[subject.name, subject.stage] for subject in subjects],
+            # The results go by them, and what tells structures apart may become another.
+            "structures": storage.fingerprint([structure(subject.checkpoint) for subject in subjects]),
+        },
         inputs=[data, *inputs],
     )
 

@@ -35,18 +35,18 @@ class Differences:
         """Whether a value is not what it was; one that only moved is."""
         return bool(self.changed or self.missing or self.new)
 
-    def lines(self) -> Iterator[str]:
-        """For the terminal."""
+    def lines(self, most: int = MOST_LINES) -> Iterator[str]:
+        """For the terminal: so many of each kind."""
         for word, found in (
             ("changed", self.changed),
             ("missing", self.missing),
             ("new", self.new),
             ("moved", self.moved),
         ):
-            for line in found[:MOST_LINES]:
+            for line in found[:most]:
                 yield f"  {word:8} {line}"
-            if len(found) > MOST_LINES:
-                yield f"  {word:8} … and {len(found) - MOST_LINES} more"
+            if len(found) > most:
+                yield f"  {word:8} … and {len(found) - most} more"
 
 
 def differences(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> Differences:

@@ -36,11 +36,13 @@ PASSING_KEYS = {
     "throughput_ratio_min",
     "timings",
 }
+# What tells the objects of a list from each other.
+NAMING_KEYS = ("module", "name", "field", "stage", "round", "method")
 # Pages are for the eye; what they show is in report.json.
 PASSING_SUFFIXES = {".html"}
 # The last sections of report.md and of a model card: the command, the machine, the day.
 PASSING_SECTIONS = ("\n## Run\n", "\n## Where it comes from\n")
-MOST_CHARACTERS = 4000
+MOST_CHARACTERS = 20_000
 
 
 def entries_of_folder(folder: Path, root: str) -> dict[str, Entry]:
@@ -135,7 +137,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
         seen: dict[str, int] = {}
         for item in value:
-            named = [str(item[key]) for key in ("name", "field", "stage", "round", "method") if key in item]
+            named = [str(item[key]) for key in NAMING_KEYS if key in item]
             name = " ".join(named)
             seen[name] = seen.get(name, 0) + 1
             yield f"{name}[{seen[name]}]" if seen[name] > 1 or not name else name, item

@@ -29,7 +29,7 @@ import torch
 
 from afm_dist import machine
 from tests.frozen.bench import Bench, JobFailedError
-from tests.frozen.compare import differences
+from tests.frozen.compare import MOST_LINES, differences
 from tests.frozen.digests import Entry
 from tests.frozen.figures import FIGURES, FIGURES_PARTS, figures_of
 from tests.frozen.here import trainings_in_this_process, without_times
@@ -97,8 +97,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any], patterns: Sequence[str]) -> bool:
-    """Print what differs; returns whether a value does."""
+def compare(before: Mapping[str, Any], after: Mapping[str, Any], patterns: Sequence[str], most: int) -> bool:
+    """Print what differs, so many lines of each kind in a part; returns whether a value does."""
     for key, value in before["environment"].items():
         if value != after["environment"].get(key):
             print(f"another {key}: {value} -> {after['environment'].get(key)}; bits compare on one machine")
@@ -107,7 +107,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], patterns: Seque
     for name in (name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)):
         found = differences(before["parts"].get(name, {}), after["parts"].get(name, {}))
         different = different or found.any
-        lines = list(found.lines())
+        lines = list(found.lines(most))
         if lines:
             print(f"{name}:", *lines, sep="\n")
     print("values differ" if different else "the same values, to the bit")
@@ -124,6 +124,9 @@ def main() -> int:
     parser.add_argument("--recorded", type=Path, help="with --compare: this record instead of a new one")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of parts, e.g. 'compress/*'")
     parser.add_argument("--folder", type=Path, help="keep the runs here, to look at; must be empty")
+    parser.add_argument(
+        "--most", type=int, default=MOST_LINES, help="lines of each kind of difference in a part"
+    )
     parser.add_argument("--figures", action="store_true", help=f"renew {FIGURES.name}")
     parser.add_argument("--list", action="store_true", help="name the parts, and do nothing")
     given = parser.parse_args()
@@ -148,7 +151,7 @@ def main() -> int:
     different = False
     if given.compare:
         before = json.loads(given.compare.read_text(encoding="utf-8"))
-        different = compare(before, content, given.only)
+        different = compare(before, content, given.only, given.most)
     return 1 if failed or different else 0
 
 

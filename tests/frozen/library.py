@@ -12,7 +12,7 @@ import afm_dist
 from afm_dist.methods.low_rank.config import Activation
 from tests.frozen.bench import Bench
 
-ROWS, BATCHES, V, T = 300, 4, 40, 6
+ROWS, BATCHES, V, T = 300, 4, 120, 6
 
 
 def numbers(*shape: int, seed: int) -> Tensor:

@@ -19,13 +19,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from afm_dist import __version__, console, storage
+from afm_dist import __version__, console, stage_files, storage
 from afm_dist.errors import DataError, OptionError
 from afm_dist.events import EventLog, now
 
 Resume = Literal["auto", "never"]
 
 CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
 EVENTS = "events.jsonl"
 SUCCESS = "_SUCCESS"
 STARTED = "_STARTED"
@@ -37,6 +38,13 @@ class _Config(TypedDict, total=False):
     """What is read of ``config.json``."""
 
     job: str
+
+
+class _Environment(TypedDict):
+    """What is read of ``environment.json``."""
+
+    afm_dist: str
+    packages: dict[str, str]
 
 
 class Started(TypedDict):
@@ -109,7 +117,7 @@ class Run:
         self.reused: list[str] = []
         self._events = EventLog(storage.join(self.path, EVENTS))
         storage.write_json(storage.join(self.path, CONFIG), {"job": job, **config})
-        storage.write_json(storage.join(self.path, "environment.json"), environment())
+        storage.write_json(storage.join(self.path, ENVIRONMENT), environment())
         self.event("job started", job=job)
 
     def event(self, what: str, /, **details: Any) -> None:
@@ -165,9 +173,8 @@ class Run:
         console.say(f"[{name}] {reason}")
         self._mark("stage started", stage=name, reason=reason)
         if not resumable:
-            # The markers first: what is left of a folder half removed must not look like a stage.
-            for location in (storage.join(path, STARTED), storage.join(path, SUCCESS), path):
-                storage.remove(location)
+            self._clear(name, path)
+        stage_files.record_begin(self.path, name)
         storage.write_json(storage.join(path, STARTED), marker)
         started = time.monotonic()
         try:
@@ -176,6 +183,7 @@ class Run:
             self._mark("stage failed", stage=name, error=f"{type(error).__name__}: {error}")
             raise
         seconds = round(time.monotonic() - started, 3)
+        stage_files.record_end(self.path, name)
         commit = uuid.uuid4().hex
         storage.write_json(
             storage.join(path, SUCCESS), {**marker, "commit": commit, "seconds": seconds, "finished": now()}
@@ -186,6 +194,23 @@ class Run:
         console.say(f"[{name}] done in {seconds:.1f} s")
         self.stages.append(Stage(name=name, path=path, fingerprint=marker["fingerprint"], commit=commit))
         return self.stages[-1]
+
+    def _clear(self, name: str, path: str) -> None:
+        """Remove what an earlier run left of a stage.
+
+        Raises:
+            OptionError: there are files of others in its folder.
+        """
+        if foreign := stage_files.foreign_files(self.path, name, markers=(STARTED, SUCCESS)):
+            shown = ", ".join(f"{name}/{file}" for file in foreign[:3])
+            raise OptionError(
+                f"--output {self.path}: the stage '{name}' is to be done anew, and its folder holds files "
+                f"that are not its own ({shown}); move them away and run the same command again"
+            )
+        stage_files.record_begin(self.path, name)
+        # The markers first: what is left of a folder half removed must not look like a stage.
+        for location in (storage.join(path, STARTED), storage.join(path, SUCCESS), path):
+            storage.remove(location)
 
     def _why_redo(self, path: str, marker: Started, *, resumable: bool) -> str | None:
         """The reason to do a stage, in words; None when it is up to date."""
@@ -247,8 +272,11 @@ def check_output(path: str, *, job: str) -> None:
     if not names:
         return
     owner = _owner(storage.join(path, CONFIG)) if CONFIG in names else None
-    if owner != job:
-        held = f"a run of the job {owner}" if owner else f"other files ({', '.join(names[:3])})"
+    # The environment is recorded next: only a run that was killed at once lacks it.
+    is_run = names == [CONFIG] or _is_environment(storage.join(path, ENVIRONMENT))
+    if owner != job or not is_run:
+        others = f"other files ({', '.join(names[:3])})"
+        held = others if owner in (None, job) else f"a run of the job {owner}"
         raise OptionError(f"--output {path}: the folder holds {held}; name a new one")
 
 
@@ -258,6 +286,15 @@ def _owner(config: str) -> str | None:
         return storage.read_json(config, _Config).get("job")
     except DataError:
         return None
+
+
+def _is_environment(location: str) -> bool:
+    """Whether a file is one that ``Run`` writes beside the configuration."""
+    try:
+        storage.read_json(location, _Environment)
+    except DataError:
+        return False
+    return True
 
 
 def environment() -> dict[str, Any]:

@@ -305,3 +305,66 @@ def test_an_interrupted_stage_that_starts_anew_says_so(
     pipeline.run(rank=4)
 
     assert "[compress] running anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["notes.md", "deeper/notes.md", "deeper/still/notes.md"])
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_stage_that_is_done_anew_deletes_no_file_of_others(
+    pipeline: Pipeline, name: str, resume: Resume
+) -> None:
+    pipeline.run()
+    storage.write_bytes(f"{pipeline.path}/compress/{name}", b"theirs")
+    pipeline.run()
+
+    with pytest.raises(OptionError, match=rf"the stage 'compress' .*\(compress/{name}\); move them away"):
+        pipeline.run(rank=4, resume=resume)
+
+    assert storage.read_bytes(f"{pipeline.path}/compress/{name}") == b"theirs"
+    assert storage.exists(f"{pipeline.path}/compress/_SUCCESS")
+    storage.remove(f"{pipeline.path}/compress/{name}")
+    assert "compress" in pipeline.run(rank=4).redone
+
+
+def test_a_link_in_a_stage_is_not_followed_and_not_deleted(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.run()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("theirs")
+    Path(pipeline.path, "compress", "mine").symlink_to(tmp_path / "mine")
+
+    with pytest.raises(OptionError, match=r"\(compress/mine\)"):
+        pipeline.run(rank=4)
+
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "theirs"
+
+
+def test_a_folder_that_is_named_like_a_stage_to_come_is_left_alone(pipeline: Pipeline) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+    storage.write_bytes(f"{pipeline.path}/report/notes.md", b"theirs")
+
+    with pytest.raises(OptionError, match=r"\(report/notes\.md\)"):
+        pipeline.run()
+
+    assert storage.read_bytes(f"{pipeline.path}/report/notes.md") == b"theirs"
+
+
+def test_a_stage_of_a_release_without_records_is_cleared_by_its_markers(pipeline: Pipeline) -> None:
+    pipeline.run()
+    storage.remove(f"{pipeline.path}/.stages")
+
+    assert pipeline.run(rank=4).redone == ["compress", "report"]
+
+
+@pytest.mark.parametrize("environment", [None, "{}", "[]", "half", '{"python": "3.11"}'])
+def test_a_configuration_of_the_same_job_alone_makes_no_run(tmp_path: Path, environment: str | None) -> None:
+    (tmp_path / "config.json").write_text('{"job": "compress"}')
+    (tmp_path / "notes.md").write_text("theirs")
+    if environment is not None:
+        (tmp_path / "environment.json").write_text(environment)
+
+    with pytest.raises(OptionError, match=r"the folder holds other files \(config\.json"):
+        Run(str(tmp_path), job="compress", config={})
+
+    assert (tmp_path / "config.json").read_text() == '{"job": "compress"}'

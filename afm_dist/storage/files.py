@@ -296,6 +296,21 @@ def list_sizes(location: str) -> dict[str, int]:
     return {info.base_name: int(info.size) for info in files}
 
 
+def list_files(location: str) -> list[str]:
+    """Sorted paths of all files below a folder, relative to it; a link to a folder counts as a file."""
+    if is_local(location):
+        root = local_path(location)
+        found = []
+        for folder, folders, names in os.walk(root):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            found += [Path(folder, name).relative_to(root).as_posix() for name in [*names, *links]]
+        return sorted(found)
+    filesystem, path = connect(location)
+    with reaching(location):
+        infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
+    return sorted(each.path.removeprefix(f"{path}/") for each in infos if each.type == pafs.FileType.File)
+
+
 def copy(source: str, target: str) -> None:
     """Copy a folder's files (not its subfolders) to another folder, each atomically."""
     for name in list_sizes(source):

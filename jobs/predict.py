@@ -48,6 +48,8 @@ class Predict:
     """Largest tolerated share of malformed rows; file, line and reason of each are in OUTPUT.rejected."""
     resume: Literal["auto", "never"] = "auto"
     """auto: go on where a run was interrupted; never: start anew."""
+    overwrite: bool = False
+    """Replace scores of another model, or of other files (by name and size), in OUTPUT."""
     resources: OmitArgPrefixes[ResourceOptions] = AUTOMATIC
     dry_run: bool = False
     """Print what would be done, with what each node must have, and start nothing."""
@@ -78,7 +80,13 @@ def main(config: Predict) -> None:
     manifest = preprocessing.load(checkpoint, config.data and storage.absolute(config.data))
     paths = files.expand([storage.absolute(path) for path in config.input], as_given=True)
     source = open_source(paths, manifest, name=config.source, keep=config.keep)
-    pipeline.check(source, config.output, batch_size=config.batch_size, max_bad_rows=config.max_bad_rows)
+    pipeline.check(
+        source,
+        config.output,
+        batch_size=config.batch_size,
+        max_bad_rows=config.max_bad_rows,
+        overwrite=config.overwrite,
+    )
     plan = estimate.plan_of(load_config(checkpoint), manifest, source, config.output, config.resources)
     if config.dry_run:
         show(plan, check=config.resources.capacity_check)
@@ -93,6 +101,7 @@ def main(config: Predict) -> None:
         batch_size=config.batch_size,
         max_bad_rows=config.max_bad_rows,
         resume=config.resume,
+        overwrite=config.overwrite,
         usage=usage,
         options=config.resources,
     )

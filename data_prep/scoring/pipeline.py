@@ -34,7 +34,7 @@ from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
 from data_prep.scoring.block import LOGIT, ROW, SCORE, Receipt, Scoring, part_schema, score_block
 from data_prep.scoring.inputs import InputMaker
 from data_prep.scoring.lookup import write_lookup
-from data_prep.scoring.result import OF_REJECTED, check_folders, check_result, write_result
+from data_prep.scoring.result import OF_REJECTED, about_scores, check_folders, check_result, write_result
 from data_prep.scoring.source import rules_of
 from data_prep.sources.source import Block, Source
 from data_prep.transforms import FieldRule
@@ -67,6 +67,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     max_bad_rows: float = MAX_BAD_ROWS,
     resume: Literal["auto", "never"] = "auto",
+    overwrite: bool = True,
     usage: Usage | None = None,
     emit: Emit = unheard,
     options: ResourceOptions = AUTOMATIC,
@@ -82,6 +83,7 @@ def predict(
         batch_size: Rows of a batch.
         max_bad_rows: Largest tolerated share of malformed rows.
         resume: ``auto`` goes on after an interruption, ``never`` starts anew.
+        overwrite: Whether scores of another model, or of other rows, may be replaced; the job asks for that.
         usage: Where to note what the workers needed.
         emit: Gets the events of lost tasks.
         options: What each task gets of the cluster.
@@ -92,12 +94,20 @@ def predict(
         OptionError: the output would overwrite something else, or an option is out of range.
     """
     output = storage.absolute(output)
-    check(source, output, batch_size=batch_size, max_bad_rows=max_bad_rows)
+    digest = model_digest(model)
+    check(
+        source,
+        output,
+        batch_size=batch_size,
+        max_bad_rows=max_bad_rows,
+        model=digest,
+        overwrite=overwrite,
+    )
     ensure_ray(object_bytes=model_bytes(model))
     resources = task_resources(options)
     plan = {
         "version": __version__,
-        "model": model_digest(model),
+        "model": digest,
         "preprocessing": manifest.fingerprint(),
         **source.identity(),
         "keep": {name: str(kind) for name, kind in source.kept.items()},
@@ -119,8 +129,16 @@ def predict(
     return _Prediction(model, manifest, source, output, work, resources, plan).run(batch_size, max_bad_rows)
 
 
-def check(source: Source, output: str, *, batch_size: int, max_bad_rows: float) -> None:
-    """Refuse options that ``predict`` could not follow; arguments as there.
+def check(
+    source: Source,
+    output: str,
+    *,
+    batch_size: int,
+    max_bad_rows: float,
+    model: str | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Refuse options that ``predict`` could not follow; arguments as there, and the digest of the model.
 
     Raises:
         OptionError: the output would overwrite something else, or an option is out of range.
@@ -132,7 +150,7 @@ def check(source: Source, output: str, *, batch_size: int, max_bad_rows: float) 
         raise OptionError(f"--max-bad-rows {max_bad_rows}: must be a share between 0 and 1")
     if taken := [name for name in (ROW, SCORE, LOGIT) if name in source.kept]:
         raise OptionError(f"--keep {', '.join(taken)}: the result has such a column of its own; rename yours")
-    check_result(output, source.paths)
+    check_result(output, source.inputs, model, overwrite=overwrite)
     check_folders(output)
 
 
@@ -179,7 +197,7 @@ class _Prediction:
         summary = self.check(receipts, max_bad_rows)
         check_unchanged(self.source, self.plan)
         parts = [scoring.part(index) for index in range(len(blocks))]
-        about = {"model": self.plan["model"]}
+        about = about_scores(self.plan["model"], self.source.inputs)
         write_result(parts, part_schema(self.source.kept), self.output, about, summary.rows)
         self.remove_rejected_of_others()
         self.work.remove()

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
 from data_prep.rejected import foreign_rejected
-from data_prep.scoring.block import ROW
+from data_prep.scoring.block import LOGIT, ROW, SCORE
+from data_prep.sources.files import InputFile
 from data_prep.spool import open_arrow
 from data_prep.work import DRIVER, PLAN, is_work_directory
 
@@ -38,14 +39,25 @@ OF_WORK = re.compile(rf"{re.escape(PLAN)}|{DRIVER}|(scan|parts|lookups|vocabular
 OF_REJECTED = re.compile(r"part-.*\.jsonl")
 
 
-def check_result(output: str, inputs: Sequence[str]) -> None:
-    """Refuse to write over anything but scores of this job.
+def about_scores(model: str, inputs: Sequence[InputFile]) -> dict[str, Any]:
+    """What scores are of, for their file: the model's digest, name and size of each input."""
+    return {"model": model, "inputs": [{"name": file.name, "bytes": file.bytes} for file in inputs]}
+
+
+def check_result(output: str, inputs: Sequence[InputFile], model: str | None, *, overwrite: bool) -> None:
+    """Refuse to write over anything but scores of this job, of the same model and the same rows.
+
+    Args:
+        output: The file to be.
+        inputs: The files that are scored.
+        model: Digest of the model; None: not known yet, so that it is not compared.
+        overwrite: Whether scores of others may be replaced.
 
     Raises:
-        OptionError: the output is an input, a folder, a file of somebody else's, or is named as if it
-            were not Parquet.
+        OptionError: the output is an input, a folder, a file of somebody else's, holds scores of another
+            model or of other rows, or is named as if it were not Parquet.
     """
-    if output in inputs:
+    if output in [file.path for file in inputs]:
         raise OptionError(f"--output {output}: this is an input; name another file")
     if storage.is_folder(output):
         raise OptionError(f"--output {output}: a folder; name a file, such as scores.parquet")
@@ -57,13 +69,30 @@ def check_result(output: str, inputs: Sequence[str]) -> None:
         )
     if not storage.exists(output):
         return
-    try:
-        with storage.open_read(output) as raw, pq.ParquetFile(raw) as file:
-            ours = KEY in (file.schema_arrow.metadata or {})
-    except pa.ArrowException:
-        ours = False
-    if not ours:
+    before = _about(output)
+    if before is None:
         raise OptionError(f"--output {output}: holds something else than scores; name another file")
+    wanted = about_scores(model or before["model"], inputs)
+    if overwrite or before == wanted:
+        return
+    # Scores of an older release say nothing of their rows.
+    rows = ", ".join(str(file.get("name")) for file in before.get("inputs", [])) or "an unknown input"
+    what = f"other rows ({rows})" if before.get("inputs") != wanted["inputs"] else f"another model ({rows})"
+    raise OptionError(
+        f"--output {output}: holds scores of {what}; name another file, or give --overwrite to replace them"
+    )
+
+
+def _about(location: str) -> dict[str, Any] | None:
+    """What scores are of, as their file says; None for a file that holds none of ours."""
+    try:
+        with storage.open_read(location) as raw, pq.ParquetFile(raw) as file:
+            about = json.loads((file.schema_arrow.metadata or {}).get(KEY, b"null"))
+            names = file.schema_arrow.names[:3]
+    except (pa.ArrowException, ValueError):
+        return None
+    is_ours = isinstance(about, dict) and isinstance(about.get("model"), str) and names == [ROW, SCORE, LOGIT]
+    return about if is_ours else None
 
 
 def check_folders(output: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
@@ -180,6 +181,43 @@ def test_only_scores_are_overwritten(trained: Trained, rows: Path, tmp_path: Pat
 
     trained.predict(tmp_path / "scores.parquet", rows)
     trained.predict(tmp_path / "scores.parquet", rows)
+
+
+def test_scores_of_other_rows_or_of_another_model_are_replaced_only_if_that_is_said(
+    trained: Trained, rows: Path, tmp_path: Path
+) -> None:
+    output, other = (
+        tmp_path / "scores.parquet",
+        write_csv(tmp_path / "other.csv", HEADER[:3], [["u1", "a", "1"]]),
+    )
+    trained.predict(output, rows, overwrite=False)
+    before = output.read_bytes()
+    model = trained.model
+    with torch.no_grad():
+        model.mlp[0].weight.add_(1)
+
+    with pytest.raises(OptionError, match=r"scores of other rows \(rows\.csv\); .* --overwrite"):
+        trained.predict(output, other, overwrite=False)
+    with pytest.raises(OptionError, match=r"scores of another model \(rows\.csv\); .* --overwrite"):
+        predict(model, trained.manifest, trained.source(rows), str(output), overwrite=False)
+    assert output.read_bytes() == before
+
+    trained.predict(output, rows, overwrite=False, batch_size=7)
+    trained.predict(output, other, overwrite=True)
+    assert pq.read_metadata(output).num_rows == 1
+
+
+@pytest.mark.parametrize("about", [b"{}", b"null", b"half", b'{"model": 3}', b'"afm-dist"'])
+def test_a_table_with_our_key_alone_is_not_taken_for_scores(
+    trained: Trained, rows: Path, tmp_path: Path, about: bytes
+) -> None:
+    theirs = pa.table({"row": [1], "score": [0.5], "logit": [0.0]}).replace_schema_metadata(
+        {"afm-dist": about}
+    )
+    pq.write_table(theirs, tmp_path / "scores.parquet")
+
+    with pytest.raises(OptionError, match="something else than scores"):
+        trained.predict(tmp_path / "scores.parquet", rows)
 
 
 @pytest.mark.parametrize(

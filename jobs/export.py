@@ -24,6 +24,8 @@ class Export:
     """The file, ending in .pt2 (torch-export, aoti) or .onnx."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Of the tables in the file; all else, and every computation, is float32."""
+    overwrite: bool = False
+    """Replace a file of another model in OUTPUT."""
     data: str | None = None
     """Dataset directory: the file is checked on 10,000 of its rows too (of the test split, if it has any)."""
 
@@ -63,6 +65,7 @@ def main(config: Export) -> None:
         precision=config.precision,
         data=data,
         vocabulary=vocabulary,
+        overwrite=config.overwrite,
     )
     console.say(
         f"largest difference of a logit from the checkpoint's: {parity.difference:.2g} on {parity.rows:,} "

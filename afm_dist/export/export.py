@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +19,7 @@ from torch import nn
 
 from afm_dist import preprocessing, storage
 from afm_dist.checkpoint import ModelConfig
-from afm_dist.dataset.manifest import Manifest
+from afm_dist.dataset.manifest import FILE_NAME, Manifest
 from afm_dist.errors import AfmError, OptionError
 from afm_dist.export import aoti, onnx_file, torch_export
 from afm_dist.export.check import Parity, check
@@ -26,6 +28,7 @@ from afm_dist.export.metadata import PRODUCER, describe
 from afm_dist.export.module import trace
 from afm_dist.serving.prepare import prepare_for_inference
 from afm_dist.serving.rows import Precision
+from afm_dist.sharing import model_digest
 
 FORMATS: Mapping[str, Format] = {"torch-export": torch_export, "aoti": aoti, "onnx": onnx_file}
 SUFFIXES: Mapping[str, str] = {"torch-export": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
@@ -36,6 +39,12 @@ _NO_REMEDY = (
     "; its form for inference adds up numbers in another order, which so large ones do not bear: serve the "
     "checkpoint with this library"
 )
+# How the formats hold their producer: an entry of ONNX's metadata_props, and JSON in an archive of torch.
+_ONNX_PRODUCER = re.compile(rb"\x0a\x08producer\x12." + PRODUCER.encode(), re.DOTALL)
+_JSON_PRODUCER = re.compile(rb'"producer":\s*"' + PRODUCER.encode())
+_METADATA = re.compile(r"metadata\.json$")
+# Bytes of what is searched for, at most.
+_LONGEST = 64
 # Of the folder with the vocabularies: the file's name with this behind.
 PREPROCESSING_SUFFIX = f".{preprocessing.FOLDER}"
 
@@ -49,6 +58,7 @@ def export(
     precision: Precision = "float32",
     data: Manifest | None = None,
     vocabulary: Manifest | None = None,
+    overwrite: bool = True,
 ) -> Parity:
     """Write the form for inference of a model as a file of another format.
 
@@ -64,6 +74,7 @@ def export(
         precision: Of the tables in the file; all else, and every computation, is float32.
         data: A dataset whose rows it is checked on, too.
         vocabulary: What is copied to the folder ``LOCATION.preprocessing``: what makes raw rows inputs.
+        overwrite: Whether a file of another model may be replaced; the job asks for that.
 
     Returns:
         How far the file's logits are from the model's.
@@ -78,6 +89,9 @@ def export(
     check_format(format, location)
     if model.training:
         raise OptionError("the model is in training mode; call model.eval() first")
+    digest = model_digest(model)
+    if not overwrite:
+        _refuse_other(location, digest)
     handler = FORMATS[format]
     handler.prepare()
     if vocabulary:
@@ -92,7 +106,7 @@ def export(
         # Torch's own, of what it calls itself.
         warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg|torch")
         path = folder / name
-        handler.write(trace(prepared, fields), describe(config, precision), path)
+        handler.write(trace(prepared, fields), describe(config, precision, digest), path)
         run = handler.load(path)
         # First what the format does, then what form and precision do.
         compare = partial(check, run, fields=fields, data=data, name=location)
@@ -133,13 +147,12 @@ def _refuse_foreign(location: str) -> None:
     Raises:
         OptionError: names it.
     """
-    if storage.exists(location):
-        # What belongs to a file of ours is ours.
-        foreign = [] if _names_us(location) else [location]
-    else:
-        tensors, vocabulary = location + onnx_file.TENSORS_SUFFIX, location + PREPROCESSING_SUFFIX
-        foreign = [tensors] if storage.exists(tensors) else []
-        foreign += [vocabulary] if storage.exists(vocabulary) and not _is_preprocessing(vocabulary) else []
+    tensors, vocabulary = location + onnx_file.TENSORS_SUFFIX, location + PREPROCESSING_SUFFIX
+    there = storage.exists(location)
+    foreign = [location] if there and not _names_us(location) else []
+    # Tensors have no mark: those of a file of ours are ours.
+    foreign += [tensors] if storage.exists(tensors) and not there else []
+    foreign += [vocabulary] if storage.exists(vocabulary) and not _is_preprocessing(vocabulary) else []
     for each in foreign:
         raise OptionError(
             f"--output {location}: {each} is there and was not written by this job; remove it, or choose "
@@ -147,23 +160,51 @@ def _refuse_foreign(location: str) -> None:
         )
 
 
+def _refuse_other(location: str, digest: str) -> None:
+    """See that the file that is there is of the same model.
+
+    Raises:
+        OptionError: it is of another one, or does not say of which.
+    """
+    if storage.exists(location) and not _holds(location, re.compile(digest.encode())):
+        raise OptionError(
+            f"--output {location}: is there, and of another model (or of another release of this library); "
+            "choose another name, or give --overwrite to replace it"
+        )
+
+
 def _names_us(location: str) -> bool:
-    """Whether a file's own texts, which no format compresses, name this library as its producer."""
-    sought, tail = PRODUCER.encode(), b""
+    """Whether a file names this library as its producer, where its format has the producer."""
+    with storage.open_read(location) as file:
+        if not zipfile.is_zipfile(file):
+            return _holds(location, _ONNX_PRODUCER)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                texts = [each for each in archive.infolist() if _METADATA.search(each.filename)]
+                return any(_JSON_PRODUCER.search(archive.read(each)) for each in texts)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+            return False
+
+
+def _holds(location: str, pattern: re.Pattern[bytes]) -> bool:
+    """Whether a short pattern is found in a file; no format compresses its texts."""
+    tail = b""
     with storage.open_read(location) as file:
         while block := file.read(1 << 24):
-            if sought in tail + block:
+            if pattern.search(tail + block):
                 return True
-            tail = block[-len(sought) :]
+            tail = block[-_LONGEST:]
     return False
 
 
 def _is_preprocessing(location: str) -> bool:
-    """Whether a folder holds vocabularies and no rows."""
+    """Whether a folder holds vocabularies and no rows, and nothing else."""
+    files = set(storage.list_files(location))
     try:
-        return not Manifest.load(location).splits
+        manifest = Manifest.load(location)
     except AfmError:
-        return False
+        return storage.is_folder(location) and not files
+    return not manifest.splits and files <= {FILE_NAME, *(file.path for file in manifest.files)}
 
 
 @contextmanager

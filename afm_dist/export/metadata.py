@@ -30,17 +30,19 @@ _OUTPUT = (
 )
 
 
-def describe(config: ModelConfig, precision: str) -> dict[str, str]:
+def describe(config: ModelConfig, precision: str, digest: str) -> dict[str, str]:
     """Texts by key: where a value is more than a word it is JSON.
 
     Args:
         config: Of the checkpoint.
         precision: Of the tables.
+        digest: Of the model, which tells it from others.
     """
     inputs = {name: _MEANING[name] for name in input_names(config.fields)}
     return {
         "producer": f"{PRODUCER}{version('afm-dist')}, torch {torch.__version__}",
         "model": config.architecture or "",
+        "model_digest": digest,
         "hyper_parameters": json.dumps(dict(config.hyper_parameters)),
         "fields": json.dumps([asdict(field) for field in config.fields], ensure_ascii=False),
         "compression": json.dumps(config.plan.to_json()),

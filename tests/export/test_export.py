@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from socket import gethostname
@@ -36,7 +38,15 @@ from tests.models.test_compressed_architectures import everything
 from tests.small_dataset import write_dataset
 from tests.test_preprocessing import prepared, save_model
 
-OLDER = f"an older file of {PRODUCER}0.1"
+
+def _archive(texts: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/extra/metadata.json", texts)
+    return file.getvalue()
+
+
+OLDER = _archive(json.dumps({"producer": f"{PRODUCER}0.1"}))
 CONFIG = ModelConfig(architecture="nfm", hyper_parameters=SHAPES["nfm"], fields=FIELDS)
 
 
@@ -134,7 +144,7 @@ def test_a_file_that_computes_something_else_is_refused(
 def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("nfm")
     path = tmp_path / "model.pt2"
-    path.write_text(OLDER)
+    path.write_bytes(OLDER)
     wrong = score(small_model("nfm", embedding_dim=8))
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
     monkeypatch.setattr(torch_export, "load", lambda path: wrong)
@@ -143,7 +153,7 @@ def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ParityError, match=told):
         export(model, CONFIG, "torch-export", str(path))
 
-    assert path.read_text() == OLDER
+    assert path.read_bytes() == OLDER
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -167,7 +177,7 @@ def test_what_belonged_to_an_older_file_goes(tmp_path: Path, monkeypatch: pytest
     model = small_model("nfm")
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
     monkeypatch.setattr(torch_export, "load", lambda path: score(model))
-    (tmp_path / "model.pt2").write_text(OLDER)
+    (tmp_path / "model.pt2").write_bytes(OLDER)
     (tmp_path / "model.pt2.data").write_text("tensors of an older file")
     (tmp_path / "model.pt2.preprocessing").mkdir()
 
@@ -181,7 +191,7 @@ def test_vocabularies_that_cannot_be_copied_leave_what_was_there(
 ) -> None:
     model = small_model("nfm")
     path = tmp_path / "model.pt2"
-    path.write_text(OLDER)
+    path.write_bytes(OLDER)
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
     monkeypatch.setattr(torch_export, "load", lambda path: score(model))
     vocabulary = prepared(tmp_path / "data")
@@ -190,7 +200,67 @@ def test_vocabularies_that_cannot_be_copied_leave_what_was_there(
     with pytest.raises(DataError, match="altered"):
         export(model, CONFIG, "torch-export", str(path), vocabulary=vocabulary)
 
-    assert path.read_text() == OLDER
+    assert path.read_bytes() == OLDER
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"notes on afm-dist 0.1, torch 2",
+        json.dumps({"producer": f"{PRODUCER}0.1"}).encode(),
+        _archive("notes on afm-dist 0.1, torch 2"),
+        _archive(json.dumps({"producer": "another, not afm-dist 0.1"})),
+        OLDER[:-30],
+        b"",
+    ],
+)
+def test_a_file_that_only_mentions_us_is_not_replaced(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(OptionError, match="was not written by this job"):
+        check_format("onnx" if name.endswith("onnx") else "torch-export", str(tmp_path / name))
+
+
+def test_files_of_others_among_vocabularies_are_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(OLDER)
+    theirs = tmp_path / f"model.pt2{PREPROCESSING_SUFFIX}"
+    preprocessing.copy(prepared(tmp_path / "data"), str(theirs))
+    check_format("torch-export", str(tmp_path / "model.pt2"))
+    (theirs / "vocabulary" / "notes.txt").write_text("theirs")
+
+    for _ in range(2):
+        with pytest.raises(OptionError, match=r"pt2\.preprocessing is there and was not written by this job"):
+            check_format("torch-export", str(tmp_path / "model.pt2"))
+        (theirs / "manifest.json").unlink(missing_ok=True)
+
+
+def test_a_file_of_another_model_is_replaced_only_if_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.pt2"
+
+    def write(program: object, metadata: Mapping[str, str], path: Path) -> None:
+        path.write_bytes(_archive(json.dumps(dict(metadata))))
+
+    def exported(model: nn.Module, **options: bool) -> None:
+        monkeypatch.setattr(torch_export, "write", write)
+        monkeypatch.setattr(torch_export, "load", lambda path: score(model))
+        export(model, CONFIG, "torch-export", str(path), **options)
+
+    first, other = small_model("nfm"), small_model("nfm")
+    with torch.no_grad():
+        other.mlp[-1].bias.add_(1)
+    exported(first, overwrite=False)
+    exported(first, overwrite=False)
+    before = path.read_bytes()
+
+    with pytest.raises(OptionError, match=r"of another model .* --overwrite"):
+        exported(other, overwrite=False)
+    assert path.read_bytes() == before
+
+    exported(other, overwrite=True)
+    assert path.read_bytes() != before
 
 
 @pytest.mark.parametrize("end", ["", onnx_file.TENSORS_SUFFIX, PREPROCESSING_SUFFIX])
@@ -262,7 +332,7 @@ def test_a_form_with_other_round_off_is_written_and_what_is_off_is_named(
         module = sys.modules["afm_dist.export.export"]
         monkeypatch.setattr(module, "prepare_for_inference", lambda *args, **options: form)
         monkeypatch.setattr(module, "trace", Mock())
-        monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text(OLDER))
+        monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_bytes(OLDER))
         monkeypatch.setattr(torch_export, "load", lambda path: lambda *rows: right(*rows) + of_file * largest)
         return export(model, CONFIG, "torch-export", str(tmp_path / "model.pt2"))
 
@@ -441,7 +511,7 @@ def test_a_file_that_no_real_row_was_tried_on_is_said_to_be_one(
     monkeypatch.setattr(
         sys.modules["afm_dist.export.export"], "export", lambda *args, **options: Parity(0.0, 10, 0)
     )
-    (tmp_path / "model.pt2").write_text(OLDER)
+    (tmp_path / "model.pt2").write_bytes(OLDER)
 
     main(Export(format="torch-export", checkpoint=str(checkpoint), output=str(tmp_path / "model.pt2")))
 

@@ -18,6 +18,7 @@ from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.report.finished_run import FinishedRun
 from afm_dist.training.registration import REGISTERED, Registered
 from data_prep.parse import BlockReceipt
+from data_prep.spool import Part
 from jobs import compress, compress_tables, evaluate, export, predict, train
 from tests.test_preprocessing import prepared
 
@@ -135,10 +136,10 @@ def test_a_receipt_names_no_part_elsewhere(tmp_path: Path, attack: str) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
     (spool / "link").symlink_to("/etc")
-    content = {"parts": [{"path": attack}], "rejected": 0, "offenders": []}
+    receipt = BlockReceipt(parts=[Part(path=attack)])
 
     with pytest.raises(DataError, match=r"block-00000\.json: damaged"):
-        BlockReceipt.from_json(content, str(spool), source="block-00000.json")
+        receipt.within(str(spool), source="block-00000.json")
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -147,11 +148,11 @@ def test_a_comparison_reads_no_run_elsewhere(tmp_path: Path, attack: str) -> Non
     storage.write_json(str(run / "config.json"), {"job": "compress"})
     (run / "link").symlink_to("/etc")
 
-    storage.write_json(str(run / "report" / "_SUCCESS"), {"inputs": {attack: "commit"}})
-    with pytest.raises(DataError, match="_SUCCESS: damaged"):
+    storage.write_json(str(run / "report" / "_SUCCESS"), {"inputs": {attack: "a"}, "commit": "b"})
+    with pytest.raises(DataError, match="_SUCCESS: damaged or tampered with: it names the path"):
         FinishedRun.read(str(run))
 
-    storage.write_json(str(run / "report" / "_SUCCESS"), {"inputs": {}})
+    storage.write_json(str(run / "report" / "_SUCCESS"), {"inputs": {}, "commit": "b"})
     storage.write_json(str(run / "report" / "report.json"), {"seeds": [0, attack]})
     with pytest.raises(DataError, match=r"report\.json: damaged"):
         FinishedRun.read(str(run))

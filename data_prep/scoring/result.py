@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afm_dist import storage
-from afm_dist.errors import DataError, OptionError
+from afm_dist.errors import DataError, OptionError, StorageError
 from data_prep.rejected import foreign_rejected
 from data_prep.scoring.block import LOGIT, ROW, SCORE
 from data_prep.sources.files import InputFile
@@ -39,9 +39,25 @@ OF_WORK = re.compile(rf"{re.escape(PLAN)}|{DRIVER}|(scan|parts|lookups|vocabular
 OF_REJECTED = re.compile(r"part-.*\.jsonl")
 
 
-def about_scores(model: str, inputs: Sequence[InputFile]) -> dict[str, Any]:
-    """What scores are of, for their file: the model's digest, name and size of each input."""
-    return {"model": model, "inputs": [{"name": file.name, "bytes": file.bytes} for file in inputs]}
+class ScoredFile(TypedDict):
+    """A file that was scored."""
+
+    name: str
+    bytes: int
+
+
+class About(TypedDict):
+    """What scores are of, in the metadata of their file."""
+
+    model: str
+    """Its digest."""
+    inputs: NotRequired[list[ScoredFile]]
+    """Not of an older release."""
+
+
+def about_scores(model: str, inputs: Sequence[InputFile]) -> About:
+    """What scores are of: the digest of the model, name and size of each file."""
+    return About(model=model, inputs=[ScoredFile(name=file.name, bytes=file.bytes) for file in inputs])
 
 
 def check_result(output: str, inputs: Sequence[InputFile], model: str | None, *, overwrite: bool) -> None:
@@ -76,23 +92,24 @@ def check_result(output: str, inputs: Sequence[InputFile], model: str | None, *,
     if overwrite or before == wanted:
         return
     # Scores of an older release say nothing of their rows.
-    rows = ", ".join(str(file.get("name")) for file in before.get("inputs", [])) or "an unknown input"
+    rows = ", ".join(file["name"] for file in before.get("inputs", [])) or "an unknown input"
     what = f"other rows ({rows})" if before.get("inputs") != wanted["inputs"] else f"another model ({rows})"
     raise OptionError(
         f"--output {output}: holds scores of {what}; name another file, or give --overwrite to replace them"
     )
 
 
-def _about(location: str) -> dict[str, Any] | None:
+def _about(location: str) -> About | None:
     """What scores are of, as their file says; None for a file that holds none of ours."""
     try:
         with storage.open_read(location) as raw, pq.ParquetFile(raw) as file:
-            about = json.loads((file.schema_arrow.metadata or {}).get(KEY, b"null"))
-            names = file.schema_arrow.names[:3]
-    except (pa.ArrowException, ValueError):
+            schema = file.schema_arrow
+        about = storage.parse_json((schema.metadata or {}).get(KEY, b""), About, source=location)
+    except StorageError:
+        raise
+    except (pa.ArrowException, OSError, DataError):
         return None
-    is_ours = isinstance(about, dict) and isinstance(about.get("model"), str) and names == [ROW, SCORE, LOGIT]
-    return about if is_ours else None
+    return about if schema.names[:3] == [ROW, SCORE, LOGIT] else None
 
 
 def check_folders(output: str) -> None:

@@ -21,10 +21,12 @@ def numbers(*shape: int, seed: int) -> Tensor:
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """Give every parameter seeded numbers."""
+    """Give every parameter seeded numbers; of a table, each column smaller than the last."""
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             parameter.copy_(0.5 * numbers(*parameter.shape, seed=i) + 0.1)
+            if parameter.shape == (V, T):
+                parameter.mul_(0.6 ** torch.arange(T))
     return model.eval()
 
 

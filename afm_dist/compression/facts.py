@@ -15,13 +15,19 @@ C = TypeVar("C", bound=MethodConfig)
 class Facts(Generic[C]):
     """Facts of one method, for its config; what a method has nothing to say of stays as it is here."""
 
-    def layer(self, key: str, config: C, known: Statistics) -> dict[str, Any]:
+    def layer(self, key: str, config: C, known: Statistics) -> dict[str, Any] | None:
         """Describe what became of some outputs, as ``report.json`` has it under ``layers``.
+
+        A method with ranks gives what the drawings of ranks and spectra need; of another one the config's
+        ``details`` are shown.
 
         Args:
             key: Of the outputs.
             config: How they were compressed.
             known: Of the outputs, before.
+
+        Returns:
+            None where the method has no line there.
         """
         del key, config, known
         return {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afm_dist.report import text
 from afm_dist.report.dataset_words import label_rate
-from afm_dist.report.schema import Report
+from afm_dist.report.schema import Layer, Report
 from afm_dist.report.summary import (
     attribution,
     auc_difference,
@@ -101,21 +101,21 @@ def _ranks(report: Report) -> str:
     layers = report.get("layers")
     if not layers:
         return ""
-    body = [
-        [
-            plain(layer["name"]),
-            plain(layer["method"]),
-            f"{layer['rank']} of {layer['width']}",
-            text.share(layer["kept_energy"]),
-        ]
-        for layer in layers
-    ]
+    body = [[plain(layer["name"]), plain(layer["method"]), *_rank_or_details(layer)] for layer in layers]
     table = markdown_table(["Layer", "Method", "Rank", "Variance kept"], body, 2)
     if len(body) > 12:
         table = f"<details><summary>{len(body)} layers and tables</summary>\n\n{table}\n\n</details>"
     return (
         f"## Ranks\n\nShares are of the variance (sum of eigenvalues), not of the singular values.\n\n{table}"
     )
+
+
+def _rank_or_details(layer: Layer) -> tuple[str, str]:
+    """Rank and kept variance; of a method without ranks what it says of itself."""
+    if "rank" in layer:
+        return f"{layer['rank']} of {layer['width']}", text.share(layer["kept_energy"])
+    said = "; ".join(f"{title}: {value}" for title, value in layer.get("details", {}).items())
+    return plain(said or text.NONE), text.NONE
 
 
 def _finetuning(report: Report) -> str:

@@ -63,15 +63,17 @@ class Shipped(TypedDict):
 
 
 class Layer(TypedDict):
-    """One compressed layer or table, and the spectrum its rank was chosen from."""
+    """One compressed layer or table; where it has a rank, the spectrum that was chosen from."""
 
     name: str
     kind: Literal["linear", "embedding"]
     method: str
     width: int
     """Outputs of the layer (M), or the embedding dimension (T)."""
-    rank: int
-    kept_energy: float
+    details: NotRequired[dict[str, str]]
+    """How a method without ranks was applied: what each column of a table says, by its title."""
+    rank: NotRequired[int]
+    kept_energy: NotRequired[float]
     """Share of variance kept: the first ``rank`` eigenvalues over the sum of all."""
     components: NotRequired[dict[str, int]]
     """Components needed for "0.9", "0.95", "0.99" of the variance (sum of eigenvalues)."""

@@ -47,8 +47,13 @@ def linear_layers(report: Report) -> Html:
         "of the eigenvalues) is the other common measure; it is never larger and usually asks for far more "
         "components."
     )
-    table = grid(_layer_grid(layers, "Compressed linear layers"))
-    return join([paragraph(plain(words)), columns(*plots), table])
+    ranked = _ranked(layers)
+    if not ranked:
+        return _other_grids(layers, "Compressed linear layers")
+    table = grid(_layer_grid(ranked, "Compressed linear layers"))
+    return join(
+        [paragraph(plain(words)), columns(*plots), table, _other_grids(layers, "Other linear layers")]
+    )
 
 
 def embeddings(report: Report) -> Html:
@@ -71,7 +76,10 @@ def embeddings(report: Report) -> Html:
         plots.append(figure(tables.bytes_by_field(sizes), "Bytes of each field", plain(caption)))
     details = EMPTY
     if layers:
-        details = grid(_layer_grid(layers, "Compressed embedding tables"))
+        ranked = _ranked(layers)
+        details = _other_grids(layers, "Embedding tables by other methods" if ranked else "Embedding tables")
+        if ranked:
+            details = join([grid(_layer_grid(ranked, "Compressed embedding tables")), details])
         if len(layers) > FOLDED_FROM:
             details = disclosure(f"All {len(layers)} tables in numbers", details)
     return join([columns(*plots), details])
@@ -81,6 +89,32 @@ def _plotted(layers: Sequence[Layer]) -> list[Layer]:
     """Those with a spectrum; of several methods only AFM, whose spectrum is that of the outputs."""
     known = [layer for layer in layers if layer.get("eigenvalues")]
     return [layer for layer in known if layer["method"] == "afm"] or known
+
+
+def _ranked(layers: Sequence[Layer]) -> list[Layer]:
+    """Those that have a rank."""
+    return [layer for layer in layers if "rank" in layer]
+
+
+def _other_grids(layers: Sequence[Layer], caption: str) -> Html:
+    """Those of methods without ranks, with what each method says; nothing where there are none."""
+    others = [layer for layer in layers if "rank" not in layer]
+    if not others:
+        return EMPTY
+    titles = list(dict.fromkeys(title for layer in others for title in layer.get("details", {})))
+    lines = [
+        Line(
+            cells=[
+                code(layer["name"]),
+                name_cell(layer["method"]),
+                plain(layer["width"]),
+                *(plain(layer.get("details", {}).get(title, text.NONE)) for title in titles),
+            ]
+        )
+        for layer in others
+    ]
+    headings = ["Layer", "Method", "Width", *titles]
+    return grid(Grid(caption=caption, columns=headings, words=(0, 1), groups=[("", lines)]))
 
 
 def _layer_grid(layers: Sequence[Layer], caption: str) -> Grid:

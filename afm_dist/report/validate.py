@@ -16,7 +16,8 @@ from afm_dist.report.schema import FORMAT_VERSION, STAGES, Report
 ROW_KEYS = ("name", "stage", "auc", "log_loss", "parameters", "bytes", "rows_per_second", "throughput_ratio")
 # What the rows of the test split may not define.
 UNDEFINED = ("auc", "log_loss")
-LAYER_KEYS = ("name", "kind", "method", "width", "rank", "kept_energy")
+LAYER_KEYS = ("name", "kind", "method", "width")
+RANKED_KEYS = ("rank", "kept_energy")
 
 
 def validated(report: Mapping[str, Any]) -> Report:
@@ -138,6 +139,10 @@ def _check_identities(report: Mapping[str, Any]) -> None:
 def _check_layer(layer: Mapping[str, Any]) -> None:
     where = f"report layer {_name_of(layer) or dict(layer)}"
     for key in LAYER_KEYS:
+        _require(layer.get(key) is not None, where, f"'{key}' is missing")
+    if all(layer.get(key) is None for key in RANKED_KEYS):
+        return
+    for key in RANKED_KEYS:
         _require(layer.get(key) is not None, where, f"'{key}' is missing")
     _require(
         (0 if layer["kind"] == "embedding" else 1) <= layer["rank"] <= layer["width"],

@@ -111,9 +111,10 @@ def layers(known: Statistics, plan: Plan) -> list[Layer]:
     found: list[Layer] = []
     for key, own in known.items():
         for entry in plan.entries:
-            if entry.name != module_name(key) or not (
-                facts := facts_of(type(entry.config)).layer(key, entry.config, known)
-            ):
+            if entry.name != module_name(key):
+                continue
+            facts = facts_of(type(entry.config)).layer(key, entry.config, known)
+            if facts is None:
                 continue
             layer: dict[str, Any] = {
                 "name": key,
@@ -121,6 +122,7 @@ def layers(known: Statistics, plan: Plan) -> list[Layer]:
                 "method": entry.config.label,
                 "width": own.width,
                 "count": own.count,
+                **({} if "rank" in facts else {"details": entry.config.details()}),
                 **facts,
             }
             found.append(cast(Layer, layer))

@@ -13,15 +13,23 @@ from afm_dist.compression.budget import allocate, description_bytes, structure_b
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.batch import Batch
+from afm_dist.large_tables.codes import CodeParts
+from afm_dist.large_tables.ranges import row_groups
+from afm_dist.large_tables.source import Source
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
+from afm_dist.report import validated
+from afm_dist.report.markdown import markdown
+from afm_dist.report.size_sections import embeddings
 from afm_dist.serving.prepare import prepare_for_inference
+from afm_dist.stages.report_parts import layers, plan_notes
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.sensitivity import output_sensitivity
 from afm_dist.statistics.statistics import Statistics
 from tests.methods.toy import Toy, ToyOfTable
 from tests.models.small_models import FIELDS, SHAPES, T, inputs, logits, small_model
+from tests.report.example import example_report
 
 pytestmark = pytest.mark.usefixtures("with_toy")
 
@@ -145,3 +153,42 @@ def test_rounding_goes_on_top_of_its_neighbours() -> None:
     model, _ = compressed(STACKED + rounding("linear"))
 
     assert torch.equal(model.linear.weight, model.linear.weight.bfloat16().float())
+
+
+@plans
+def test_it_stands_in_reports_by_what_it_says_of_itself(plan: Plan) -> None:
+    report = validated({**example_report(), "layers": layers(known(), plan)})
+
+    own = [layer for layer in report["layers"] if layer["method"] == "toy"]
+    assert [layer["name"] for layer in own] == [f"embedding[{field}]" for field in ("site", "ad", "hour")]
+    assert all("rank" not in layer and set(layer["details"]) == {"Own slots"} for layer in own)
+    page, text = embeddings(report), markdown(report)
+    for shown in (page, text):
+        assert "Own slots" in shown
+    assert plan_notes(plan)[-1] == "embedding has integer codes."
+
+
+def test_rows_of_a_table_larger_than_memory_stream_through_it(tmp_path: Path) -> None:
+    source, target = str(tmp_path / "source"), str(tmp_path / "target")
+    model = small_model("deepfm")
+    config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
+    save_pretrained(model, source, config)
+    statistics = known()
+
+    encoders = [
+        ToyOfTable().row_encoder("embedding", field, Toy(), T, statistics) for field in model.embedding.names
+    ]
+    parts = CodeParts(
+        table=Source.open(source).table,
+        encoders=encoders,
+        groups=row_groups(model.embedding.cardinalities, 5),
+        folder=target,
+        fingerprint="toy",
+    )
+    for part in range(len(parts.groups)):
+        parts.make(part)
+
+    written = b"".join(bytes(piece) for piece in parts.pieces())
+    rows = torch.frombuffer(bytearray(written), dtype=torch.float32).view(-1, T)
+    expected = torch.cat([encoders[i](model.embedding.codes(i).detach()) for i in range(3)])
+    assert torch.equal(rows, expected)

@@ -18,6 +18,7 @@ from afm_dist.compression.allocate import Choice
 from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.facts import Facts
 from afm_dist.compression.method import Candidates, Method
+from afm_dist.compression.plan import PlanEntry
 from afm_dist.compression.registry import register_facts, register_method
 from afm_dist.errors import OptionError
 from afm_dist.statistics.keys import field_key
@@ -145,8 +146,8 @@ class Rounded:
 
 
 class ToyFacts(Facts[Toy]):
-    def layer(self, key: str, config: Toy, known: Statistics) -> dict[str, Any]:
-        return {"bits": 8, "own": config.own}
+    def notes(self, entries: Sequence[PlanEntry]) -> list[str]:
+        return [f"{entry.name} has integer codes." for entry in entries]
 
 
 def register() -> None:

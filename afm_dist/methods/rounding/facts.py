@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from afm_dist.compression.facts import Facts
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.methods.rounding.config import Rounding
+from afm_dist.statistics.statistics import Statistics
 
 
 class RoundingFacts(Facts[Rounding]):
     """Which rows are rounded, and when."""
+
+    def layer(self, key: str, config: Rounding, known: Statistics) -> None:
+        """Have no line among the layers: a note says it for all."""
 
     def notes(self, entries: Sequence[PlanEntry]) -> list[str]:
         """Say it once for all modules."""

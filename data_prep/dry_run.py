@@ -159,7 +159,8 @@ def _estimate(log: _Log, protocol: Protocol, cluster: Cluster, tasks: TaskResour
         tasks=max(log.n_blocks, len(log.fields), log.rows // protocol.rows_per_shard),
         memory=MEMORY_PER_WORKER,
         driver=MEMORY_OF_DRIVER,
-        disk=2 * _shards(log, protocol),
+        # What is spooled, the runs of training rows, and the shards.
+        disk=3 * _shards(log, protocol),
         seconds=log.rows / (ROWS_PER_SECOND_AND_CORE * cpus),
     )
 
@@ -186,6 +187,7 @@ def _show(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions
     console.say(f"  parse: {console.counted(log.n_blocks, 'block')}, one task each; {splits}")
     console.say(f"  vocabulary: {fields:,} fields, ids of tokens and scales of numbers")
     console.say(f"  encode: shards of up to {protocol.rows_per_shard:,} rows, up to {size(shards)}")
+    console.say("  shuffle: gathers the shards of the split 'train', its rows in random order")
     console.say(f"needs up to {size(estimate.disk)} of disk, and about {size(estimate.memory)} per worker")
     console.say(
         f"takes very roughly {_time(estimate.seconds or 0)} on {plan.cluster.cpus:g} cores "

@@ -40,6 +40,8 @@ IN_WORK = (
     "ranges",
     "maps",
     "encode",
+    "runs",
+    "shuffle",
 )
 _SHARD = re.compile(r"part-\d{5,}\.parquet")
 

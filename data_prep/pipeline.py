@@ -3,7 +3,8 @@
 1. *scan*: lines per block, since a row's number decides its split;
 2. *parse*: one task per block reads the text and spools its columns and their counts;
 3. *vocabulary*: one task per field, or per range of its tokens, adds up the counts and assigns ids;
-4. *encode*: one task per shard turns spooled codes into ids.
+4. *encode*: one task per shard turns spooled codes into ids;
+5. *shuffle*: the training rows, encoded in runs instead, are gathered into shards in random order.
 
 Shards and ids are functions of the input, the options and the seed: the same bits for any number
 of workers and any size of blocks, and after any interruption.
@@ -19,15 +20,18 @@ from typing import Any, Literal
 import ray
 
 from afm_dist import cluster, console, storage
-from afm_dist.dataset.manifest import FILE_NAME, Count, Field, Manifest, Shard
+from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
-from data_prep import encode, parse
+from data_prep import parse
+from data_prep.encode import FEW_VALUES, Encoding
+from data_prep.encode_stage import EncodeStage
 from data_prep.field_stage import FieldStage
 from data_prep.findings import Findings, check_rejected, check_split, check_vocabulary, make_facts
 from data_prep.ownership import PAGE, RECORD, REJECTED, VOCABULARY
 from data_prep.parse import BlockReceipt, Parsing
 from data_prep.plan import (
+    ROW_ORDER,
     check_output,
     check_replaced,
     check_unchanged,
@@ -37,7 +41,6 @@ from data_prep.plan import (
 )
 from data_prep.protocol import Protocol
 from data_prep.scan import scan
-from data_prep.shards import cut_into_shards
 from data_prep.sources import files
 from data_prep.sources.source import Block, Source, check_field_names
 from data_prep.split import SPLITS, SplitRule
@@ -201,39 +204,22 @@ class _Preparation:
     def encode(
         self, found: Findings, fields: tuple[Field, ...], maps: list[list[str]]
     ) -> tuple[dict[str, list[Shard]], dict[str, Counter[str]]]:
-        """Write the shards; returns them per split, and how many rows of each field have id 0."""
-        encoding = ray.put(
-            encode.Encoding(
+        """Write the shards; returns them, and how many held-out rows of each field have id 0."""
+        stage = EncodeStage(
+            encoding=Encoding(
                 label=self.source.label,
                 rules=self.rules,
                 parts=[part.path for part in found.parts],
-                small=[
-                    f.name for f in fields if f.kind == "categorical" and f.cardinality <= encode.FEW_VALUES
-                ],
+                small=[f.name for f in fields if f.kind == "categorical" and f.cardinality <= FEW_VALUES],
                 maps=maps,
                 dataset=self.output,
-            )
+            ),
+            split_rows=[[part.split_rows[split] for part in found.parts] for split in range(len(SPLITS))],
+            rows_per_shard=self.protocol.rows_per_shard,
+            seed=self.protocol.seed,
+            work=self.work,
         )
-        tasks, names = [], []
-        for split, name in enumerate(SPLITS):
-            part_rows = [part.split_rows[split] for part in found.parts]
-            for index, pieces in enumerate(cut_into_shards(part_rows, self.protocol.rows_per_shard)):
-                names.append(name)
-                tasks.append(
-                    Task(
-                        key=f"{name}-{index:05d}",
-                        function=_encode_shard,
-                        arguments=(encoding, split, index, pieces),
-                        result=tuple[Shard, dict[str, Count]],
-                        weight=sum(piece.stop - piece.start for piece in pieces),
-                    )
-                )
-        shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
-        unknown: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
-        for name, (shard, missed) in zip(names, self.work.run("encode", "encoding", tasks), strict=True):
-            shards[name].append(shard)
-            unknown[name].update(missed)
-        return shards, unknown
+        return stage.run()
 
     def finish(
         self,
@@ -254,6 +240,7 @@ class _Preparation:
             vocabulary=vocabularies,
             preset=self.protocol.preset,
             seed=self.protocol.seed,
+            row_order=ROW_ORDER,
             sources=tuple(
                 {"name": file.name, "bytes": file.bytes, "sha256": checksum}
                 for file, checksum in zip(self.source.inputs, checksums, strict=True)
@@ -275,8 +262,3 @@ class _Preparation:
 
 def _parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> dict[str, Any]:
     return parse.parse_block(parsing, index, block, first_row).to_json()
-
-
-def _encode_shard(*arguments: Any) -> tuple[dict[str, Any], dict[str, int]]:
-    shard, unknown = encode.encode_shard(*arguments)
-    return asdict(shard), unknown

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from afm_dist import __version__, storage
-from afm_dist.dataset.manifest import FILE_NAME, Manifest
+from afm_dist.dataset.manifest import FILE_NAME, Manifest, RowOrder
 from afm_dist.errors import DataError, OptionError
 from data_prep.ownership import PAGE, RAW, RECORD, foreign_files, read_manifest, read_record
 from data_prep.protocol import Protocol
@@ -17,6 +17,7 @@ from data_prep.sources.source import Source
 
 __all__ = [
     "PAGE",
+    "ROW_ORDER",
     "check_output",
     "check_replaced",
     "check_unchanged",
@@ -27,12 +28,15 @@ __all__ = [
 
 # A log that is made anew from its options whenever it is wanted.
 SYNTHETIC = "synthetic"
+# Of the training split. Datasets of earlier releases, whose order is the log's, are prepared again.
+ROW_ORDER: RowOrder = "shuffled"
 
 
 def make_plan(source: Source, protocol: Protocol) -> dict[str, Any]:
     """Everything the dataset depends on, cheap to compute: what decides whether to redo it."""
     return {
         "version": __version__,
+        "row_order": ROW_ORDER,
         **source.identity(),
         **storage.plain(asdict(protocol)),
         "inputs": [asdict(file) for file in source.inputs],

@@ -37,14 +37,14 @@ def planned_model(config: Compress, chosen: Preset, described: ModelConfig) -> t
         DataError: the checkpoint was trained on another schema.
     """
     from afm_dist.checkpoint import check_schema
-    from afm_dist.dataset.manifest import Manifest
     from afm_dist.planning.estimate import new_model
+    from afm_dist.stages.training import training_dataset
     from data_prep.dry_run import synthetic_manifest
 
     manifest = (
         synthetic_manifest(config.demo_rows, demo_protocol(config))
         if config.demo
-        else Manifest.load(str(config.data))
+        else training_dataset(str(config.data))[1]
     )
     if config.checkpoint:
         check_schema(described, manifest, checkpoint=config.checkpoint)

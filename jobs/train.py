@@ -98,7 +98,7 @@ def main(config: Train) -> None:
     from afm_dist.planning.show import show
     from afm_dist.stages.evaluation import Subject, evaluate, say_quality
     from afm_dist.stages.shipping import reporting, ship
-    from afm_dist.stages.training import external_dataset, train_baseline
+    from afm_dist.stages.training import train_baseline, training_dataset
 
     check_paths(data=config.data, output=config.output)
     check_workers(config.workers)
@@ -128,7 +128,7 @@ def main(config: Train) -> None:
     hyper_parameters = chosen.shape(
         embedding_dim=config.embedding_dim, hidden=config.hidden, dropout=config.dropout
     )
-    data, manifest = external_dataset(config.data)
+    data, manifest = training_dataset(config.data)
     check_labels(manifest)
     warn_of_undefined(Labels.of(manifest, "test"))
     described = new_model(config.model, hyper_parameters, manifest)

@@ -15,7 +15,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain, pairwise
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 from msgspec import Meta
 
@@ -29,6 +29,8 @@ MAX_GROUPS = 256
 Count = Annotated[int, Meta(ge=0)]
 FieldKind = Literal["categorical", "numeric"]
 FIELD_KINDS: tuple[FieldKind, ...] = get_args(FieldKind)
+RowOrder = Literal["log", "shuffled"]
+ROW_ORDERS: tuple[RowOrder, ...] = get_args(RowOrder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ class _Stored(TypedDict):
     vocabulary: dict[str, Shard]
     preset: str
     seed: int
+    row_order: NotRequired[RowOrder]
     sources: tuple[dict[str, Any], ...]
     facts: dict[str, Any]
 
@@ -140,7 +143,9 @@ class Manifest:
         splits: For ``train``, ``validation``, ``test``: the shards in order.
         vocabulary: By name of a categorical field: the file with its ids, tokens and counts.
         preset: Name of the preparation protocol.
-        seed: Seed of the split.
+        seed: Seed of the split, and of the order of the training rows.
+        row_order: Of the training rows: ``shuffled``, a random order; or ``log``, that of the log, as
+            in datasets of earlier releases. Other splits have the log's.
         sources: What the dataset was made from: name, bytes, sha256 of each input.
         facts: Further things worth reporting (label rates, Bayes AUC of a synthetic log, …).
     """
@@ -152,8 +157,13 @@ class Manifest:
     vocabulary: Mapping[str, Shard] = field(default_factory=dict)
     preset: str = "default"
     seed: int = 0
+    row_order: RowOrder = "log"
     sources: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.row_order not in ROW_ORDERS:
+            raise ValueError(f"row order {self.row_order!r}: choose from {', '.join(ROW_ORDERS)}")
 
     @property
     def categorical(self) -> tuple[Field, ...]:
@@ -245,6 +255,8 @@ class Manifest:
             "fields": self.schema(),
             "preset": self.preset,
             "seed": self.seed,
+            # Not said by earlier releases: their datasets keep their fingerprints.
+            **({"row_order": self.row_order} if self.row_order != "log" else {}),
             "sources": [dict(source) for source in self.sources],
             "facts": dict(self.facts),
             "vocabulary": {name: asdict(file) for name, file in self.vocabulary.items()},

@@ -51,6 +51,21 @@ def external_dataset(location: str) -> tuple[Stage, Manifest]:
     return Stage.external("data", manifest.location, manifest.fingerprint()), manifest
 
 
+def training_dataset(location: str) -> tuple[Stage, Manifest]:
+    """A dataset directory to train on, with a warning where training would hardly shuffle it.
+
+    Raises:
+        DataError: it is not one.
+    """
+    data, manifest = external_dataset(location)
+    if manifest.row_order == "log":
+        console.warn(
+            f"{manifest.location}: the training rows lie in the order of the log, of which training permutes "
+            "but stretches: an earlier release prepared them; prepare the data again for rows in random order"
+        )
+    return data, manifest
+
+
 def external_baseline(location: str, manifest: Manifest) -> Models:
     """A checkpoint trained before this run.
 

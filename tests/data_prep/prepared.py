@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
+from data_prep.permutation import Permutation
 from data_prep.split import SPLITS
 from data_prep.vocabulary import vocabulary_path
 from tests.data_prep.raw_logs import Row
@@ -17,10 +19,21 @@ Entry = tuple[int, str | None, int]
 
 
 def read_split(manifest: Manifest, split: str) -> dict[str, list[Any]]:
-    """The columns of a split: the label, ids and numbers."""
+    """The columns of a split: the label, ids and numbers; its rows in the order of the log."""
     shards = manifest.splits.get(split, ())
     tables = [pq.read_table(storage.join(manifest.location, shard.path)) for shard in shards]
-    return pa.concat_tables(tables).to_pydict() if tables else {}
+    if not tables:
+        return {}
+    table = pa.concat_tables(tables)
+    return table.take(np.argsort(in_written_order(np.arange(len(table)), split, manifest))).to_pydict()
+
+
+def in_written_order(rows: np.ndarray, split: str, manifest: Manifest) -> np.ndarray:
+    """Something of each row of a split, in the order of the log, as it is in the shards."""
+    if split != "train":
+        return rows
+    assert manifest.row_order == "shuffled"
+    return rows[np.argsort(Permutation(n=len(rows), seed=manifest.seed)(np.arange(len(rows))))]
 
 
 def read_vocabulary(manifest: Manifest, field: str) -> list[Entry]:
@@ -30,7 +43,7 @@ def read_vocabulary(manifest: Manifest, field: str) -> list[Entry]:
 
 
 def decoded(manifest: Manifest, split: str) -> list[Row]:
-    """The rows of a split with tokens in the place of ids (None for the unknown)."""
+    """The rows of a split, in the order of the log, with tokens in the place of ids (None: unknown)."""
     columns = read_split(manifest, split)
     for field in manifest.categorical:
         tokens = [token for _, token, _ in read_vocabulary(manifest, field.name)]

@@ -89,7 +89,7 @@ def test_every_stage_is_named_and_the_time_said_to_be_rough(
     show_synthetic_plan(60_000_000, "criteo", Protocol())
 
     shown = capsys.readouterr().out
-    stages = ["scan", "parse", "vocabulary", "encode"]
+    stages = ["scan", "parse", "vocabulary", "encode", "shuffle"]
     assert re.findall(r"^ +(\w+):", shown, re.MULTILINE) == stages
     assert "very roughly 100 s on 4 cores" in shown
 

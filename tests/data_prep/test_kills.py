@@ -93,7 +93,7 @@ def test_workers_and_blocks_do_not_change_the_manifest(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["parsing", "encoding"])
+@pytest.mark.parametrize("stage", ["parsing", "encoding", "shuffling"])
 def test_a_killed_worker_does_not_change_the_manifest(
     undisturbed: Manifest, log: str, tmp_path: Path, stage: str
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_killed_worker_does_not_change_the_manifest(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["parse", "encode"])
+@pytest.mark.parametrize("stage", ["parse", "encode", "shuffle"])
 def test_a_killed_driver_goes_on_where_it_was(
     undisturbed: Manifest, log: str, tmp_path: Path, stage: str
 ) -> None:

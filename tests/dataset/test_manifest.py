@@ -47,6 +47,33 @@ def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
     assert Manifest.load(str(tmp_path)) == original
 
 
+def test_a_manifest_says_in_which_order_the_training_rows_lie(tmp_path: Path) -> None:
+    replace(manifest(str(tmp_path)), row_order="shuffled").save()
+
+    assert storage.read_json(str(tmp_path / "manifest.json"))["row_order"] == "shuffled"
+    assert Manifest.load(str(tmp_path)).row_order == "shuffled"
+
+
+def test_a_manifest_of_an_earlier_release_is_of_the_log_s_order_and_keeps_its_fingerprint(
+    tmp_path: Path,
+) -> None:
+    manifest(str(tmp_path)).save()
+
+    assert "row_order" not in storage.read_json(str(tmp_path / "manifest.json"))
+    assert Manifest.load(str(tmp_path)).row_order == "log"
+    # As it was computed before manifests said so.
+    assert manifest().fingerprint() == "0b2a787a4acba2af735ee00cb79a644864fba520a2ca60a3506d0aa1e47b59b0"
+
+
+def test_an_unknown_row_order_is_refused_by_name(tmp_path: Path) -> None:
+    manifest(str(tmp_path)).save()
+    path = str(tmp_path / "manifest.json")
+    storage.write_json(path, {**storage.read_json(path), "row_order": "sorted"})
+
+    with pytest.raises(DataError, match=r"manifest\.json: damaged \(row order 'sorted'"):
+        Manifest.load(str(tmp_path))
+
+
 def test_the_fingerprint_ignores_where_the_data_lies() -> None:
     assert manifest("here").fingerprint() == manifest("there").fingerprint()
 
@@ -61,8 +88,9 @@ def test_the_fingerprint_ignores_where_the_data_lies() -> None:
         {"splits": {"train": shards(7)[::-1]}},
         {"vocabulary": {"site": vocabulary("a"), "ad": vocabulary("c")}},
         {"facts": {"bayes_auc": 0.81}},
+        {"row_order": "shuffled"},
     ],
-    ids=["label", "seed", "fields", "cardinality", "shards", "vocabulary", "facts"],
+    ids=["label", "seed", "fields", "cardinality", "shards", "vocabulary", "facts", "row order"],
 )
 def test_the_fingerprint_sees_the_content(change: dict[str, Any]) -> None:
     assert replace(manifest(), **change).fingerprint() != manifest().fingerprint()

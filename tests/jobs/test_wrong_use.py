@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import get_type_hints
@@ -12,7 +13,7 @@ from typing import get_type_hints
 import pytest
 import tyro
 
-from afm_dist.dataset.manifest import Field, FieldKind, Manifest
+from afm_dist.dataset.manifest import Field, FieldKind, Manifest, RowOrder
 from afm_dist.errors import OptionError
 from afm_dist.training.recipe import preset
 from jobs import benchmark, compare, compress, compress_tables, evaluate, export, predict, prepare, train
@@ -414,3 +415,20 @@ def test_option_without_effect_is_warned_of(capsys: pytest.CaptureFixture[str]) 
     assert "--kappa is ignored" not in result.stderr
     check(Compress(activation="none", kappa=3.0, ablation="off"))
     assert "warning: --kappa is ignored: --activation is none" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("row_order", ["log", "shuffled"])
+@pytest.mark.parametrize("job", ["train", "compress"])
+def test_a_dataset_in_the_order_of_the_log_is_warned_of_with_what_to_do(
+    tmp_path: Path, job: str, row_order: RowOrder
+) -> None:
+    replace(write_dataset(tmp_path / "data"), row_order=row_order).save()
+    result = run_warm(
+        *(f"jobs/{job}.py", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), "--dry-run")
+    )
+    assert result.returncode == 0, result.stderr
+    warned = [
+        line for line in " ".join(result.stderr.split()).split("warning: ") if "order of the log" in line
+    ]
+    assert len(warned) == (row_order == "log")
+    assert all("prepare the data again" in line for line in warned)

@@ -23,6 +23,7 @@ from data_prep.sources.source import Source
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
 from data_prep.split import SPLITS
+from tests.data_prep.prepared import in_written_order
 from tests.data_prep.raw_logs import avazu_text, criteo_text
 from tests.data_prep.scoring.conftest import HEADER, ROWS, clicks, write_csv
 from tests.data_prep.scoring.models import train
@@ -95,7 +96,7 @@ def test_scores_of_raw_rows_are_those_of_the_prepared_ones(
     raw, logits = Batch.concatenate(made), result["logit"].to_numpy()
     splits = protocol.split(1)(0, np.arange(ROWS), {})
     for index, name in enumerate(SPLITS):
-        rows = np.flatnonzero(splits == index)
+        rows = in_written_order(np.flatnonzero(splits == index), name, trained.data)
         shards = trained.data.shards(name)
         prepared = Batch.concatenate([read_shard(trained.data, shard) for shard in shards])
         assert torch.equal(raw.ids[rows], prepared.ids)

@@ -50,7 +50,7 @@ class Protocol:
     """How raw rows become a dataset.
 
     Attributes:
-        seed: Decides the split.
+        seed: Decides the split, and the order of the training rows.
         threshold: Tokens counted fewer times in the training split become id 0.
         split_by: ``row``: at random; ``last-file``: the last file is held out; ``column``: rows
             from some value of ``split_column`` on are.

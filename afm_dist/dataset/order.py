@@ -28,7 +28,8 @@ class TrainingOrder:
     The sequence of an epoch is all row groups of all shards: the shards permuted, and the row
     groups within each. It is cut into one stretch of consecutive rows per worker, of equal length
     to within one row; so a worker reads its own row groups and at most two that it shares. Within
-    a stretch the rows of each window of ``window`` consecutive rows are permuted.
+    a stretch the rows of each window of ``window`` consecutive rows are permuted. Where a row stood in the
+    log plays no part, since a preparation shuffles the training rows (``Manifest.row_order``).
 
     The workers make the same number of steps and together see every row exactly once: row j of
     worker r of w is row j·w + r of a global order, of which step s takes rows s·batch_size …

@@ -67,7 +67,7 @@ class Prepare:
     """Synthetic: which raw format the log has."""
 
     seed: int = 0
-    """Decides which row goes to which split (synthetic: and the log itself)."""
+    """Decides which row goes to which split, and the order of the training rows (synthetic: and the log)."""
 
     threshold: int | None = None
     """Tokens counted fewer times than this in the training split become id 0, unknown. [preset: 2]"""

@@ -24,7 +24,7 @@ from afm_dist.compression.applied import applied_plan, check_applied
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.dataset.manifest import Field, Manifest
-from afm_dist.errors import AfmError, DataError
+from afm_dist.errors import AfmError, DataError, OptionError
 from afm_dist.models import build_model
 from afm_dist.tensors import load_tensors_, named_tensors
 
@@ -147,7 +147,11 @@ def write_checkpoint(
         sizes: Bytes of each tensor, by name.
         write: Called with the location of a safetensors file and the names of its tensors.
         max_file_bytes: Where the tensors are split over several files.
+
+    Raises:
+        OptionError: the directory holds a ``config.json`` that is no checkpoint's.
     """
+    _refuse_foreign(location)
     files = _split(sizes, max_file_bytes)
     index_path = storage.join(location, INDEX)
     if len(files) > 1 or storage.exists(index_path):
@@ -169,6 +173,23 @@ def write_checkpoint(
         if name not in names and _TENSOR_FILE.fullmatch(name):
             storage.remove(storage.join(location, name))
     storage.write_json(storage.join(location, CONFIG), config.to_json())
+
+
+def _refuse_foreign(location: str) -> None:
+    """See that the directory holds a checkpoint of ours, or none.
+
+    Raises:
+        OptionError: it holds another ``config.json``, of a run or of another library, or a damaged one.
+    """
+    if not storage.exists(storage.join(location, CONFIG)):
+        return
+    try:
+        load_config(location)
+    except DataError as error:
+        raise OptionError(
+            f"{location}: holds something else than a checkpoint of this library, which would be replaced "
+            f"({error}); name another folder"
+        ) from error
 
 
 def _save_tensors(location: str, tensors: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from afm_dist import console
+from afm_dist.errors import DataError, OptionError
 from afm_dist.resources import AUTOMATIC, ResourceOptions
 
 
@@ -51,6 +52,8 @@ def main(config: Evaluate) -> None:
     from afm_dist.stages.training import external_dataset
 
     check_paths(data=config.data, checkpoint=config.checkpoint, baseline=config.baseline, json=config.json)
+    if config.json:
+        check_figures(config.json)
     _, manifest = external_dataset(config.data)
     warn_of_undefined(Labels.of(manifest, config.split))
     for checkpoint in filter(None, (config.checkpoint, config.baseline)):
@@ -88,6 +91,24 @@ def main(config: Evaluate) -> None:
         )
     if config.json:
         storage.write_json(config.json, row)
+
+
+def check_figures(location: str) -> None:
+    """Refuse to write figures over anything but figures.
+
+    Raises:
+        OptionError: the file is there and holds something else, or it is a folder.
+    """
+    from afm_dist import storage
+
+    if not storage.exists(location):
+        return
+    try:
+        before = storage.read_json(location, dict[str, Any])
+    except DataError:
+        before = {}
+    if not {"name", "stage", "auc", "log_loss", "parameters", "bytes"} <= before.keys():
+        raise OptionError(f"--json {location}: is there, and holds no figures of this job; name another file")
 
 
 def say_quality(row: Mapping[str, Any]) -> None:

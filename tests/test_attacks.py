@@ -13,7 +13,7 @@ import pytest
 from afm_dist import console, preprocessing, storage
 from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, tensor_files
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.report.finished_run import FinishedRun
 from afm_dist.training.registration import REGISTERED, Registered
@@ -238,3 +238,14 @@ def test_the_refusal_is_one_line_with_exit_code_1(
     said = capsys.readouterr().err.strip()
     assert ended.value.code == 1
     assert "'../../stolen'" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["{}", "my notes", '{"auc": 0.7}', "[]"])
+def test_figures_are_written_over_figures_only(home: Path, content: str) -> None:
+    (home / "output").write_text(content)
+    main, config = jobs(home)["evaluate"]
+
+    with pytest.raises(OptionError, match=r"--json .*output: is there, and holds no figures"):
+        main(config)
+
+    assert (home / "output").read_text() == content

@@ -23,7 +23,7 @@ from afm_dist.checkpoint import (
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest
-from afm_dist.errors import DataError
+from afm_dist.errors import DataError, OptionError
 from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
 from afm_dist.models import build_model
 from afm_dist.statistics.collect import collect_moments
@@ -345,3 +345,26 @@ def test_another_schema_is_refused_with_the_field_that_differs(
         check_schema(CONFIG, data_with(fields), checkpoint="CHECKPOINT")
     assert "CHECKPOINT" in str(error.value)
     assert "DATA" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"job": "train"}',
+        '{"model_type": "bert", "format_version": 1}',
+        "half",
+        "[]",
+        '{"format_version": 2}',
+    ],
+)
+def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path, config: str) -> None:
+    theirs = {"config.json": config, "model.safetensors": "x", "model-00001-of-00002.safetensors": "y"}
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    model, _ = model_and_plan("baseline")
+
+    for limit in (10**9, 300):
+        with pytest.raises(OptionError, match="something else than a checkpoint of this library"):
+            save_pretrained(model, str(tmp_path), CONFIG, max_file_bytes=limit)
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == theirs

@@ -9,6 +9,7 @@ another pass nor of another group is ever taken for it.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 
 PREFIX = "partials-"
 UNDER_WAY = "pass.json"
+_FOLDER = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
+_PARTIAL = re.compile(r"group-\d{5,}\.safetensors")
 MAX_RACES = 20
 # What an operating system says when a file or folder came or went meanwhile.
 RACES = (errno.ENOENT, errno.ENOTEMPTY, errno.EISDIR, errno.EEXIST)
@@ -110,10 +113,15 @@ class Partials:
 
 
 def remove_partials(parent: str) -> None:
-    """Delete the partials of all passes in a folder."""
+    """Delete the partials of all passes in a folder; a folder that holds anything else stays."""
     for name in storage.list_names(parent):
-        if name.startswith(PREFIX):
-            _end(storage.join(parent, name))
+        folder = storage.join(parent, name)
+        if _FOLDER.fullmatch(name) and all(_is_own(each) for each in storage.list_names(folder)):
+            _end(folder)
+
+
+def _is_own(name: str) -> bool:
+    return name == UNDER_WAY or _PARTIAL.fullmatch(name) is not None or storage.is_temporary(name)
 
 
 def _end(folder: str) -> None:

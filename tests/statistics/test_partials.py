@@ -134,3 +134,20 @@ def test_drivers_that_begin_and_end_the_same_pass_at_once_do_not_fail(
     assert failures == []
     partials.end()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "partials-of-mine/notes.txt",
+        "partials-0123456789abcdef/notes.txt",
+        "partials-0123456789abcdef/a/b.txt",
+    ],
+)
+def test_folders_of_others_are_not_taken_for_partials(tmp_path: Path, name: str) -> None:
+    storage.write_bytes(str(tmp_path / name), b"theirs")
+    storage.write_bytes(str(tmp_path / "partials-fedcba9876543210" / "pass.json"), b"{}")
+
+    remove_partials(str(tmp_path))
+
+    assert storage.list_files(str(tmp_path)) == [name]

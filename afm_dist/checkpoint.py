@@ -1,8 +1,9 @@
-"""Checkpoint directories: ``config.json`` and ``model.safetensors``. Never a pickle.
+"""Checkpoint directories: ``config.json``, ``model.safetensors`` and ``SHA256SUMS``. Never a pickle.
 
 ``from_pretrained`` rebuilds the model from its architecture and hyper-parameters, gives it the
 structure of its compression plan, and loads the tensors. Above 5 GB the tensors are split over
-several files with an index, in the layout of the Hugging Face hub.
+several files with an index, in the layout of the Hugging Face hub. Whoever reads a file here compares
+it with its digest, whatever it is read for.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import json
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from typing import Any, Literal, TypedDict, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from afm_dist import storage
+from afm_dist import console, storage
 from afm_dist.compression.applied import applied_plan, check_applied
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import restructure_, stored_dtypes
@@ -32,7 +34,19 @@ FORMAT_VERSION = 1
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PLAN = "plan.json"
 MAX_FILE_BYTES = 5 * 10**9
+# To compare files with their digests; one core does some 0.5 to 2 GB/s.
+READING_THREADS = 8
+T = TypeVar("T")
+
+# What a raw row needs to become the model's input, of a checkpoint that ships.
+PREPROCESSING = "preprocessing"
+MODEL_FACT: Literal["model"] = "model"
+AGAIN = (
+    "restore it, or run the job again that wrote it; if it was changed on purpose, delete "
+    f"{storage.SUMS} beside it"
+)
 _TENSOR_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
@@ -102,6 +116,8 @@ def save_pretrained(
 ) -> None:
     """Write a checkpoint directory; ``config.json`` last, so that a directory with it is whole.
 
+    The digests of its files lie in ``SHA256SUMS``, in the format of ``sha256sum``.
+
     Args:
         model: The model.
         location: The directory.
@@ -157,22 +173,96 @@ def write_checkpoint(
     if len(files) > 1 or storage.exists(index_path):
         # Several files are not replaced in one act: until they all are, this is no checkpoint.
         storage.remove(storage.join(location, CONFIG))
-    if len(files) == 1:
-        names = [TENSORS]
-        write(storage.join(location, TENSORS), files[0])
-    else:
-        names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
-        weight_map = {}
-        for name, part in zip(names, files, strict=True):
-            write(storage.join(location, name), part)
-            weight_map.update(dict.fromkeys(part, name))
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        storage.write_json(index_path, index)
-        names.append(INDEX)
+    with storage.recording_digests() as digests:
+        if len(files) == 1:
+            names = [TENSORS]
+            write(storage.join(location, TENSORS), files[0])
+        else:
+            names = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
+            weight_map = {}
+            for name, part in zip(names, files, strict=True):
+                write(storage.join(location, name), part)
+                weight_map.update(dict.fromkeys(part, name))
+            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+            storage.write_json(index_path, index)
+            names.append(INDEX)
     for name in storage.list_names(location):
         if name not in names and _TENSOR_FILE.fullmatch(name):
             storage.remove(storage.join(location, name))
-    storage.write_json(storage.join(location, CONFIG), config.to_json())
+    content = storage.json_text(config.to_json()).encode()
+    sums = {name: digests[storage.join(location, name)] for name in names}
+    storage.Checksums(folder=location, sha256={CONFIG: storage.sha256(content), **sums}).save()
+    storage.write_bytes(storage.join(location, CONFIG), content)
+
+
+def save_plan(plan: Plan, location: str) -> None:
+    """Write what was done to a model beside it, for review; to a checkpoint directory that is complete."""
+    plan.save(storage.join(location, PLAN))
+    vouch_for(location, PLAN)
+
+
+def vouch_for(location: str, path: str) -> None:
+    """Add a file to the checksums of a checkpoint directory, as it is now."""
+    if (sums := storage.Checksums.load(location)) is not None:
+        sums.having(path).save()
+
+
+class _ShippedFile(TypedDict):
+    """What is read of a file of the model, as the preprocessing has it."""
+
+    path: str
+    sha256: str
+
+
+class _Facts(TypedDict):
+    """What is read of the facts of a preprocessing; none of the model: it is a dataset's."""
+
+    model: list[_ShippedFile]
+
+
+class _Preprocessing(TypedDict):
+    """What is read of the manifest of a preprocessing."""
+
+    facts: _Facts
+
+
+def checksums(location: str) -> storage.Checksums | None:
+    """What the files of a checkpoint directory should be; None where nobody recorded it.
+
+    Older releases recorded it with the preprocessing alone.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    found = storage.Checksums.load(location, again=AGAIN)
+    manifest = storage.join(location, PREPROCESSING, "manifest.json")
+    if found is not None or not storage.exists(manifest):
+        return found
+    files = storage.read_json(manifest, _Preprocessing, fix="ship the model again")["facts"][MODEL_FACT]
+    sums = {file["path"]: file["sha256"] for file in files}
+    return storage.Checksums(folder=location, sha256=sums, again=AGAIN)
+
+
+def check_files(location: str) -> None:
+    """See that the files of a checkpoint directory are those that were written.
+
+    Raises:
+        DataError: names the first that is not.
+    """
+    sums = checksums(location)
+    if sums is None:
+        _warn_of_unchecked(location)
+        return
+    sums = replace(sums, sha256={name: each for name, each in sums.sha256.items() if _is_part(name)})
+    sums.check_all(threads=READING_THREADS)
+
+
+@cache
+def _warn_of_unchecked(location: str) -> None:
+    console.warn(
+        f"{location}: has no {storage.SUMS} (of an older release, or copied without it): whether its files "
+        "are what was written cannot be checked"
+    )
 
 
 def _refuse_foreign(location: str) -> None:
@@ -214,12 +304,12 @@ def load_config(location: str) -> ModelConfig:
     """What a checkpoint directory holds.
 
     Raises:
-        DataError: not a checkpoint, or of an unknown version or content.
+        DataError: not a checkpoint, of an unknown version or content, or altered.
     """
     path = storage.join(location, CONFIG)
     if not storage.exists(path):
         raise DataError(f"{location}: not a checkpoint directory (no {CONFIG})")
-    content = storage.read_json(path, dict[str, Any])
+    content = _read_json(location, CONFIG, dict[str, Any])
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(
@@ -243,7 +333,11 @@ def from_pretrained(location: str, *, model: nn.Module | None = None) -> nn.Modu
             tied or frozen stays so.
 
     Raises:
-        DataError: not a checkpoint, damaged, or tensors that do not fit the model.
+        DataError: not a checkpoint, damaged, altered, or tensors that do not fit the model.
+
+    Notes:
+        Every file is compared with its digest, which takes a second for some 0.5 to 2 GB. Of a checkpoint
+        without digests (of an older release) a warning says that this was not done.
     """
     config = load_config(location)
     try:
@@ -288,8 +382,13 @@ def _rebuild_buffers_(model: nn.Module) -> None:
 
 def _load_tensors(location: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
+    sums = checksums(location)
+    if sums is None:
+        _warn_of_unchecked(location)
     for path in tensor_files(location):
         with storage.local_copy(path) as file:
+            if sums is not None:
+                sums.check(storage.relative(path, location), copy=file)
             try:
                 # The file stays mapped, also when its name is gone.
                 tensors |= safetensors.torch.load_file(file)
@@ -305,7 +404,7 @@ def tensor_files(location: str) -> list[str]:
         DataError: one of them is missing, or the index is damaged.
     """
     index = storage.join(location, INDEX)
-    names = _indexed_files(location, index) if storage.exists(index) else [TENSORS]
+    names = _indexed_files(location) if storage.exists(index) else [TENSORS]
     paths = [storage.join(location, name) for name in names]
     for path in paths:
         if not storage.exists(path):
@@ -313,13 +412,22 @@ def tensor_files(location: str) -> list[str]:
     return paths
 
 
-def _indexed_files(location: str, index: str) -> list[str]:
-    """The files that an index names, all of them in its own directory.
+def _read_json(location: str, name: str, kind: type[T]) -> T:
+    """A JSON file of a checkpoint, compared with its digest."""
+    sums = checksums(location)
+    if sums is not None:
+        sums.check(name)
+    return storage.read_json(storage.join(location, name), kind)
+
+
+def _indexed_files(location: str) -> list[str]:
+    """The files that the index names, all of them in its own directory.
 
     Raises:
         DataError: the index is damaged, or names files elsewhere.
     """
-    files = set(storage.read_json(index, _Index)["weight_map"].values())
+    index = storage.join(location, INDEX)
+    files = set(_read_json(location, INDEX, _Index)["weight_map"].values())
     storage.check_inside(location, files, source=index)
     if not files or not all(map(_TENSOR_FILE.fullmatch, files)):
         raise DataError(f"{index}: damaged (its weight_map must name model-…-of-….safetensors files)")

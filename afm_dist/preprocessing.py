@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from afm_dist import storage
-from afm_dist.checkpoint import CONFIG, check_schema, load_config
+from afm_dist.checkpoint import (
+    AGAIN,
+    CONFIG,
+    MODEL_FACT,
+    PREPROCESSING,
+    check_schema,
+    load_config,
+    vouch_for,
+)
 from afm_dist.dataset.manifest import FILE_NAME, Manifest, Shard
 from afm_dist.errors import DataError
 
-FOLDER = "preprocessing"
+FOLDER = PREPROCESSING
+OWN_MANIFEST = f"{FOLDER}/{FILE_NAME}"
 # Of a dataset's facts, those that say how its raw rows were read.
 KEPT_FACTS = ("source", "spellings", "synthetic", "threshold", "unknown_share")
-MODEL: Literal["model"] = "model"
 
 
 class _Shipped(TypedDict):
@@ -40,15 +48,17 @@ def attach(manifest: Manifest, checkpoint: str) -> bool:
         a raw row.
 
     Raises:
-        DataError: a vocabulary is missing, truncated or altered.
+        DataError: a vocabulary, or a file of the checkpoint, is missing, truncated or altered.
     """
     if not is_known(manifest):
         return False
-    copy(
-        manifest,
-        storage.join(checkpoint, FOLDER),
-        {MODEL: [asdict(file) for file in model_files(checkpoint)]},
-    )
+    files = model_files(checkpoint)
+    sums = storage.Checksums.load(checkpoint, again=AGAIN)
+    if sums is not None:
+        for file in files:
+            sums.compare(file.path, file.sha256)
+    copy(manifest, storage.join(checkpoint, FOLDER), {MODEL_FACT: [asdict(file) for file in files]})
+    vouch_for(checkpoint, OWN_MANIFEST)
     return True
 
 
@@ -116,6 +126,9 @@ def load(checkpoint: str, data: str | None = None) -> Manifest:
     config = load_config(checkpoint)
     own = None
     if storage.exists(storage.join(location, FILE_NAME)):
+        sums = storage.Checksums.load(checkpoint, again=AGAIN)
+        if sums is not None and OWN_MANIFEST in sums.sha256:
+            sums.check(OWN_MANIFEST)
         own = Manifest.load(location)
         _check_model(own, checkpoint)
     if own is None and data is None:
@@ -177,7 +190,7 @@ def _check_model(manifest: Manifest, checkpoint: str) -> None:
         DataError: naming the file that is missing or another one.
     """
     path = storage.join(manifest.location, FILE_NAME)
-    shipped = storage.as_typed(manifest.facts, _Shipped, source=path, fix="ship the model again")[MODEL]
+    shipped = storage.as_typed(manifest.facts, _Shipped, source=path, fix="ship the model again")[MODEL_FACT]
     storage.check_inside(checkpoint, (file.path for file in shipped), source=path)
     there = {file.path: file for file in model_files(checkpoint)}
     for file in shipped:

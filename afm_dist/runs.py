@@ -2,8 +2,9 @@
 
 A run directory holds ``config.json``, ``environment.json``, ``events.jsonl`` and one folder per
 stage. A finished stage has a ``_SUCCESS`` file with its fingerprint (hash of its configuration
-and its inputs' fingerprints) and a commit id that is new each time the stage is done; a stage
-is up to date when its fingerprint and the commit ids of its inputs are those recorded.
+and its inputs' fingerprints), a commit id that is new each time the stage is done, and the digests
+of the files it left; a stage is up to date when its fingerprint and the commit ids of its inputs are
+those recorded, and its files are as they were.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 from afm_dist import __version__, console, stage_files, storage
 from afm_dist.errors import DataError, OptionError
@@ -31,6 +32,7 @@ EVENTS = "events.jsonl"
 SUCCESS = "_SUCCESS"
 STARTED = "_STARTED"
 STAGE_AGAIN = "delete the folder of this stage, or give --resume never, to do it again"
+MARKERS = frozenset({SUCCESS, STARTED})
 RECORDED_PACKAGES = ("torch", "ray", "pyarrow", "polars", "numpy", "safetensors")
 
 
@@ -62,6 +64,10 @@ class Done(Started):
     commit: str
     seconds: float
     finished: NotRequired[str]
+    files: NotRequired[dict[str, str]]
+
+
+Marker = TypeVar("Marker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +167,7 @@ class Run:
         resumable = self._resumable(path, marker)
         reason = self._why_redo(path, marker, resumable=resumable)
         if reason is None:
-            done = _done(path)
+            done = read_success(path)
             self.reused.append(name)
             self.event("stage up to date", stage=name, fingerprint=marker["fingerprint"])
             console.say(f"[{name}] up to date")
@@ -185,8 +191,15 @@ class Run:
         seconds = round(time.monotonic() - started, 3)
         stage_files.record_end(self.path, name)
         commit = uuid.uuid4().hex
-        storage.write_json(
-            storage.join(path, SUCCESS), {**marker, "commit": commit, "seconds": seconds, "finished": now()}
+        storage.write_sealed_json(
+            storage.join(path, SUCCESS),
+            {
+                **marker,
+                "commit": commit,
+                "seconds": seconds,
+                "finished": now(),
+                "files": storage.of_tree(path, without=MARKERS).sha256,
+            },
         )
         storage.remove(storage.join(path, STARTED))
         self.redone.append(name)
@@ -224,12 +237,15 @@ class Run:
             return "running"
         if self.resume == "never":
             return "running again: --resume never"
-        done = _done(path)
+        try:
+            done = read_success(path)
+        except DataError as error:
+            return f"running again: {error}"
         for name, commit in marker["inputs"].items():
             if done["inputs"].get(name) != commit:
                 return f"running again: its input '{name}' changed"
         if done["fingerprint"] == marker["fingerprint"]:
-            return None
+            return _why_altered(path, done)
         changes = [
             f"{key} {done['config'].get(key)!r} -> {marker['config'].get(key)!r}"
             for key in sorted({*done["config"], *marker["config"]})
@@ -245,13 +261,66 @@ class Run:
         return (
             self.resume == "auto"
             and not storage.exists(storage.join(path, SUCCESS))
-            and storage.exists(started)
-            and storage.read_json(started, Started, fix=STAGE_AGAIN) == marker
+            and _started(started) == marker
         )
 
 
-def _done(folder: str) -> Done:
-    return storage.read_json(storage.join(folder, SUCCESS), Done, fix=STAGE_AGAIN)
+def read_success(folder: str) -> Done:
+    """What the ``_SUCCESS`` file of a stage's folder records.
+
+    Raises:
+        DataError: there is none, or it is damaged or altered.
+    """
+    return read_marker(folder, Done, fix=STAGE_AGAIN)
+
+
+def read_marker(folder: str, kind: type[Marker], *, fix: str) -> Marker:
+    """What the ``_SUCCESS`` file of a stage's folder records, as far as it is read.
+
+    Args:
+        folder: Of the stage.
+        kind: What is read.
+        fix: What to do about an error.
+
+    Raises:
+        DataError: there is none, or it is damaged or altered.
+    """
+    return storage.read_sealed_json(storage.join(folder, SUCCESS), kind, fix=fix, unsealed=True)
+
+
+def files_of(folder: str, files: Mapping[str, str], *, again: str = STAGE_AGAIN) -> storage.Checksums:
+    """What the files of a stage should be.
+
+    Args:
+        folder: Of the stage.
+        files: As its ``_SUCCESS`` file has them.
+        again: What to do about one that was altered.
+
+    Raises:
+        DataError: a path leads elsewhere.
+    """
+    storage.check_inside(folder, files, source=storage.join(folder, SUCCESS))
+    return storage.Checksums(folder=folder, sha256=files, again=again)
+
+
+def _why_altered(folder: str, done: Done) -> str | None:
+    """The reason not to use what a stage left, in words; None when it is as it was left.
+
+    Nothing is known of what an older release left.
+    """
+    try:
+        storage.check_tree(files_of(folder, done.get("files", {}), again="it is made again"))
+    except DataError as error:
+        return f"running again: {error}"
+    return None
+
+
+def _started(location: str) -> Started | None:
+    """What a ``_STARTED`` file says; None where there is none, or a damaged one."""
+    try:
+        return storage.read_json(location, Started)
+    except DataError:
+        return None
 
 
 def check_output(path: str, *, job: str) -> None:

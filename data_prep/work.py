@@ -1,7 +1,8 @@
 """A work directory: what of a job over raw rows was done already, for which input and options.
 
 Of a preparation it lies in ``<output>/.work`` while that runs. Each finished task leaves a receipt; a
-run with the same plan reads the receipts instead of doing the tasks again.
+run with the same plan reads the receipts instead of doing the tasks again, as long as the files that
+the tasks wrote are as they were.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from afm_dist.errors import DataError
 from afm_dist.events import Emit, unheard
 from afm_dist.resources import ONE_CPU, TaskResources
 from afm_dist.tasks import run_tasks
+from data_prep import receipts
+from data_prep.receipts import Receipt
 
 FOLDER = ".work"
 PLAN = "plan.json"
@@ -67,13 +70,11 @@ class Usage:
 
 
 @ray.remote(max_retries=0)
-def _run_task(receipt: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+def _run_task(receipt: str, folder: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     # Polars sizes its thread pool when first used; Ray has given this task one core.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     _forget_peak_memory()
-    result = function(*arguments)
-    storage.write_json(receipt, result)
-    return result, peak_memory()
+    return receipts.leave(receipt, folder, function, *arguments), peak_memory()
 
 
 def _forget_peak_memory() -> None:
@@ -117,6 +118,8 @@ class WorkDirectory:
         self._resources = resources
         self._emit = emit
         self.path = path
+        # In it lie all files of the job, also the result.
+        self._root = path.rpartition("/")[0]
         self._plan = plan
         self.resumed = keep and _content(self.folder(PLAN)) == plan
         if not self.resumed:
@@ -167,22 +170,16 @@ class WorkDirectory:
         Raises:
             AfmError: what a task raised.
         """
-        done = set(storage.list_names(self.folder(stage)))
-        results: dict[str, Any] = {}
-        for task in tasks:
-            if f"{task.key}.json" in done:
-                # The task of a damaged receipt is done again.
-                with suppress(DataError):
-                    results[task.key] = storage.read_json(self.receipt(stage, task.key), task.result)
-        todo = [task for task in tasks if task.key not in results]
         each = resources or self._resources
+        results = self._done_before(stage, what, tasks, each)
+        todo = [task for task in tasks if task.key not in results]
         if results:
             console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
 
         def submit(task: Task) -> Any:
             receipt = self.receipt(stage, task.key)
             options = {"name": what, **each.ray_options}
-            return _run_task.options(**options).remote(receipt, task.function, *task.arguments)
+            return _run_task.options(**options).remote(receipt, self._root, task.function, *task.arguments)
 
         done_before = sum(task.weight for task in tasks) - sum(task.weight for task in todo)
         with console.progress(what, sum(task.weight for task in tasks), unit, before=done_before) as advance:
@@ -204,6 +201,19 @@ class WorkDirectory:
                 emit=self._emit,
             )
         return [results[task.key] for task in tasks]
+
+    def _done_before(
+        self, stage: str, what: str, tasks: Sequence[Task], resources: TaskResources
+    ) -> dict[str, Any]:
+        """Results of tasks that need not be done again, by key."""
+        done = set(storage.list_names(self.folder(stage)))
+        found = {
+            task.key: receipt
+            for task in tasks
+            if f"{task.key}.json" in done
+            and (receipt := Receipt.read(self.receipt(stage, task.key), self._root, task.result)) is not None
+        }
+        return receipts.sound(found, self._root, what=what, resources=resources, emit=self._emit)
 
     def remove(self) -> None:
         """Delete it all."""

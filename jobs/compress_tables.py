@@ -25,7 +25,8 @@ class CompressTables:
     data: str
     """Dataset directory, made by jobs/prepare.py, that the model was trained on."""
     checkpoint: str
-    """Checkpoint directory of the model. It is told from others by sizes and times of change of its files."""
+    """Checkpoint directory of the model. It is told from others by sizes and times of change of its files,
+    and compared with its checksums before a stage reads it."""
     embedding_dim: int
     """Embedding dimension after compression."""
     output: str

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import afm_dist
 from afm_dist import storage
 from afm_dist.checkpoint import (
     ModelConfig,
+    check_files,
     check_schema,
     from_pretrained,
     load_config,
+    save_plan,
     save_pretrained,
     size_on_disk,
 )
@@ -181,15 +186,22 @@ def refused(location: Path, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def forget_checksums(location: Path) -> None:
+    """As of an older release: what is refused is the content."""
+    (location / storage.SUMS).unlink(missing_ok=True)
+
+
 def edit_config(location: Path, **changes: Any) -> None:
     path = str(location / "config.json")
     storage.write_json(path, {**storage.read_json(path, object), **changes})
+    forget_checksums(location)
 
 
 def edit_tensors(location: Path, **changes: Tensor | None) -> None:
     path = location / "model.safetensors"
     tensors = {**safetensors.torch.load_file(path), **changes}
     safetensors.torch.save_file({k: v for k, v in tensors.items() if v is not None}, path)
+    forget_checksums(location)
 
 
 @pytest.mark.parametrize("version", [None, 0, 2, "1"])
@@ -256,6 +268,8 @@ def test_truncated_tensors_are_refused_by_name(saved: Path, keep: int) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
 
+    refused(saved, r"model\.safetensors: truncated or altered")
+    forget_checksums(saved)
     refused(saved, r"model\.safetensors: damaged")
 
 
@@ -264,6 +278,7 @@ def test_a_pickle_in_place_of_the_tensors_is_refused_and_never_opened(saved: Pat
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (saved / "exploded",)
 
+    forget_checksums(saved)
     for content in (pickle.dumps(Bomb()), b""):
         torch.save({"weight": Bomb()}, saved / "model.safetensors")
         if content:
@@ -294,6 +309,8 @@ def test_a_tensor_too_few_or_too_many_or_of_another_shape_is_refused_by_name(sav
 def test_an_index_that_is_not_understood_is_refused(saved: Path, index: Any) -> None:
     storage.write_json(str(saved / "model.safetensors.index.json"), index)
 
+    refused(saved, r"index\.json: SHA256SUMS does not list it")
+    forget_checksums(saved)
     refused(saved, r"index\.json: damaged")
 
 
@@ -304,6 +321,123 @@ def test_a_missing_part_of_several_files_is_refused_by_name(tmp_path: Path) -> N
     part.unlink()
 
     refused(tmp_path, rf"{part.name}: missing")
+
+
+# What was altered --------------------------------------------------------------------------------
+
+
+def flip(path: Path, at: int) -> None:
+    """The lowest bit of one byte."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("max_file_bytes", [10**9, 300], ids=["one file", "several files"])
+def test_a_flipped_bit_of_any_file_is_refused_by_name(tmp_path: Path, max_file_bytes: int) -> None:
+    model, plan = model_and_plan("folded")
+    save_pretrained(model, str(tmp_path), replace(CONFIG, plan=plan), max_file_bytes=max_file_bytes)
+
+    names = storage.list_names(str(tmp_path))
+    assert {"config.json", "SHA256SUMS"} < set(names)
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        for at in (0, len(content) // 3, len(content) // 2, len(content) - 2):
+            flip(tmp_path / name, at)
+
+            # Of the list of checksums itself, the file whose line it is may be named.
+            refused(tmp_path, re.escape(name) if name != storage.SUMS else "altered|SHA256SUMS")
+            (tmp_path / name).write_bytes(content)
+
+    assert torch.equal(logits(from_pretrained(str(tmp_path))), logits(model))
+
+
+def test_a_description_that_was_altered_is_refused_by_all_who_read_it(saved: Path) -> None:
+    text = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(text.replace('"kappa": 2.0', '"kappa": 3.0'))
+    assert (saved / "config.json").read_text() != text
+
+    for read in (from_pretrained, load_config, check_files):
+        with pytest.raises(DataError, match=r"config\.json: truncated or altered"):
+            read(str(saved))
+
+
+def test_the_checksums_are_those_of_sha256sum(saved: Path) -> None:
+    checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=saved, check=False)
+
+    assert checked.returncode == 0
+
+
+def test_a_checkpoint_of_an_older_release_loads_with_a_warning(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = from_pretrained(str(saved))
+    assert not capsys.readouterr().err
+
+    forget_checksums(saved)
+
+    assert torch.equal(logits(from_pretrained(str(saved))), logits(model))
+    warned = capsys.readouterr().err
+    assert f"{saved}: has no SHA256SUMS" in warned.replace("\n", "")
+    check_files(str(saved))
+    assert not capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_overwritten_by_half_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, plan = model_and_plan("mlp")
+    for last in ("SHA256SUMS", "config.json"):
+        write = storage.files.open_write
+
+        def interrupted(location: str, last: str = last, write: Any = write) -> Any:
+            if location.endswith(last):
+                raise KeyboardInterrupt
+            return write(location)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(storage.files, "open_write", interrupted)
+            save_pretrained(model, str(saved), replace(CONFIG, plan=plan))
+
+        refused(saved, "altered")
+
+    save_pretrained(model, str(saved), replace(CONFIG, plan=plan))
+    assert torch.equal(logits(from_pretrained(str(saved))), logits(model))
+
+
+def test_a_plan_beside_its_checkpoint_is_checked_and_a_copy_may_be_edited(
+    saved: Path, tmp_path: Path
+) -> None:
+    plan = load_config(str(saved)).plan
+    save_plan(plan, str(saved))
+    path = saved / "plan.json"
+    assert Plan.load(str(path)) == plan
+    path.write_text(path.read_text().replace('"rank": 2', '"rank": 3', 1))
+
+    with pytest.raises(DataError, match=r"plan\.json: truncated or altered .* another folder"):
+        Plan.load(str(path))
+
+    path.rename(tmp_path / "plan.json")
+    assert Plan.load(str(tmp_path / "plan.json")).entries[0].rank == 3
+
+
+def test_several_files_are_read_once_a_process(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for path in saved.iterdir():
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(storage.content, "SETTLED_NS", 0)
+    read: list[str] = []
+    whole = storage.content._sha256_in_pieces
+    monkeypatch.setattr(
+        storage.content, "_sha256_in_pieces", lambda path: [read.append(path), whole(path)][1]
+    )
+
+    for _ in range(3):
+        from_pretrained(str(saved))
+        check_files(str(saved))
+
+    assert sorted(Path(path).name for path in read) == ["config.json", "model.safetensors"]
 
 
 # Schemas -----------------------------------------------------------------------------------------

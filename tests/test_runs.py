@@ -9,7 +9,7 @@ import pytest
 
 from afm_dist import storage
 from afm_dist.errors import OptionError
-from afm_dist.runs import Resume, Run, Stage
+from afm_dist.runs import Resume, Run, Stage, read_success
 
 
 class Pipeline:
@@ -87,6 +87,93 @@ def test_changed_data_redoes_everything_made_from_it(pipeline: Pipeline) -> None
     pipeline.run()
 
     assert pipeline.run(data="d2").redone == ALL
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", [flip, Path.unlink, lambda path: path.write_bytes(b"[]")])
+def test_a_stage_whose_files_were_altered_is_done_again_and_says_which(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str], how: Any
+) -> None:
+    pipeline.run()
+    capsys.readouterr()
+    how(Path(pipeline.path, "compress", "parts"))
+
+    run = pipeline.run()
+
+    assert (run.redone, run.reused) == (["compress", "report"], ["train", "evaluate"])
+    assert f"[compress] running again: {pipeline.path}/compress/parts: " in capsys.readouterr().out
+    assert pipeline.parts("compress") == ["part"]
+    assert pipeline.run().redone == []
+
+
+def test_what_another_run_left_in_a_stage_of_the_same_name_is_not_used(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    def stage(path: Path, content: str) -> Run:
+        run = Run(str(path), job="compress", config={})
+        run.stage(
+            "statistics", lambda folder: storage.write_bytes(f"{folder}/moments", content.encode()), config={}
+        )
+        return run
+
+    stage(tmp_path / "a", "of a")
+    stage(tmp_path / "b", "of b")
+    (tmp_path / "b" / "statistics" / "moments").replace(tmp_path / "a" / "statistics" / "moments")
+
+    assert stage(tmp_path / "a", "of a").redone == ["statistics"]
+    assert (tmp_path / "a" / "statistics" / "moments").read_text() == "of a"
+
+
+def test_files_that_checksums_vouch_for_are_read_only_when_the_stage_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(folder: str) -> None:
+        storage.write_bytes(f"{folder}/model/tensors", b"weights")
+        storage.Checksums(folder=f"{folder}/model", sha256={}).having("tensors").save()
+
+    def stage() -> Run:
+        run = Run(str(tmp_path), job="compress", config={})
+        run.stage("rewrite", work)
+        return run
+
+    stage()
+    assert list(read_success(str(tmp_path / "rewrite"))["files"]) == ["model/SHA256SUMS"]
+    assert stage().redone == []
+
+    flip(tmp_path / "rewrite" / "model" / "tensors")
+    assert stage().redone == ["rewrite"]
+
+
+def test_a_marker_that_was_altered_is_not_believed(pipeline: Pipeline) -> None:
+    pipeline.run()
+    marker = Path(pipeline.path, "compress", "_SUCCESS")
+    for at in range(2, 400, 31):
+        content = bytearray(marker.read_bytes())
+        content[at] ^= 1
+        marker.write_bytes(content)
+
+        assert pipeline.run().redone in ([], ["compress", "report"])
+        assert read_success(str(marker.parent))["fingerprint"]
+    marker.write_bytes(marker.read_bytes().replace(b'"rank": 8', b'"rank": 9'))
+
+    assert pipeline.run().redone == ["compress", "report"]
+
+
+def test_a_stage_whose_beginning_was_damaged_starts_anew(pipeline: Pipeline) -> None:
+    pipeline.failing = "compress"
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    pipeline.failing = None
+    Path(pipeline.path, "compress", "_STARTED").write_bytes(b"{")
+
+    pipeline.run()
+
+    assert pipeline.parts("compress") == ["part"]
 
 
 def test_going_back_to_the_old_option_redoes_the_stage(pipeline: Pipeline) -> None:

@@ -116,8 +116,12 @@ class Plan:
         """Read from JSON.
 
         Raises:
-            DataError: no such file, or not a plan.
+            DataError: no such file, not a plan, or one that was altered since it came with a checkpoint.
         """
+        folder, _, name = location.rpartition("/")
+        sums = storage.Checksums.load(folder or ".", again="to use another plan, copy it to another folder")
+        if sums is not None and name in sums.sha256:
+            sums.check(name)
         return cls.from_json(storage.read_json(location, dict[str, Any]), source=location)
 
 

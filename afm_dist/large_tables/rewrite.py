@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from afm_dist import __version__, storage
-from afm_dist.checkpoint import MAX_FILE_BYTES, write_checkpoint
+from afm_dist.checkpoint import MAX_FILE_BYTES, check_files, save_plan, write_checkpoint
 from afm_dist.compression.method import RowEncoder
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.registry import method_for
@@ -89,6 +89,7 @@ def compress_table(
         folder=storage.join(target, f"{CODES_PREFIX}{fingerprint[:16]}"),
         fingerprint=fingerprint,
     )
+    check_files(source.location)
     make_codes(parts, options=options, emit=emit)
 
     shapes = named_tensors(empty_model(source.config, plan))
@@ -104,8 +105,8 @@ def compress_table(
 
     config = replace(source.config, plan=source.config.plan + plan)
     sizes = {name: item.nbytes for name, item in described.items()}
-    plan.save(storage.join(target, "plan.json"))
     write_checkpoint(target, config, sizes, write, max_file_bytes=max_file_bytes)
+    save_plan(plan, target)
     # Also those of an interrupted call that asked for something else.
     for name in storage.list_names(target):
         if name.startswith(CODES_PREFIX):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from afm_dist import __version__
-from afm_dist.checkpoint import check_schema
+from afm_dist.checkpoint import check_files, check_schema
 from afm_dist.cluster import ensure_ray
 from afm_dist.compression.plan import TABLE
 from afm_dist.dataset.manifest import Manifest
@@ -106,6 +106,8 @@ def stored_moments(
         # Tasks read ranges of a vocabulary, which no checksum covers.
         if field.name in manifest.vocabulary:
             manifest.check(manifest.vocabulary[field.name])
+    # Tasks read blocks, which no checksum covers.
+    check_files(source.location)
     ensure_ray()
     facts = {
         "version": __version__,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Report
 from afm_dist.report.validate import as_report
-from afm_dist.runs import CONFIG, STARTED, SUCCESS
+from afm_dist.runs import CONFIG, STARTED, SUCCESS, files_of, read_marker
 
 JOB = "compress"
 STAGE = "report"
@@ -75,6 +75,7 @@ class _Reported(_Committed):
     """What is read of the marker of the report."""
 
     inputs: dict[str, str]
+    files: NotRequired[dict[str, str]]
 
 
 def _config(location: str) -> _Config:
@@ -101,7 +102,8 @@ def _check_finished(location: str) -> None:
         begun = [name for name in storage.list_names(location) if _is_begun(storage.join(location, name))]
         which = f"'{begun[0]}' was begun and not completed" if begun else f"'{STAGE}' is missing"
         raise DataError(f"{unfinished} {which}; {again}")
-    inputs = storage.read_json(marker, _Reported, fix=again)["inputs"]
+    written = read_marker(storage.join(location, STAGE), _Reported, fix=again)
+    inputs = written["inputs"]
     storage.check_inside(location, inputs, source=marker)
     for name, commit in inputs.items():
         folder = storage.join(location, name)
@@ -111,8 +113,11 @@ def _check_finished(location: str) -> None:
                 raise DataError(f"{unfinished} '{name}' was begun and not completed; {again}")
             if storage.exists(folder) and not name.startswith(SEED):
                 raise DataError(f"{unfinished} '{name}' is missing; {again}")
-        elif storage.read_json(done, _Committed, fix=again)["commit"] != commit:
+        elif read_marker(folder, _Committed, fix=again)["commit"] != commit:
             raise DataError(f"{location}: its report is older than its stage '{name}'; {again}")
+    files = files_of(storage.join(location, STAGE), written.get("files", {}), again=again)
+    if REPORT in files.sha256:
+        files.check(REPORT)
 
 
 def _is_begun(folder: str) -> bool:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from afm_dist import console, storage
 from afm_dist.checkpoint import (
     ModelConfig,
+    check_files,
     from_pretrained,
     load_config,
+    save_plan,
     save_pretrained,
     size_on_disk,
 )
@@ -91,6 +93,7 @@ def check_ranks(
 
 def _check_types(model: nn.Module, checkpoint: str) -> None:
     """Refuse stored tensors of another type than the model's: budgets count bytes by those."""
+    check_files(checkpoint)
     stored = stored_tensors(checkpoint)
     for name, tensor in named_tensors(model).items():
         if name in stored and stored[name].dtype != tensor.dtype:
@@ -371,4 +374,4 @@ def write_compressed(
     config = load_config(source)
     model = compress_(from_pretrained(source), plan, moments, sensitivity)
     save_pretrained(model, target, replace(config, plan=config.plan + plan))
-    plan.save(storage.join(target, "plan.json"))
+    save_plan(plan, target)

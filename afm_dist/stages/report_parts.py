@@ -21,7 +21,7 @@ from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Layer
-from afm_dist.runs import STAGE_AGAIN, SUCCESS, Done, Run, Stage, environment
+from afm_dist.runs import STAGE_AGAIN, Run, Stage, environment, read_success
 from afm_dist.stages.evaluation import RESULTS, MeasuredSpeed
 from afm_dist.stages.training import Models
 from afm_dist.statistics.keys import field_key, module_name
@@ -257,7 +257,7 @@ def timings(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage.name,
-            "seconds": storage.read_json(stage.file(SUCCESS), Done, fix=STAGE_AGAIN)["seconds"],
+            "seconds": read_success(stage.path)["seconds"],
             "reused": stage.name in run.reused,
         }
         for stage in run.stages

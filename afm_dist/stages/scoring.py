@@ -14,6 +14,7 @@ from afm_dist.compression.budget import description_bytes, structure_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.errors import DataError
 from afm_dist.evaluation.score import score_split
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.low_rank.ranks import ranks_of
@@ -84,12 +85,11 @@ class Scoring:
             plan: What becomes of the uncompressed model.
         """
         location = storage.join(self._folder, SCORED, f"{name}.json")
-        if storage.exists(location):
-            stored = dict(storage.read_json(location, Scored))
-            # Another processor may choose other ranks from the same statistics.
-            if stored["plan"] == plan.to_json():
-                self.found.append(stored)
-                return self.found[-1]
+        stored = self._stored(location)
+        # Another processor may choose other ranks from the same statistics.
+        if stored is not None and stored["plan"] == plan.to_json():
+            self.found.append(stored)
+            return self.found[-1]
         model = compress_(from_pretrained(self._source), plan, self._moments, self._sensitivity)
         measured = {
             split: score_split(
@@ -115,9 +115,19 @@ class Scoring:
         for split, quality in measured.items():
             prefix = "" if split == "test" else f"{split}_"
             result |= {f"{prefix}auc": quality.auc, f"{prefix}log_loss": quality.log_loss}
-        storage.write_json(location, result)
+        storage.write_sealed_json(location, result)
         self.found.append(result)
         return result
+
+    def _stored(self, location: str) -> dict[str, Any] | None:
+        """What was found before; None where nothing was, or where it was altered since."""
+        if not storage.exists(location):
+            return None
+        try:
+            return dict(storage.read_sealed_json(location, Scored, fix="it is scored again"))
+        except DataError as error:
+            console.warn(str(error))
+            return None
 
     @contextmanager
     def remembering(self, what: str, models: int) -> Iterator[Scoring]:

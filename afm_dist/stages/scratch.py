@@ -19,7 +19,7 @@ from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe
-from afm_dist.training.worker import Candidate
+from afm_dist.training.worker import HISTORY, Candidate
 
 
 def train_scratch(
@@ -84,7 +84,7 @@ def train_scratch(
     return Models(
         stage=stage,
         checkpoints={SCRATCH: stage.file("checkpoint")},
-        histories={SCRATCH: History.read(stage.file("history.json"))},
+        histories={SCRATCH: History.read(stage.file(HISTORY))},
     )
 
 

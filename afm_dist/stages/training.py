@@ -23,7 +23,7 @@ from afm_dist.runs import Run, Stage
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe
-from afm_dist.training.worker import Candidate
+from afm_dist.training.worker import HISTORY, Candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def train_baseline(
     return Models(
         stage=stage,
         checkpoints={"baseline": stage.file("checkpoint")},
-        histories={"baseline": History.read(stage.file("history.json"))},
+        histories={"baseline": History.read(stage.file(HISTORY))},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import safetensors.torch
 import torch
@@ -61,7 +61,7 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
     """
     content = storage.read_bytes(location)
     try:
-        metadata = _metadata(content, location)
+        metadata = read_metadata(content, location)
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
         if metadata["format_version"] != FORMAT_VERSION:
             raise DataError(f"{location}: unknown format version {metadata['format_version']!r}")
@@ -93,13 +93,22 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
 class _Header(TypedDict):
     """What is read of the header of a safetensors file."""
 
-    __metadata__: dict[str, str]
+    __metadata__: NotRequired[dict[str, str]]
 
 
-def _metadata(content: bytes, location: str) -> dict[str, str]:
-    """The metadata of a safetensors file: the header is length (8 bytes) and JSON."""
+def read_metadata(content: bytes, location: str) -> dict[str, str]:
+    """The metadata of a safetensors file, none where it has none: the header is length (8 bytes) and JSON.
+
+    Args:
+        content: Of the file.
+        location: Of the file, for messages.
+
+    Raises:
+        ValueError: there is no such header.
+        DataError: it is damaged.
+    """
     length = int.from_bytes(content[:8], "little")
     if length > len(content) - 8:
         raise ValueError("truncated header")
     header = storage.parse_json(content[8 : 8 + length], _Header, source=location, fix=AGAIN)
-    return header["__metadata__"]
+    return header.get("__metadata__", {})

@@ -1,17 +1,23 @@
 """Files on local disks and object stores behind a few functions.
 
 A *location* is a string: a local path, or a URI (``file://``, ``s3://``, ``gs://``, or another that
-``pyarrow.fs`` understands). Writes are atomic: a reader sees the whole new file or none of it.
+``pyarrow.fs`` understands). Writes are atomic: a reader sees the whole new file or none of it. What is
+resumed from, and every checkpoint, has its SHA-256 in a file that is written after it (``Checksums``,
+``write_sealed_json``), and is compared with it when it is read.
 """
 
+from afm_dist.storage.checksums import SUMS, Checksums, check_tree, of_tree
 from afm_dist.storage.content import (
     file_sha256,
     fingerprint,
     json_line,
+    json_text,
     plain,
     read_json,
+    read_sealed_json,
     sha256,
     write_json,
+    write_sealed_json,
 )
 from afm_dist.storage.files import (
     TEMPORARY_SUFFIX,
@@ -32,6 +38,7 @@ from afm_dist.storage.files import (
     open_read,
     open_write,
     read_bytes,
+    recording_digests,
     remove,
     remove_temporaries,
     size,
@@ -44,15 +51,19 @@ from afm_dist.storage.location import (
     is_uri,
     join,
     local_path,
+    relative,
 )
 from afm_dist.storage.typed_json import MAKE_AGAIN, as_typed, parse_json
 
 __all__ = [
     "MAKE_AGAIN",
+    "SUMS",
     "TEMPORARY_SUFFIX",
+    "Checksums",
     "absolute",
     "as_typed",
     "check_inside",
+    "check_tree",
     "copy",
     "copy_file",
     "exists",
@@ -68,6 +79,7 @@ __all__ = [
     "is_uri",
     "join",
     "json_line",
+    "json_text",
     "list_files",
     "list_infos",
     "list_names",
@@ -75,16 +87,21 @@ __all__ = [
     "local_copy",
     "local_path",
     "new_file",
+    "of_tree",
     "open_read",
     "open_write",
     "parse_json",
     "plain",
     "read_bytes",
     "read_json",
+    "read_sealed_json",
+    "recording_digests",
+    "relative",
     "remove",
     "remove_temporaries",
     "sha256",
     "size",
     "write_bytes",
     "write_json",
+    "write_sealed_json",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -12,8 +13,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from pyarrow import fs as pafs
 
@@ -36,6 +38,8 @@ SPECIAL = {
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # The largest object that S3 copies by itself.
 MAX_COPIED_BYTES = 5 << 30
+# Who wants to know the digests of what is written now.
+_RECORDS: ContextVar[tuple[dict[str, str], ...]] = ContextVar("records", default=())
 
 
 def file_system(location: str) -> tuple[pafs.FileSystem, str]:
@@ -152,6 +156,63 @@ def _not_special(location: str) -> Path:
     return path
 
 
+@contextmanager
+def recording_digests() -> Iterator[dict[str, str]]:
+    """Within it, the SHA-256 of each file that this thread writes is recorded, by location.
+
+    They are taken of what is written, not of what the disk makes of it.
+    """
+    record: dict[str, str] = {}
+    token = _RECORDS.set((*_RECORDS.get(), record))
+    try:
+        yield record
+    finally:
+        _RECORDS.reset(token)
+
+
+def _record(location: str, digest: str) -> None:
+    for record in _RECORDS.get():
+        record[location] = digest
+
+
+def _forget(location: str) -> None:
+    for record in _RECORDS.get():
+        for known in [each for each in record if each == location or each.startswith(f"{location}/")]:
+            del record[known]
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is written, with the digest of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """How many bytes were written."""
+        return self._file.tell()
+
+    def write(self, data: Any) -> int:
+        """Write some bytes."""
+        self.digest.update(data)
+        return self._file.write(data)
+
+
+@contextmanager
+def _recorded(file: BinaryIO, location: str) -> Iterator[BinaryIO]:
+    """The file, or one that notes the digest for those who record."""
+    if not _RECORDS.get():
+        yield file
+        return
+    hashed = _Hashed(file)
+    yield cast(BinaryIO, hashed)
+    _record(location, hashed.digest.hexdigest())
+
+
 def write_bytes(location: str, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all."""
     with open_write(location) as file:
@@ -169,12 +230,17 @@ def open_write(location: str) -> Iterator[BinaryIO]:
         StorageError: it cannot be written.
     """
     if is_local(location):
-        with new_file(location) as path, _opened(path, location) as file:
-            yield file
+        with (
+            _new_local_file(location) as path,
+            _opened(path, location) as file,
+            _recorded(file, location) as to,
+        ):
+            yield to
         return
     upload = Upload(*connect(location), location)
     try:
-        yield cast(BinaryIO, upload)
+        with _recorded(cast(BinaryIO, upload), location) as to:
+            yield to
         upload.commit()
     finally:
         upload.close()
@@ -195,6 +261,17 @@ def new_file(location: str) -> Iterator[Path]:
             with path.open("rb") as source, open_write(location) as target:
                 shutil.copyfileobj(source, target, COPY_BYTES)
         return
+    with _new_local_file(location) as path:
+        yield path
+        if _RECORDS.get():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            _record(location, digest)
+
+
+@contextmanager
+def _new_local_file(location: str) -> Iterator[Path]:
+    """As ``new_file``, on a local disk."""
     final = local_path(location)
     path = final.with_name(f".{final.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
@@ -323,7 +400,8 @@ def copy_file(source: str, target: str) -> None:
     Raises:
         DataError: there is no such file.
     """
-    if not is_local(source) and not is_local(target) and size(source) <= MAX_COPIED_BYTES:
+    by_the_store = not is_local(source) and not is_local(target) and not _RECORDS.get()
+    if by_the_store and size(source) <= MAX_COPIED_BYTES:
         (filesystem, path), (other, other_path) = connect(source), connect(target)
         if filesystem is other:
             with reaching(target):
@@ -335,6 +413,7 @@ def copy_file(source: str, target: str) -> None:
 
 def remove(location: str) -> None:
     """Delete a file, or a folder with all it holds; nothing happens when it is not there."""
+    _forget(location)
     if is_local(location):
         path = local_path(location)
         with _writing(location):

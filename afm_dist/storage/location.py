@@ -48,6 +48,19 @@ def join(location: str, *parts: str) -> str:
     return "/".join([_without_slashes(location), *below])
 
 
+def relative(location: str, folder: str) -> str:
+    """What ``join`` adds to a folder to give a location below it: plain names with slashes between.
+
+    Raises:
+        ValueError: the location is not below the folder.
+    """
+    prefix = f"{_without_slashes(folder)}/"
+    if not location.startswith(prefix):
+        raise ValueError(f"{location} is not below {folder}")
+    below = location.removeprefix(prefix)
+    return unquote(below) if is_uri(folder) else below
+
+
 def absolute(location: str) -> str:
     """The same location, independent of the working directory, without slashes at the end.
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from afm_dist import console, storage
-from afm_dist.checkpoint import check_schema, load_config, size_on_disk
+from afm_dist.checkpoint import check_files, check_schema, load_config, size_on_disk
 from afm_dist.cluster import ensure_ray, training_resources
 from afm_dist.dataset.labels import check_labels
 from afm_dist.dataset.manifest import Manifest
@@ -75,6 +75,7 @@ def fit(
     check_labels(manifest)
     _check_teachers(candidates, manifest, recipe)
     folder = storage.absolute(folder)
+    _check_finished(candidates)
     rows = rows_seen(total_steps(recipe, manifest), recipe, manifest)
     failures = 0
     while waiting := [candidate for candidate in candidates if not candidate.finished]:
@@ -108,6 +109,18 @@ def fit(
     for rest in (RAY_TRAIN, PROGRESS, REGISTERED):
         storage.remove(storage.join(folder, rest))
     return {candidate.name: History.read(candidate.history) for candidate in candidates}
+
+
+def _check_finished(candidates: Sequence[Candidate]) -> None:
+    """See that what an interrupted training finished is as it was left, before hours go by.
+
+    Raises:
+        DataError: a history or a checkpoint was altered.
+    """
+    for candidate in candidates:
+        if candidate.finished:
+            History.read(candidate.history)
+            check_files(candidate.checkpoint)
 
 
 def _check_teachers(candidates: Sequence[Candidate], manifest: Manifest, recipe: Recipe) -> None:

@@ -105,9 +105,9 @@ class History:
         """Of a training that is finished.
 
         Raises:
-            DataError: the file is missing or damaged.
+            DataError: the file is missing, damaged or altered.
         """
-        content = storage.read_json(location, dict[str, Any], fix=AGAIN)
+        content = storage.read_sealed_json(location, dict[str, Any], fix=AGAIN, unsealed=True)
         return cls.from_json(content, source=location)
 
 

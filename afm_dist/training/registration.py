@@ -32,6 +32,7 @@ class Registered:
         kept_step: Step whose weights were the best until then.
         threads: Of each worker.
         device: On which the model ran.
+        digest: Of the state in it.
         attempt: The start of Ray Train that wrote it.
         checkpoint: Name of its folder.
     """
@@ -41,6 +42,7 @@ class Registered:
     kept_step: int
     threads: int
     device: str
+    digest: str
     attempt: str
     checkpoint: str
 
@@ -54,7 +56,7 @@ class Registered:
         location = storage.join(folder, REGISTERED)
         if not storage.exists(location):
             return None
-        registered = storage.read_json(location, cls, fix=AGAIN)
+        registered = storage.read_sealed_json(location, cls, fix=AGAIN)
         storage.check_inside(
             storage.join(folder, RAY_TRAIN),
             [registered.attempt, f"{registered.attempt}/{registered.checkpoint}"],
@@ -64,7 +66,7 @@ class Registered:
 
     def write(self, folder: str) -> None:
         """Replace the note of the stage that works in a folder."""
-        storage.write_json(storage.join(folder, REGISTERED), asdict(self))
+        storage.write_sealed_json(storage.join(folder, REGISTERED), asdict(self))
 
     def location(self, folder: str) -> str:
         """Where the checkpoint lies."""

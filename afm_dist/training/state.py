@@ -50,8 +50,8 @@ class State:
     optimizer: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
 
-    def write(self, folder: str, *, candidate: str) -> None:
-        """Write ``state.safetensors``, then ``state.json``.
+    def write(self, folder: str, *, candidate: str) -> str:
+        """Write ``state.safetensors``, then ``state.json``; returns a digest of both.
 
         Args:
             folder: Where to.
@@ -72,17 +72,23 @@ class State:
             "history": self.history.to_json(),
             "sha256": digest,
         }
-        storage.write_json(storage.join(folder, DESCRIPTION), description)
+        return storage.write_sealed_json(storage.join(folder, DESCRIPTION), description)
 
     @classmethod
-    def read(cls, folder: str, *, candidate: str, step: int) -> State:
+    def read(cls, folder: str, *, candidate: str, step: int, digest: str) -> State:
         """What ``write`` wrote, of the candidate and the step that are expected there.
 
+        Args:
+            folder: Where it lies.
+            candidate: Name of the model that is trained.
+            step: Steps done.
+            digest: What ``write`` returned.
+
         Raises:
-            DataError: it is missing, damaged, or of another candidate or step.
+            DataError: it is missing, damaged, altered, or of another candidate, step or training.
         """
         again, location = AGAIN, storage.join(folder, DESCRIPTION)
-        content = storage.read_json(location, dict[str, Any], fix=again)
+        content = storage.read_sealed_json(location, dict[str, Any], fix=again)
         if content.get("format_version") != FORMAT_VERSION:
             version = reprlib.repr(content.get("format_version"))
             raise DataError(
@@ -96,6 +102,8 @@ class State:
                 f"{folder}: the state of {found[0]} at step {found[1]} where that of {candidate} at step "
                 f"{step} was registered; {again}"
             )
+        if storage.fingerprint(content) != digest:
+            raise DataError(f"{folder}: not the state that was registered, but one of another run; {again}")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}, "losses": {}}
         with storage.local_copy(storage.join(folder, TENSORS)) as path:
             if storage.file_sha256(str(path)) != description["sha256"]:

@@ -117,7 +117,7 @@ def run_worker(config: dict[str, Any]) -> None:
         state = None
         if start is not None:
             location = start.location(assignment.folder)
-            state = State.read(location, candidate=candidate.name, step=start.step)
+            state = State.read(location, candidate=candidate.name, step=start.step, digest=start.digest)
         _Training(assignment, candidate, manifest, worker, progress).run(state)
         progress.finished()
         start = None
@@ -162,7 +162,7 @@ class _Training:
         )
         if self._worker.rank == 0:
             self._kept.commit(history.kept_step, self._candidate.checkpoint)
-            storage.write_json(self._candidate.history, history.to_json())
+            storage.write_sealed_json(self._candidate.history, history.to_json())
 
     def _keep(self, model: nn.Module, step: int) -> None:
         if self._worker.rank == 0:
@@ -186,7 +186,7 @@ class _Training:
         if self._worker.rank == 0:
             attempt, name = self._assignment.attempt, f"checkpoint-{self._candidate.name}-{state.step:08d}"
             folder = storage.join(self._assignment.folder, RAY_TRAIN, attempt, name)
-            state.write(folder, candidate=self._candidate.name)
+            metrics["digest"] = state.write(folder, candidate=self._candidate.name)
             place = ray.train.get_context().get_storage()
             checkpoint = ray.train.Checkpoint(f"{place.experiment_fs_path}/{name}", place.storage_filesystem)
             # It lies where Ray Train would have copied it, so there is nothing left to upload.

@@ -1,13 +1,15 @@
 """Synthetic click logs in the raw format of a well-known one, with the true probabilities beside them.
 
-A log is a folder of ``part-NNNNN`` files of 262,144 rows and one ``truth-NNNNN.parquet`` for each. A
-row depends on (shape, seed, row number) alone: a log is the beginning of any longer one of its seed.
+A log is a folder of ``part-NNNNN`` files of 262,144 rows, and for each one ``truth-NNNNN.parquet`` and, in
+``digests-NNNNN.json``, the digests of the two: what was altered is written again. A row depends on (shape,
+seed, row number) alone: a log is the beginning of any longer one of its seed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -27,6 +29,8 @@ from data_prep.sources.planted_text import FORMATS, LineWriter
 
 GENERATOR_VERSION = 2
 RECORD = "log.json"
+READING_THREADS = 8
+AGAIN = "it is written again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,9 @@ def write_synthetic(
         shape=shape,
     )
     done = _claim(folder, {"generator": GENERATOR_VERSION, "shape": shape, "seed": seed, "rows": rows})
-    todo = [index for index in parts if not {_part_name(index, shape), _truth_name(index)} <= done]
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        sound = pool.map(lambda index: _is_sound(folder, index, shape, done), parts)
+        todo = [index for index, kept in zip(parts, sound, strict=True) if not kept]
     if todo:
         _write_parts(folder, log, todo, emit)
     return log
@@ -98,6 +104,28 @@ def _part_name(index: int, shape: ShapeName) -> str:
 
 def _truth_name(index: int) -> str:
     return f"truth-{index:05d}.parquet"
+
+
+def _digests_name(index: int) -> str:
+    return f"digests-{index:05d}.json"
+
+
+def _is_sound(folder: str, index: int, shape: ShapeName, there: set[str]) -> bool:
+    """Whether a file and its truth are there, and are what was written."""
+    names = {_part_name(index, shape), _truth_name(index)}
+    if not {*names, _digests_name(index)} <= there:
+        return False
+    try:
+        record = storage.read_sealed_json(
+            storage.join(folder, _digests_name(index)), dict[str, str], fix=AGAIN
+        )
+        storage.Checksums(
+            folder=folder, sha256={name: record[name] for name in names}, again=AGAIN
+        ).check_all()
+    except (DataError, KeyError) as error:
+        console.warn(f"the synthetic log: {error}")
+        return False
+    return True
 
 
 def _rows_of_part(index: int, rows: int) -> int:
@@ -152,10 +180,10 @@ def _recorded(place: str) -> _Record | None:
 def _own_names(names: list[str], shape: ShapeName) -> dict[str, tuple[int, bool]]:
     """Names that files of a log can have: part, and whether an interrupted write left it."""
     pattern = re.compile(
-        rf"\.?(?:part-(\d{{5,}})\.{FORMATS[shape].suffix}|truth-(\d{{5,}})\.parquet)(\.[0-9a-f]{{32}}\.tmp)?"
+        rf"\.?(?:part-(\d{{5,}})\.{FORMATS[shape].suffix}|truth-(\d{{5,}})\.parquet|digests-(\d{{5,}})\.json)(\.[0-9a-f]{{32}}\.tmp)?"
     )
     matches = {name: pattern.fullmatch(name) for name in names}
-    return {name: (int(m[1] or m[2]), m[3] is not None) for name, m in matches.items() if m}
+    return {name: (int(m[1] or m[2] or m[3]), m[4] is not None) for name, m in matches.items() if m}
 
 
 def _valid_parts(before: _Record, record: dict[str, Any]) -> int:
@@ -191,7 +219,7 @@ def _write_parts(folder: str, log: SyntheticLog, todo: list[int], emit: Emit) ->
 
 @ray.remote(max_retries=0)
 def _write_part(folder: str, shape: ShapeName, seed: int, index: int, count: int) -> None:
-    """Write one file and its truth, the file last: where it is, both are, whole."""
+    """Write one file and its truth, and then the digests of both."""
     # Polars sizes its thread pool when first used; Ray has given this task one core.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     model, writer = _model_and_writer(shape, seed)
@@ -202,8 +230,14 @@ def _write_part(folder: str, shape: ShapeName, seed: int, index: int, count: int
         writer.write(writer.frame(rows).head(count - first), text, first=first == 0)
         truths.append(writer.truth(rows).head(count - first))
     pq.write_table(pl.concat(truths).to_arrow(), truth)
-    storage.write_bytes(storage.join(folder, _truth_name(index)), truth.getvalue())
-    storage.write_bytes(storage.join(folder, _part_name(index, shape)), text.getvalue())
+    digests = {}
+    for name, content in (
+        (_truth_name(index), truth.getvalue()),
+        (_part_name(index, shape), text.getvalue()),
+    ):
+        storage.write_bytes(storage.join(folder, name), content)
+        digests[name] = storage.sha256(content)
+    storage.write_sealed_json(storage.join(folder, _digests_name(index)), digests)
 
 
 @lru_cache(maxsize=1)

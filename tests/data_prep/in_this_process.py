@@ -11,20 +11,23 @@ import pytest
 import ray
 
 from afm_dist import cluster
-from data_prep import work
+from data_prep import receipts, work
 from data_prep.sources import synthetic
 
-_RUN_TASK = work._run_task._function
+_RUN_TASK, _CHECK_FILES = work._run_task, receipts._check_files
 
 
 class _Direct:
     """Takes the place of a Ray task."""
 
+    def __init__(self, task: Any) -> None:
+        self._function = task._function
+
     def options(self, **_: Any) -> _Direct:
         return self
 
     def remote(self, *arguments: Any) -> Any:
-        return _RUN_TASK(*arguments)
+        return self._function(*arguments)
 
 
 def _one_after_the_other(
@@ -42,7 +45,9 @@ def in_this_process() -> Iterator[pytest.MonkeyPatch]:
         # It only matters when a machine loses power, and costs a quarter of the time.
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(ray, "put", lambda value: value)
-        patch.setattr(work, "_run_task", _Direct())
+        patch.setattr(work, "_run_task", _Direct(_RUN_TASK))
+        patch.setattr(receipts, "_check_files", _Direct(_CHECK_FILES))
+        patch.setattr(receipts, "run_tasks", _one_after_the_other)
         patch.setattr(cluster, "ensure_ray", lambda: None)
         patch.setattr(work, "run_tasks", _one_after_the_other)
         patch.setattr(synthetic, "run_tasks", _one_after_the_other)

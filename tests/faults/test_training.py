@@ -15,7 +15,7 @@ from tests.faults.trainings import STEPS, Bench, Kill, Trained, read_events, tra
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-RESULTS = ("checkpoint/config.json", "checkpoint/model.safetensors", "history.json")
+RESULTS = ("checkpoint/SHA256SUMS", "checkpoint/config.json", "checkpoint/model.safetensors", "history.json")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from afm_dist import preprocessing, storage
-from afm_dist.checkpoint import INDEX, from_pretrained, save_pretrained
+from afm_dist.checkpoint import INDEX, check_files, from_pretrained, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.description import Description
@@ -72,11 +72,6 @@ def never(path: Path, content: bytes, found: Any) -> bool:
 def another_log(path: Path, content: bytes, found: Any) -> bool:
     """A raw log has no digest: with another content it is another log."""
     return True
-
-
-def until_sealed(path: Path, content: bytes, found: Any) -> bool:
-    """As ``never``, once every checkpoint and what is resumed from carries its digest."""
-    return not hasattr(storage, "Checksums")
 
 
 def as_written(path: Path, content: bytes, found: Any) -> bool:
@@ -209,9 +204,6 @@ def data_readers(folder: Path) -> list[Reader]:
             manifest.check(shard)
         return plain(manifest._to_json()), digest(from_pretrained(str(checkpoint)).state_dict())
 
-    def shipped_as_written(path: Path, content: bytes, found: Any) -> bool:
-        return path.name == "manifest.json" and as_written(path, content, found[0])
-
     def up_to_date() -> Any:
         return why_prepare(str(data), make_plan(source, protocol))
 
@@ -257,11 +249,9 @@ def data_readers(folder: Path) -> list[Reader]:
         ),
         Reader(name="description", folder=data, read=described, pattern="vocabulary/*.parquet", weight=5),
         Reader(name="dataset", folder=data, read=dataset, legitimate=as_written, weight=30),
-        Reader(
-            name="shipped model", folder=checkpoint, read=shipped, legitimate=shipped_as_written, weight=15
-        ),
+        Reader(name="shipped model", folder=checkpoint, read=shipped, weight=15),
         Reader(name="prepare.json", folder=data, read=up_to_date, legitimate=redone, pattern="prepare.json"),
-        Reader(name="work of predict", folder=work, read=resumed, legitimate=until_sealed, weight=3),
+        Reader(name="work of predict", folder=work, read=resumed, weight=3),
         Reader(name="rows to score", folder=raw, read=scores, legitimate=another_log, weight=3),
     ]
 
@@ -296,19 +286,22 @@ def model_readers(folder: Path) -> list[Reader]:
     def fresh() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1))
 
+    def blocks() -> Any:
+        # The driver, before tasks read blocks.
+        check_files(str(own))
+        return digest({key: each.load() for key, each in stored_tensors(str(own)).items()})
+
     return [
         Reader(
             name="checkpoint",
-            legitimate=until_sealed,
             folder=own,
             read=lambda: digest(from_pretrained(str(own), model=fresh()).state_dict()),
             weight=15,
         ),
         Reader(
             name="stored tensors",
-            legitimate=until_sealed,
             folder=own,
-            read=lambda: digest({key: each.load() for key, each in stored_tensors(str(own)).items()}),
+            read=blocks,
         ),
         Reader(
             name="plan",
@@ -351,7 +344,6 @@ def statistics_readers(folder: Path) -> list[Reader]:
         ),
         Reader(
             name="sensitivity",
-            legitimate=until_sealed,
             folder=folder / "sensitivity",
             read=lambda: digest(load_sensitivity(str(folder / "sensitivity" / "sensitivity.safetensors"))),
         ),
@@ -364,26 +356,27 @@ def training_readers(folder: Path) -> list[Reader]:
     history = History(
         curve=[Point(0, 0, None, 0.6, 0.5), Point(10, 100, 0.4, 0.7, 0.4)], kept_step=10, finished=True
     )
-    Registered(
-        candidate="baseline",
-        step=10,
-        kept_step=10,
-        threads=1,
-        device="cpu",
-        attempt="a1",
-        checkpoint="checkpoint_000001",
-    ).write(str(training))
-    storage.write_json(str(training / "history.json"), history.to_json())
-    State(
+    digest_of_state = State(
         step=10,
         history=history,
         losses=torch.ones(3, dtype=torch.float64),
         model={"weight": torch.arange(6.0)},
         optimizer={"weight/m": torch.ones(6)},
     ).write(str(state), candidate="baseline")
+    Registered(
+        candidate="baseline",
+        step=10,
+        kept_step=10,
+        threads=1,
+        device="cpu",
+        digest=digest_of_state,
+        attempt="a1",
+        checkpoint="checkpoint_000001",
+    ).write(str(training))
+    storage.write_sealed_json(str(training / "history.json"), history.to_json())
 
     def resumed() -> Any:
-        found = State.read(str(state), candidate="baseline", step=10)
+        found = State.read(str(state), candidate="baseline", step=10, digest=digest_of_state)
         tensors = {**found.model, **found.optimizer, "losses": found.losses}
         return {"history": found.history.to_json(), "step": found.step}, digest(tensors)
 
@@ -392,7 +385,6 @@ def training_readers(folder: Path) -> list[Reader]:
             name="registered",
             folder=training,
             read=lambda: vars(Registered.read(str(training))),
-            legitimate=as_written,
             pattern=REGISTERED,
         ),
         Reader(
@@ -406,7 +398,6 @@ def training_readers(folder: Path) -> list[Reader]:
             name="state",
             folder=state,
             read=resumed,
-            legitimate=lambda path, content, found: as_written(path, content, found[0]),
         ),
     ]
 
@@ -452,9 +443,6 @@ def run_readers(folder: Path) -> list[Reader]:
             return plain([[vars(shard), unknown], none])
 
     work()
-
-    def receipt(path: Path, content: bytes, found: Any) -> bool:
-        return path.parent.name == "encode" and as_written(path, content, found[int(path.stem)])
 
     single, several, other = folder / "single", folder / "several", folder / "other"
     write_run(example_run(str(single)), single)
@@ -505,7 +493,7 @@ def run_readers(folder: Path) -> list[Reader]:
 
     return [
         Reader(name="markers of a stage", folder=markers, read=restored, legitimate=committed, weight=5),
-        Reader(name="receipts", folder=receipts, read=work, legitimate=receipt),
+        Reader(name="receipts", folder=receipts, read=work),
         Reader(name="run to compare", folder=single, read=comparison(single), legitimate=compared, weight=5),
         Reader(
             name="run of seeds to compare",

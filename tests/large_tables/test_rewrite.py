@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
+from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_plan, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest
@@ -103,7 +103,7 @@ def in_memory(
     model = compress_(from_pretrained(checkpoint), plan, moments, *sensitivity)
     config = Source.open(checkpoint).config
     save_pretrained(model, str(target), replace(config, plan=config.plan + plan), **options)
-    plan.save(str(target / "plan.json"))
+    save_plan(plan, str(target))
     return files(target)
 
 
@@ -356,6 +356,8 @@ def lie(location: Path) -> None:
     config = storage.read_json(str(location / "config.json"), object)
     config["fields"][0]["cardinality"] += 1
     storage.write_json(str(location / "config.json"), config)
+    # As of an older release.
+    (location / storage.SUMS).unlink()
 
 
 @pytest.mark.parametrize(
@@ -374,6 +376,29 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
 
     with pytest.raises(AfmError, match=message):
         Source.open(location)
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
+def test_a_flipped_bit_of_the_tensors_is_refused_before_statistics_and_before_codes(
+    manifest: Manifest, tmp_path: Path, local_ray: None, name: str
+) -> None:
+    location = Path(write_checkpoint(tmp_path / "checkpoint", max_file_bytes=1_200))
+    source = Source.open(str(location))
+    moments = stored_moments(source, manifest, folder=str(tmp_path / "sound"))
+    flip(location / name, -1)
+
+    with pytest.raises(DataError, match=rf"{name}: .*altered"):
+        stored_moments(source, manifest, folder=str(tmp_path / "moments"))
+    with pytest.raises(DataError, match=rf"{name}: .*altered"):
+        compress_table(source, str(tmp_path / "narrow"), planned(moments), moments)
+    assert not (tmp_path / "narrow" / "config.json").exists()
 
 
 @pytest.mark.parametrize(

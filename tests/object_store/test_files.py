@@ -49,6 +49,38 @@ def test_what_was_written_is_read_listed_and_removed(folder: str) -> None:
     assert storage.list_names(folder) == []
 
 
+def test_digests_of_what_is_written_are_recorded_and_compared(folder: str, tmp_path: Path) -> None:
+    def at(path: str) -> str:
+        return storage.join(folder, *path.split("/"))
+
+    with storage.recording_digests() as digests:
+        storage.write_bytes(at("sub folder/a"), b"first")
+        with storage.open_write(at("b")) as file:
+            file.write(b"se")
+            file.write(memoryview(b"cond"))
+        with storage.new_file(at("c")) as path:
+            path.write_bytes(b"third")
+        storage.copy_file(at("c"), at("d"))
+        storage.write_bytes(at("gone"), b"fourth")
+        storage.remove(at("gone"))
+    storage.write_bytes(at("late"), b"not recorded")
+
+    contents = {"sub folder/a": b"first", "b": b"second", "c": b"third", "d": b"third"}
+    found = {storage.relative(location, folder): digest for location, digest in digests.items()}
+    assert found == {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    assert storage.list_files(folder) == sorted([*contents, "late"])
+    storage.remove(at("late"))
+    assert storage.of_tree(folder).sha256 == found
+
+    sums = storage.Checksums(folder=folder, sha256=found)
+    sums.check_all(threads=2)
+    storage.write_bytes(at("b"), b"altered")
+    with pytest.raises(DataError, match="b: truncated or altered"):
+        sums.check_all()
+    with pytest.raises(DataError, match="b: truncated or altered"):
+        sums.read("b")
+
+
 def test_a_missing_file_is_named(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "present"), b"")
     for read in (

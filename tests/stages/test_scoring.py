@@ -85,3 +85,15 @@ def test_scores_are_forgotten_when_all_that_is_made_of_them_is_there(table: Tabl
         assert table.remembered == ["as-predicted.json"]
 
     assert not table.remembered
+
+
+def test_a_score_that_was_altered_is_found_again(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(table)
+    path = Path(table.folder, scoring.SCORED, "as-predicted.json")
+    path.write_text(path.read_text().replace('"validation_auc": 0.5', '"validation_auc": 0.7'))
+
+    with table.open() as score:
+        assert score("as-predicted", "afm", plan(2))["validation_auc"] == 0.5
+
+    assert table.scored == 2
+    assert "as-predicted.json: altered" in capsys.readouterr().err.replace("\n", "")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from afm_dist import storage
 from afm_dist.checkpoint import ModelConfig, save_pretrained
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.resources import ResourceOptions, TrainingResources
 from afm_dist.training import fit as fit_module
+from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.registration import RAY_TRAIN, Registered
 from afm_dist.training.worker import Candidate
@@ -28,6 +30,7 @@ def registered(**changes: Any) -> Registered:
         "kept_step": 8,
         "threads": 4,
         "device": "cpu",
+        "digest": "0",
         "attempt": "attempt-002",
         "checkpoint": "checkpoint-model-00000008",
     }
@@ -127,6 +130,37 @@ def test_the_next_model_does_not_go_on_from_the_checkpoint_of_the_one_before(tmp
     registered().write(str(tmp_path))
 
     assert fit_module._last_checkpoint(str(tmp_path), candidate(tmp_path, "next")) is None
+
+
+def test_a_note_of_a_checkpoint_that_was_altered_is_refused_by_name(tmp_path: Path) -> None:
+    registered().write(str(tmp_path))
+    path = tmp_path / "registered.json"
+    content = path.read_text()
+    for old, new in (('"step": 8', '"step": 9'), ('"threads"', '"thread"'), ("{", "[")):
+        path.write_text(content.replace(old, new, 1))
+
+        with pytest.raises(DataError, match=r"registered\.json: "):
+            fit_module._last_checkpoint(str(tmp_path), candidate(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["history.json", "checkpoint/config.json", "checkpoint/model.safetensors"])
+def test_a_model_that_was_finished_and_altered_is_refused_before_the_others_are_trained(
+    tmp_path: Path, name: str
+) -> None:
+    manifest, hyper = write_dataset(tmp_path / "log"), {"embedding_dim": 4, "hidden": (8,)}
+    config = ModelConfig(architecture="deepfm", hyper_parameters=hyper, fields=FIELDS)
+    done = candidate(tmp_path, "done")
+    save_pretrained(config.build(), done.checkpoint, config)
+    point = Point(step=0, rows=0, train_loss=None, validation_auc=0.75, validation_log_loss=0.5)
+    storage.write_sealed_json(done.history, History(curve=[point], kept_step=0).to_json())
+    assert History.read(done.history).best == point
+    path = Path(done.output, name)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"0.75") + 2] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"{name}: .*altered"):
+        fit_module.fit([done, candidate(tmp_path)], manifest, Recipe(), folder=str(tmp_path))
 
 
 def test_of_earlier_starts_only_the_registered_checkpoint_stays(tmp_path: Path) -> None:

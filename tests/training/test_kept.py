@@ -19,6 +19,7 @@ def registered(kept_step: int) -> Registered:
         kept_step=kept_step,
         threads=1,
         device="cpu",
+        digest="0",
         attempt="attempt-001",
         checkpoint="checkpoint",
     )

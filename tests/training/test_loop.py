@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,14 +59,15 @@ class Watched:
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     saved: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    digests: dict[int, str] = field(default_factory=dict)
 
     def save(self, state: State) -> None:
         """Through the bytes of its files, as a worker does."""
         self.saved.append(state.step)
-        state.write(str(self.at(state.step)), candidate="deepfm")
+        self.digests[state.step] = state.write(str(self.at(state.step)), candidate="deepfm")
 
     def state(self, step: int) -> State:
-        return State.read(str(self.at(step)), candidate="deepfm", step=step)
+        return State.read(str(self.at(step)), candidate="deepfm", step=step, digest=self.digests[step])
 
     def at(self, step: int) -> Path:
         return self.folder / str(step)
@@ -211,6 +213,26 @@ def test_when_checkpoints_are_taken_changes_nothing(trained: Watched, run: Run) 
     assert same(often.model.state_dict(), trained.model.state_dict())
     assert often.history == trained.history
     assert (often.at(32) / "state.json").read_bytes() == (trained.at(32) / "state.json").read_bytes()
+
+
+def test_a_state_that_was_altered_or_is_of_another_training_is_refused_by_name(
+    trained: Watched, run: Run, tmp_path: Path
+) -> None:
+    other, digest = run(RECIPE.using(seed=7)), trained.digests[32]
+    copied = tmp_path / "state"
+    for name in ("state.json", "state.safetensors"):
+        shutil.copytree(trained.at(32), copied, dirs_exist_ok=True)
+        content = bytearray((copied / name).read_bytes())
+        for at in range(0, len(content), max(1, len(content) // 50)):
+            content[at] ^= 1
+            (copied / name).write_bytes(content)
+            content[at] ^= 1
+
+            with pytest.raises(DataError, match=r"/state(\.json|\.safetensors|:)"):
+                State.read(str(copied), candidate="deepfm", step=32, digest=digest)
+
+    with pytest.raises(DataError, match="another run"):
+        State.read(str(other.at(32)), candidate="deepfm", step=32, digest=digest)
 
 
 def test_resuming_at_the_end_only_says_that_it_is_finished(trained: Watched, run: Run) -> None:

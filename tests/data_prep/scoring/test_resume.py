@@ -115,6 +115,33 @@ def test_interrupted_while_the_work_directory_is_deleted_the_next_run_begins_ane
     assert not Path(f"{tmp_path}/scores.parquet.work").exists()
 
 
+@pytest.mark.parametrize("kind", ["parts", "lookups"])
+def test_files_that_were_altered_between_kill_and_resume_are_made_again(
+    trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch, kind: str
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise Stopped
+
+    trained.predict(tmp_path / "undisturbed.parquet", rows, keep=("user",))
+    output = tmp_path / "scores.parquet"
+    with here.context() as patch, pytest.raises(Stopped):
+        if kind == "parts":
+            patch.setattr(pipeline, "write_result", stopped)
+        else:
+            patch.setattr(pipeline._Prediction, "score", stopped)
+        trained.predict(output, rows, keep=("user",))
+    files = list(Path(f"{output}.work").glob(f"{kind}-*/*"))
+    assert files
+    for path in files:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
+
+    trained.predict(output, rows, keep=("user",))
+
+    assert output.read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
+
+
 def test_input_that_changed_is_scored_anew(
     trained: Trained, rows: Path, tmp_path: Path, here: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,13 @@ def test_an_interrupted_log_goes_on_where_it_was(logs: dict[ShapeName, Synthetic
     """Files appear one by one; what a killed worker was writing is cleared away."""
     whole = _content(Path(logs["avazu"].paths[0]).parent)
     leftover = f".part-00001.csv.{32 * '0'}.tmp"
-    for name in ("log.json", "part-00000.csv", "truth-00000.parquet", "truth-00001.parquet"):
+    for name in (
+        "digests-00000.json",
+        "log.json",
+        "part-00000.csv",
+        "truth-00000.parquet",
+        "truth-00001.parquet",
+    ):
         (tmp_path / name).write_bytes(whole[name])
     (tmp_path / leftover).write_text("half a fi")
     before = _written(tmp_path)
@@ -94,10 +100,29 @@ def test_an_interrupted_log_goes_on_where_it_was(logs: dict[ShapeName, Synthetic
     after = _written(tmp_path)
     assert _content(tmp_path) == whole
     assert {name for name in whole if before.get(name) == after[name]} == {
+        "digests-00000.json",
         "log.json",
         "part-00000.csv",
         "truth-00000.parquet",
     }
+
+
+@pytest.mark.parametrize("name", ["part-00000.csv", "truth-00000.parquet", "digests-00000.json"])
+def test_a_file_that_was_altered_is_written_again(
+    logs: dict[ShapeName, SyntheticLog], tmp_path: Path, name: str
+) -> None:
+    whole = _content(Path(logs["avazu"].paths[0]).parent)
+    for each, content in whole.items():
+        (tmp_path / each).write_bytes(content)
+    altered = bytearray(whole[name])
+    altered[len(altered) // 2] ^= 1
+    (tmp_path / name).write_bytes(altered)
+    before = _written(tmp_path)
+
+    write_synthetic(str(tmp_path), TWO_FILES, 7, "avazu")
+
+    assert _content(tmp_path) == whole
+    assert _written(tmp_path)["part-00001.csv"] == before["part-00001.csv"]
 
 
 def test_a_complete_log_is_not_written_again(logs: dict[ShapeName, SyntheticLog]) -> None:
@@ -135,7 +160,12 @@ def test_a_log_grows_and_shrinks_by_its_last_files(tmp_path: Path) -> None:
     assert longer["part-00001.csv"].count(b"\n") == 21
     assert _content(folder) == before
     write_synthetic(folder, 10, 1, "avazu")
-    assert set(_content(folder)) == {"log.json", "part-00000.csv", "truth-00000.parquet"}
+    assert set(_content(folder)) == {
+        "digests-00000.json",
+        "log.json",
+        "part-00000.csv",
+        "truth-00000.parquet",
+    }
     assert before["part-00000.csv"].startswith(_content(folder)["part-00000.csv"])
 
 

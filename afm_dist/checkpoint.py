@@ -266,15 +266,16 @@ def _warn_of_unchecked(location: str) -> None:
 
 
 def _refuse_foreign(location: str) -> None:
-    """See that the directory holds a checkpoint of ours, or none.
+    """See that the directory holds a checkpoint of ours, or none; one that was overwritten by half is ours.
 
     Raises:
         OptionError: it holds another ``config.json``, of a run or of another library, or a damaged one.
     """
-    if not storage.exists(storage.join(location, CONFIG)):
+    path = storage.join(location, CONFIG)
+    if not storage.exists(path):
         return
     try:
-        load_config(location)
+        _parsed(storage.read_json(path, dict[str, Any]), path)
     except DataError as error:
         raise OptionError(
             f"{location}: holds something else than a checkpoint of this library, which would be replaced "
@@ -309,7 +310,15 @@ def load_config(location: str) -> ModelConfig:
     path = storage.join(location, CONFIG)
     if not storage.exists(path):
         raise DataError(f"{location}: not a checkpoint directory (no {CONFIG})")
-    content = _read_json(location, CONFIG, dict[str, Any])
+    return _parsed(_read_json(location, CONFIG, dict[str, Any]), path)
+
+
+def _parsed(content: Mapping[str, Any], path: str) -> ModelConfig:
+    """What the content of a ``config.json`` says.
+
+    Raises:
+        DataError: it is of an unknown version, or not understood.
+    """
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(

@@ -41,9 +41,14 @@ def home(tmp_path: Path) -> Path:
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change a file, and what vouches for it."""
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+    for folder in path.parents[:2]:
+        sums = storage.Checksums.load(str(folder))
+        if sums is not None and (name := path.relative_to(folder).as_posix()) in sums.sha256:
+            sums.having(name).save()
 
 
 def tamper(manifest: Path, attack: str, part: str) -> None:
@@ -101,6 +106,9 @@ def test_an_index_that_names_a_file_elsewhere_is_not_read(
     elif attack == "link":
         (checkpoint / "link").symlink_to("/etc/hostname")
     storage.write_json(f"{checkpoint}/model.safetensors.index.json", {"weight_map": {"x": attack}})
+    sums = storage.Checksums.load(str(checkpoint))
+    assert sums is not None
+    sums.having("model.safetensors.index.json").save()
 
     with pytest.raises(DataError, match=r"index\.json: damaged") as caught:
         read(str(checkpoint))
@@ -112,8 +120,8 @@ def test_an_index_that_names_a_file_elsewhere_is_not_read(
 @pytest.mark.parametrize("key", ["attempt", "checkpoint"])
 def test_a_training_goes_on_from_no_checkpoint_elsewhere(tmp_path: Path, attack: str, key: str) -> None:
     good = {"attempt": "attempt-001", "checkpoint": "checkpoint_1"}
-    note = {"candidate": "a", "step": 1, "kept_step": 1, "threads": 1, "device": "cpu", **good, key: attack}
-    storage.write_json(str(tmp_path / REGISTERED), note)
+    note = {"candidate": "a", "step": 1, "kept_step": 1, "threads": 1, "device": "cpu", "digest": "0"}
+    storage.write_sealed_json(str(tmp_path / REGISTERED), {**note, **good, key: attack})
     if attack == "link":
         parent = tmp_path / "ray_train" / ("" if key == "attempt" else "attempt-001")
         parent.mkdir(parents=True)

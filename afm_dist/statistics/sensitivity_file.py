@@ -40,7 +40,7 @@ def load_sensitivity(location: str) -> dict[str, Tensor]:
             raise
         raise DataError(f"{location}: damaged ({error}); delete it and run again") from error
     if recorded is not None and recorded != _digest(found):
-        raise DataError(f"{location}: altered since it was written; delete it and run again")
+        raise DataError(f"{location}: damaged (altered since it was written); delete it and run again")
     return found
 
 

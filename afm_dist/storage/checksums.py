@@ -18,6 +18,7 @@ from afm_dist.storage.inside import check_inside
 from afm_dist.storage.location import is_local, join
 
 SUMS = "SHA256SUMS"
+ALTERED = "truncated or altered since it was written"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](\w[\w.-]*(?:/\w[\w.-]*)*)")
 
 
@@ -49,7 +50,7 @@ class Checksums:
         for line in read_bytes(location).decode(errors="replace").splitlines():
             match = _LINE.fullmatch(line)
             if match is None:
-                raise DataError(f"{location}: damaged, no line of sha256sum: {line[:80]!r}; {again}")
+                raise DataError(f"{location}: damaged (no line of sha256sum: {line[:80]!r}); {again}")
             found[match[2]] = match[1]
         check_inside(folder, found, source=location)
         return cls(folder=folder, sha256=found, again=again)
@@ -108,9 +109,9 @@ class Checksums:
         """
         promised = self.sha256.get(path)
         if promised is None:
-            raise DataError(f"{self.location(path)}: {SUMS} does not list it; {self.again}")
+            raise DataError(f"{self.location(path)}: damaged (there is no checksum of it); {self.again}")
         if found != promised:
-            raise DataError(f"{self.location(path)}: truncated or altered since it was written; {self.again}")
+            raise DataError(f"{self.location(path)}: damaged ({ALTERED}); {self.again}")
 
 
 def of_tree(folder: str, *, without: frozenset[str] = frozenset()) -> Checksums:

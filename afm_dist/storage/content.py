@@ -76,7 +76,7 @@ def read_sealed_json(location: str, kind: type[T], *, fix: str, unsealed: bool =
     content = read_json(location, dict[str, Any], fix=fix)
     seal = content.pop(SEAL, None)
     if seal != fingerprint(content) and not (unsealed and seal is None):
-        raise DataError(f"{location}: altered since it was written; {fix}")
+        raise DataError(f"{location}: damaged (altered since it was written); {fix}")
     return as_typed(content, kind, source=location, fix=fix)
 
 

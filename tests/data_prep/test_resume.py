@@ -220,7 +220,7 @@ def test_a_file_that_was_altered_between_kill_and_resume_is_made_again(
         name: read_split(whole, name) for name in whole.splits
     }
     assert _rejected(resumed) == _rejected(whole)
-    assert f"{files[0].name}: truncated or altered" in capsys.readouterr().err.replace("\n", "")
+    assert f"{files[0].name}: damaged (truncated or altered" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_a_receipt_that_was_altered_is_not_believed(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from afm_dist import preprocessing
+from afm_dist import preprocessing, storage
 from afm_dist.checkpoint import ModelConfig
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
@@ -468,6 +468,8 @@ def test_damaged_and_foreign_checkpoints_are_refused_by_name(checkpoint: Path, t
     tensors.unlink()
     refuse(checkpoint, f"{re.escape(str(tensors))}: missing", tmp_path)
     tensors.write_bytes(whole)
+    # As of an older release: what is refused is the content.
+    (checkpoint / storage.SUMS).unlink()
     config.write_text(json.dumps({**described, "hyper_parameters": {"embedding_dim": 8, "hidden": [8]}}))
     refuse(checkpoint, f"{re.escape(str(checkpoint))}: the tensors do not fit the model", tmp_path)
     config.write_text(json.dumps({**described, "architecture": "transformer"}))

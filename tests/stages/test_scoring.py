@@ -96,4 +96,4 @@ def test_a_score_that_was_altered_is_found_again(table: Table, capsys: pytest.Ca
         assert score("as-predicted", "afm", plan(2))["validation_auc"] == 0.5
 
     assert table.scored == 2
-    assert "as-predicted.json: altered" in capsys.readouterr().err.replace("\n", "")
+    assert "as-predicted.json: damaged (altered" in capsys.readouterr().err.replace("\n", "")

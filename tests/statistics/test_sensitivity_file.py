@@ -57,7 +57,7 @@ def test_values_of_another_run_under_the_digest_of_this_one_are_refused(saved: P
 
     saved.write_bytes(saved.read_bytes()[: 8 + length] + other[8 + length :])
 
-    with pytest.raises(DataError, match=r"sensitivity\.safetensors: altered"):
+    with pytest.raises(DataError, match=r"sensitivity\.safetensors: damaged .altered"):
         load_sensitivity(str(saved))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitiv
 from afm_dist.training.history import History, Point
 from afm_dist.training.registration import REGISTERED, Registered
 from afm_dist.training.state import State
+from data_prep.pipeline import _Preparation, prepare
 from data_prep.plan import make_plan, why_prepare
 from data_prep.protocol import Protocol
 from data_prep.scoring import pipeline
@@ -218,7 +220,7 @@ def data_readers(folder: Path) -> list[Reader]:
             with pytest.raises(Stopped):
                 trained.predict(scored, log)
     work = folder / "scores.parquet.work"
-    left = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    left = contents(work)
 
     def resumed() -> Any:
         scored.unlink(missing_ok=True)
@@ -228,10 +230,29 @@ def data_readers(folder: Path) -> list[Reader]:
                 trained.predict(scored, log)
             return pq.read_table(scored).equals(whole)
         finally:
-            for path, content in left.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not path.exists() or path.read_bytes() != content:
-                    path.write_bytes(content)
+            restore(work, left)
+
+    half = folder / "half"
+
+    def prepared() -> Any:
+        with without_ray():
+            blocks = TabularSource([str(log)], ColumnOptions(label="click"), block_bytes=1_000)
+            manifest = prepare(blocks, str(half), protocol)
+        for file in manifest.files:
+            manifest.check(file)
+        return manifest.fingerprint()
+
+    with pytest.MonkeyPatch.context() as stopped:
+        stopped.setattr(_Preparation, "finish", _stop)
+        with pytest.raises(Stopped):
+            prepared()
+    begun = contents(half)
+
+    def gone_on() -> Any:
+        try:
+            return prepared()
+        finally:
+            restore(half, begun)
 
     raw = folder / "raw-to-score"
     raw.mkdir()
@@ -252,8 +273,23 @@ def data_readers(folder: Path) -> list[Reader]:
         Reader(name="shipped model", folder=checkpoint, read=shipped, weight=15),
         Reader(name="prepare.json", folder=data, read=up_to_date, legitimate=redone, pattern="prepare.json"),
         Reader(name="work of predict", folder=work, read=resumed, weight=3),
+        # A vocabulary that is none any more is taken for somebody's file: the folder is refused.
+        Reader(name="work of prepare", folder=half, read=gone_on, weight=3, options=True),
         Reader(name="rows to score", folder=raw, read=scores, legitimate=another_log, weight=3),
     ]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of all files below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def restore(folder: Path, files: dict[Path, bytes]) -> None:
+    """Let a folder hold these files again, and no others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 class Stopped(BaseException):

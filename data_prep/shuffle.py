@@ -211,4 +211,4 @@ def _checksum(start: int, stop: int, content: bytes) -> int:
 
 
 def _damaged(path: str) -> DataError:
-    return DataError(f"{path}: not what was written; run the same command with --resume never")
+    return DataError(f"{path}: damaged; run the same command again: what was altered is made anew")

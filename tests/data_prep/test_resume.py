@@ -17,7 +17,7 @@ import pytest
 from afm_dist import cluster, storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
-from data_prep import pipeline, vocabulary, work
+from data_prep import encode, pipeline, vocabulary, work
 from data_prep.pipeline import prepare
 from data_prep.plan import make_plan, why_prepare
 from data_prep.protocol import Protocol
@@ -393,3 +393,25 @@ def test_a_failed_preparation_leaves_the_dataset_that_was_there(
 
     assert Manifest.load(before.location).fingerprint() == before.fingerprint()
     assert len(read_split(before, "train")["click"]) == before.rows("train")
+
+
+def test_an_altered_run_of_training_rows_is_made_again(
+    whole: Manifest, table: Path, tmp_path: Path, here: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "data")
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with here.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encode, "gather_shards", interrupt)
+        prepare(_source(table), output, PROTOCOL)
+    run = Path(output) / ".work" / "runs" / "run-00001"
+    content = bytearray(run.read_bytes())
+    content[len(content) // 2] ^= 8
+    run.write_bytes(content)
+
+    resumed = prepare(_source(table), output, PROTOCOL)
+
+    assert resumed.fingerprint() == whole.fingerprint()
+    assert "runs/run-00001" in capsys.readouterr().err

@@ -41,6 +41,21 @@ def record_end(run: str, stage: str) -> None:
     storage.write_json(_record(run, stage), Record(files=storage.list_files(storage.join(run, stage))))
 
 
+def record_added(run: str, stage: str, path: str) -> None:
+    """Record a file that is about to be put into the folder of a stage that was done.
+
+    Args:
+        run: The run directory.
+        stage: Name of the stage.
+        path: Of the file, within the folder.
+    """
+    location = _record(run, stage)
+    # Of an older release there is none: all that is in the folder counts as the stage's own.
+    files = storage.read_json(location, Record, fix=DAMAGED)["files"] if storage.exists(location) else None
+    if files is not None and path not in files:
+        storage.write_json(location, Record(files=sorted([*files, path])))
+
+
 def foreign_files(run: str, stage: str, *, markers: Collection[str]) -> list[str]:
     """Find what lies in the folder of a stage, and was not left there by the stage.
 

@@ -268,7 +268,7 @@ def compress(config: Compress) -> None:
             title=title,
             config=asdict(config),
         )
-        shipping.attach_card(shipped, report)
+        shipping.attach_card(run, shipped, report)
         reporting.say_result(run, report, shipped)
 
 
@@ -374,7 +374,7 @@ def compress_by_sweep(
             title=title,
             config=asdict(config),
         )
-        shipping.attach_card(shipped, report)
+        shipping.attach_card(run, shipped, report)
         reporting.say_result(run, report, shipped)
 
 

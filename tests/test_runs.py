@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from afm_dist import storage
+from afm_dist import stage_files, storage
 from afm_dist.errors import OptionError
 from afm_dist.runs import Resume, Run, Stage, read_success
 
@@ -455,3 +455,12 @@ def test_a_configuration_of_the_same_job_alone_makes_no_run(tmp_path: Path, envi
         Run(str(tmp_path), job="compress", config={})
 
     assert (tmp_path / "config.json").read_text() == '{"job": "compress"}'
+
+
+def test_a_file_that_is_added_to_a_stage_belongs_to_it(pipeline: Pipeline) -> None:
+    pipeline.run()
+    stage_files.record_added(pipeline.path, "compress", "README.md")
+    storage.write_bytes(f"{pipeline.path}/compress/README.md", b"ours")
+
+    assert "compress" in pipeline.run(rank=4).redone
+    assert not storage.exists(f"{pipeline.path}/compress/README.md")

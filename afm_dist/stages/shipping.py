@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from afm_dist import preprocessing, storage
+from afm_dist import preprocessing, stage_files, storage
 from afm_dist.checkpoint import load_config
 from afm_dist.dataset.manifest import FILE_NAME as MANIFEST
 from afm_dist.dataset.manifest import Manifest
@@ -68,10 +68,11 @@ def reporting(run: Run, *shipped: str) -> Iterator[None]:
         ) from error
 
 
-def attach_card(shipped: Stage, written: Stage) -> None:
+def attach_card(run: Run, shipped: Stage, written: Stage) -> None:
     """Write the model card beside what shipped, unless it is there: it follows from the report.
 
     Args:
+        run: The run directory.
         shipped: The ``checkpoint`` stage.
         written: The ``report`` stage.
     """
@@ -80,4 +81,5 @@ def attach_card(shipped: Stage, written: Stage) -> None:
     card = model_card(content, load_config(shipped.path).to_json(), vocabularies=attached).encode()
     location = shipped.file(CARD)
     if not storage.exists(location) or storage.read_bytes(location) != card:
+        stage_files.record_added(run.path, shipped.name, CARD)
         storage.write_bytes(location, card)

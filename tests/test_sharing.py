@@ -56,7 +56,8 @@ def test_a_shared_model_is_the_same_model(local_ray: None, model: nn.Module) -> 
         assert isinstance(loaded.get_parameter(name), nn.Parameter)
         assert loaded.get_parameter(name).requires_grad == parameter.requires_grad
     ids = torch.arange(6)
-    assert torch.equal(loaded(ids), model(ids))
+    # A transposed view comes back with its numbers side by side: some processors round its product otherwise.
+    torch.testing.assert_close(loaded(ids), model(ids), rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.ray

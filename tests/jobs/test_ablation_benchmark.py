@@ -175,10 +175,12 @@ def test_each_combination_is_compressed_and_scored_once(
         assert measured.smaller[one] == size_on_disk(sources[0]) / size_on_disk(str(folder / one.name))
         plan = load_config(str(folder / one.name)).plan
         entries = plan.entries
-        assert [entry.config.rank for entry in entries] == [3, 3, 2]
+        assert [entry.config.rank for entry in entries[:3]] == [3, 3, 2]
         assert {entry.config.activation for entry in entries[:2]} == {one.activation}
-        told = {"keep": (None, ()), "absorb": ("linear", ()), "bfloat16": (None, ("linear",))}
-        assert (entries[2].config.absorbs, plan.bfloat16) == told[one.linear_terms]
+        expected = {"keep": (None, []), "absorb": ("linear", []), "bfloat16": (None, ["linear"])}
+        assert (entries[2].config.absorbs, [entry.name for entry in entries[3:]]) == expected[
+            one.linear_terms
+        ]
     weights = {name: second_factors(folder / f"{name}-shifted-keep") for name in METHODS}
     # Nothing stands before the first layer.
     assert torch.equal(weights["sequential"][0], weights["afm"][0])

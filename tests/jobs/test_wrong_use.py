@@ -15,6 +15,7 @@ import tyro
 
 from afm_dist.dataset.manifest import Field, FieldKind, Manifest, RowOrder
 from afm_dist.errors import OptionError
+from afm_dist.runs import Run
 from afm_dist.training.recipe import preset
 from jobs import benchmark, compare, compress, compress_tables, evaluate, export, predict, prepare, train
 from jobs.compress import Compress, check, main
@@ -290,7 +291,7 @@ def test_output_that_is_the_dataset_is_refused_and_kept(compressed: Compressed) 
         (compress, "--output DATA --seeds 0,1", "other files"),
         (compress, "--output RUNS --seeds 0,1", "RUNS/seed-1: the folder holds other files"),
         (compress_tables, "--checkpoint absent --embedding-dim 2 --output DATA", "other files"),
-        (prepare, "--output RUN", "other files"),
+        (prepare, "--source synthetic --output RUN", "other files"),
         (prepare, "--source criteo --input LOG --output RUN", "other files"),
         (prepare, "--source criteo --input DATA/train --output DATA", "holds the input"),
     ],
@@ -301,9 +302,9 @@ def test_a_dry_run_refuses_the_folder_that_the_job_would_refuse(
     write_clicks(tmp_path / "log", 50)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"job": "train"}')
-    (tmp_path / "runs" / "seed-1").mkdir(parents=True)
+    Run(str(tmp_path / "runs"), job="compress", config={})
+    (tmp_path / "runs" / "seed-1").mkdir()
     (tmp_path / "runs" / "seed-1" / "notes").write_text("mine")
-    (tmp_path / "runs" / "config.json").write_text('{"job": "compress"}')
     places = {"DATA": dataset.location, "LOG": str(tmp_path / "log"), "RUN": str(tmp_path / "run")}
     places["RUNS"] = f"{places['RUN']}s"
     data = "" if job is prepare else "--data DATA"

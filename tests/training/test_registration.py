@@ -11,7 +11,14 @@ from afm_dist.training.registration import Registered, Registrar
 
 
 def report(registrar: Registrar, candidate: str, step: int, checkpoint: str | None = "checkpoint") -> None:
-    metrics = {"candidate": candidate, "step": step, "kept_step": step, "threads": 1, "device": "cpu"}
+    metrics = {
+        "candidate": candidate,
+        "step": step,
+        "kept_step": step,
+        "threads": 1,
+        "device": "cpu",
+        "digest": "0",
+    }
     place: Any = None if checkpoint is None else SimpleNamespace(path=f"bucket/folder/{checkpoint}")
     registrar.after_report(None, [metrics], place)
 

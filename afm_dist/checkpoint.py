@@ -423,10 +423,11 @@ def tensor_files(location: str) -> list[str]:
 
 def _read_json(location: str, name: str, kind: type[T]) -> T:
     """A JSON file of a checkpoint, compared with its digest."""
-    sums = checksums(location)
-    if sums is not None:
-        sums.check(name)
-    return storage.read_json(storage.join(location, name), kind)
+    sums, path = checksums(location), storage.join(location, name)
+    if sums is None:
+        return storage.read_json(path, kind)
+    # Once, so that what is parsed is what was compared.
+    return storage.parse_json(sums.read(name), kind, source=path)
 
 
 def _indexed_files(location: str) -> list[str]:

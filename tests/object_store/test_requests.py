@@ -70,7 +70,8 @@ def test_a_checkpoint_is_saved_and_loaded_in_few_requests(place: str, s3: Faulty
     with s3.recorded() as requests:
         loaded = from_pretrained(place, model=torch.nn.Linear(300, 300))
     assert torch.equal(loaded.weight, model.weight)
-    assert len(requests) <= 9
+    # The checksums are read with the config and with the tensors.
+    assert len(requests) <= 15
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from afm_dist.checkpoint import from_pretrained as from_pretrained
-    from afm_dist.checkpoint import save_pretrained as save_pretrained
+    from afm_dist.checkpoint.pretrained import from_pretrained as from_pretrained
+    from afm_dist.checkpoint.pretrained import save_pretrained as save_pretrained
     from afm_dist.compression.applied import applied_plan as applied_plan
     from afm_dist.compression.config import MethodConfig as MethodConfig
     from afm_dist.compression.method import Method as Method
@@ -59,14 +59,14 @@ _PUBLIC = {
     "applied_plan": "afm_dist.compression.applied",
     "collect_moments": "afm_dist.statistics.collect",
     "compress_": "afm_dist.compression.rewrite",
-    "from_pretrained": "afm_dist.checkpoint",
+    "from_pretrained": "afm_dist.checkpoint.pretrained",
     "output_sensitivity": "afm_dist.statistics.sensitivity",
     "plan_ranks": "afm_dist.methods.low_rank.ranks",
     "prepare_for_inference": "afm_dist.serving.prepare",
     "register_method": "afm_dist.compression.registry",
     "register_outputs": "afm_dist.statistics.outputs",
     "register_rows": "afm_dist.methods.rounding.rows",
-    "save_pretrained": "afm_dist.checkpoint",
+    "save_pretrained": "afm_dist.checkpoint.pretrained",
 }
 
 

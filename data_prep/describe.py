@@ -9,11 +9,12 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.dataset.description import CategoricalField, Description, Token
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
+from afm_dist.runtime import console
 from data_prep.ownership import PAGE
 
 WIDTH_IN_FILES = 120

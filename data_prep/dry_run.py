@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from afm_dist import console
-from afm_dist.cluster import view
 from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.planning.capacity import Estimate, Plan, size
 from afm_dist.planning.show import conclude
-from afm_dist.resources import CPU_EACH, Cluster, CpuOptions, TaskResources
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import view
+from afm_dist.runtime.resources import CPU_EACH, Cluster, CpuOptions, TaskResources
 from data_prep.protocol import Protocol, SplitBy
 from data_prep.sources.avazu import AvazuSource
 from data_prep.sources.criteo import CriteoSource

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afm_dist import console
 from afm_dist.dataset.labels import Labels, warn_of_dataset
 from afm_dist.dataset.manifest import Field
 from afm_dist.errors import DataError
+from afm_dist.runtime import console
 from data_prep import parse
 from data_prep.parse import BlockReceipt
 from data_prep.protocol import Protocol

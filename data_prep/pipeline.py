@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 import ray
 
-from afm_dist import cluster, console, storage
+from afm_dist import storage
 from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
-from afm_dist.events import Emit, unheard
-from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import cluster, console
+from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
 from data_prep import parse
 from data_prep.encode import FEW_VALUES, Encoding
 from data_prep.encode_stage import EncodeStage

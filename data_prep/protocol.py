@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from afm_dist.errors import OptionError
-from afm_dist.seeds import check_seed
+from afm_dist.runtime.seeds import check_seed
 from data_prep.sources.source import RawField
 from data_prep.split import ColumnSplit, LastFileSplit, RandomSplit, SplitRule
 from data_prep.transforms import DEFAULT, TRANSFORMS, FieldRule

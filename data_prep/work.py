@@ -18,12 +18,13 @@ from typing import Any
 
 import ray
 
-from afm_dist import console, storage
-from afm_dist.cluster import task_slots
+from afm_dist import storage
 from afm_dist.errors import DataError
-from afm_dist.events import Emit, unheard
-from afm_dist.resources import ONE_CPU, TaskResources
-from afm_dist.tasks import run_tasks
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import task_slots
+from afm_dist.runtime.resources import ONE_CPU, TaskResources
+from afm_dist.runtime.tasks import run_tasks
 from data_prep import receipts
 from data_prep.receipts import Receipt
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from afm_dist import console
 from afm_dist.errors import OptionError
+from afm_dist.runtime import console
 
 if TYPE_CHECKING:
     from jobs.benchmarks.result import Result
@@ -85,7 +85,7 @@ def main(config: Benchmark) -> None:
         os.environ.pop("OMP_WAIT_POLICY", None)
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
-    from afm_dist.cluster import check_paths
+    from afm_dist.runtime.cluster import check_paths
     from jobs.benchmarks.result import table
 
     check_paths(json=config.json)

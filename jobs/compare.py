@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 from tyro.conf import Positional
 
-from afm_dist import console
 from afm_dist.errors import OptionError
-from afm_dist.runs import Resume
+from afm_dist.runs.run import Resume
+from afm_dist.runtime import console
 
 
 @dataclass(kw_only=True)
@@ -35,12 +35,12 @@ def main(config: Compare) -> None:
         raise OptionError(f"{given}: name two or more run directories of jobs/compress.py")
     console.say(f"afm-dist compare: {', '.join(config.runs)}")
     from afm_dist import storage
-    from afm_dist.cluster import check_paths
     from afm_dist.report.comparison import compare
     from afm_dist.report.comparison_page import sentence, write_comparison
     from afm_dist.report.comparison_table import table
     from afm_dist.report.finished_run import FinishedRun
-    from afm_dist.runs import Run, Stage
+    from afm_dist.runs.run import Run, Stage
+    from afm_dist.runtime.cluster import check_paths
 
     check_paths(output=config.output)
     for location in config.runs:

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.errors import ReportError
-from afm_dist.runs import Run, Stage, check_output
+from afm_dist.runs.run import Run, Stage, check_output
+from afm_dist.runtime import console
 from afm_dist.stages.methods import AFM, parse_methods
 from afm_dist.training.recipe import Recipe, check_checkpoint_minutes, preset
 from jobs.compress_demo import demo_dataset
@@ -43,7 +44,7 @@ def main(config: Compress) -> None:
     subject = f"a synthetic log of {config.demo_rows:,} rows" if config.demo else config.data
     console.say(f"afm-dist compress: {subject}")
     # torch and Ray take seconds to import: after the first line.
-    from afm_dist.cluster import check_paths
+    from afm_dist.runtime.cluster import check_paths
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.run_directory)
     if config.seeds is None:
@@ -54,12 +55,12 @@ def main(config: Compress) -> None:
 
 def compress(config: Compress) -> None:
     """The paper's algorithm, stage by stage."""
-    from afm_dist.cluster import check_workers
     from afm_dist.compression.budget import parse_bytes
     from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
-    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
+    from afm_dist.runtime.cluster import check_workers
+    from afm_dist.runtime.machine import work_in_driver
     from afm_dist.stages import (
         budget,
         compression,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
 from jobs.compress_options import Compress
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from afm_dist import console
 from afm_dist.errors import OptionError
 from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, FieldRanks
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Resume
-from afm_dist.seeds import check_seed
+from afm_dist.runs.run import Resume
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
+from afm_dist.runtime.seeds import check_seed
 from afm_dist.stages.methods import parse_methods
 from afm_dist.stages.rows import Codes, LinearTerms, Rows
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained

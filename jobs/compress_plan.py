@@ -10,7 +10,7 @@ from jobs.compress_demo import demo_protocol
 from jobs.compress_options import Compress, recipes
 
 if TYPE_CHECKING:
-    from afm_dist.checkpoint import ModelConfig
+    from afm_dist.checkpoint.config import ModelConfig
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.planning.capacity import Plan
     from afm_dist.stages.sweep import Sweep
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def model_config(config: Compress, chosen: Preset) -> ModelConfig:
     """The model to compress, or the one that will be trained (whose MLP does not depend on the data)."""
-    from afm_dist.checkpoint import ModelConfig, load_config
+    from afm_dist.checkpoint.config import ModelConfig, load_config
     from afm_dist.dataset.manifest import Field
 
     if config.checkpoint:
@@ -36,7 +36,7 @@ def planned_model(config: Compress, chosen: Preset, described: ModelConfig) -> t
     Raises:
         DataError: the checkpoint was trained on another schema.
     """
-    from afm_dist.checkpoint import check_schema
+    from afm_dist.checkpoint.config import check_schema
     from afm_dist.planning.estimate import new_model
     from afm_dist.stages.training import training_dataset
     from data_prep.dry_run import synthetic_manifest

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 from tyro.conf import OmitArgPrefixes
 
-from afm_dist import console
-from afm_dist.resources import CPU_EACH, CpuOptions
-from afm_dist.runs import Resume
+from afm_dist.runs.run import Resume
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import CPU_EACH, CpuOptions
 
 
 @dataclass(kw_only=True)
@@ -43,14 +43,14 @@ def main(config: CompressTables) -> None:
     console.say(f"afm-dist compress_tables: {config.checkpoint} to {config.embedding_dim} dimensions")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
-    from afm_dist.checkpoint import check_schema
-    from afm_dist.cluster import check_paths, view
+    from afm_dist.checkpoint.config import check_schema
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.large_tables.source import Source
-    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
-    from afm_dist.runs import Run, Stage, check_output
+    from afm_dist.runs.run import Run, Stage, check_output
+    from afm_dist.runtime.cluster import check_paths, view
+    from afm_dist.runtime.machine import work_in_driver
     from afm_dist.stages import large_tables
 
     check_paths(data=config.data, checkpoint=config.checkpoint, output=config.output)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from afm_dist import console
 from afm_dist.errors import DataError, OptionError
-from afm_dist.resources import AUTOMATIC, ResourceOptions
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 
 
 @dataclass(kw_only=True)
@@ -40,14 +40,15 @@ def main(config: Evaluate) -> None:
     console.say(f"afm-dist evaluate: {config.checkpoint} on {config.split} of {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
-    from afm_dist.checkpoint import check_schema, from_pretrained, load_config
-    from afm_dist.cluster import check_paths
+    from afm_dist.checkpoint.config import check_schema, load_config
+    from afm_dist.checkpoint.pretrained import from_pretrained
     from afm_dist.dataset.labels import Labels, warn_of_undefined
     from afm_dist.evaluation.throughput import measure_throughput
-    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.estimate import Costs
     from afm_dist.planning.show import show
+    from afm_dist.runtime.cluster import check_paths
+    from afm_dist.runtime.machine import work_in_driver
     from afm_dist.stages.evaluation import Subject, measure_quality, timing_batch
     from afm_dist.stages.training import external_dataset
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from afm_dist import console
+from afm_dist.runtime import console
 
 
 @dataclass(kw_only=True)
@@ -34,14 +34,16 @@ def main(config: Export) -> None:
     """Run the job."""
     console.say(f"afm-dist export: {config.checkpoint} to {config.output} ({config.format})")
     # torch takes seconds to import: after the first line.
-    from afm_dist import preprocessing, storage
-    from afm_dist.checkpoint import check_schema, from_pretrained, load_config
-    from afm_dist.cluster import check_paths
+    from afm_dist import storage
+    from afm_dist.checkpoint import preprocessing
+    from afm_dist.checkpoint.config import check_schema, load_config
+    from afm_dist.checkpoint.pretrained import from_pretrained
     from afm_dist.dataset.manifest import Manifest
     from afm_dist.errors import OptionError
     from afm_dist.export.check import ROUND_OFF
     from afm_dist.export.export import BOUNDS, PREPROCESSING_SUFFIX, check_format, export, written_bytes
-    from afm_dist.machine import work_in_driver
+    from afm_dist.runtime.cluster import check_paths
+    from afm_dist.runtime.machine import work_in_driver
 
     check_paths(checkpoint=config.checkpoint, output=config.output, data=config.data)
     check_format(config.format, config.output)

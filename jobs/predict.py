@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from afm_dist import console
-from afm_dist.resources import AUTOMATIC, ResourceOptions
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
 
 if TYPE_CHECKING:
@@ -60,12 +60,14 @@ def main(config: Predict) -> None:
     started = time.monotonic()
     console.say(f"afm-dist predict: {', '.join(config.input)} with {config.checkpoint}")
     # torch and Ray take seconds to import: after the first line.
-    from afm_dist import preprocessing, storage
-    from afm_dist.checkpoint import from_pretrained, load_config
-    from afm_dist.cluster import check_paths
+    from afm_dist import storage
+    from afm_dist.checkpoint import preprocessing
+    from afm_dist.checkpoint.config import load_config
+    from afm_dist.checkpoint.pretrained import from_pretrained
     from afm_dist.errors import OptionError
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
+    from afm_dist.runtime.cluster import check_paths
     from data_prep.scoring import estimate, pipeline
     from data_prep.scoring.source import open_source
     from data_prep.sources import files

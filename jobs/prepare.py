@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from afm_dist import console
 from afm_dist.errors import OptionError
-from afm_dist.resources import CPU_EACH, CpuOptions
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import CPU_EACH, CpuOptions
 
 if TYPE_CHECKING:
     from data_prep.presets import Preset
@@ -116,10 +116,11 @@ def main(config: Prepare) -> None:
     started = time.monotonic()
     console.say(f"afm-dist prepare: {config.describe or config.output or 'a raw log'}")
     # Imported here, so that the line above appears at once.
-    from afm_dist import cluster, storage
+    from afm_dist import storage
     from afm_dist.dataset.description import Description
     from afm_dist.dataset.manifest import FILE_NAME
     from afm_dist.planning.capacity import admit
+    from afm_dist.runtime import cluster
     from data_prep import describe, dry_run, pipeline, presets
     from data_prep.plan import SYNTHETIC, check_output, check_replaced
     from data_prep.work import Usage

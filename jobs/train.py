@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 
 from tyro.conf import OmitArgPrefixes
 
-from afm_dist import console
 from afm_dist.errors import OptionError
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Resume, Run, check_output
+from afm_dist.runs.run import Resume, Run, check_output
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.training.recipe import (
     CHECKPOINT_MINUTES,
     Precision,
@@ -90,12 +90,12 @@ def main(config: Train) -> None:
     """Run the job."""
     console.say(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
-    from afm_dist.cluster import check_paths, check_workers
     from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
-    from afm_dist.machine import work_in_driver
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.estimate import Costs, new_model
     from afm_dist.planning.show import show
+    from afm_dist.runtime.cluster import check_paths, check_workers
+    from afm_dist.runtime.machine import work_in_driver
     from afm_dist.stages.evaluation import Subject, evaluate, say_quality
     from afm_dist.stages.shipping import reporting, ship
     from afm_dist.stages.training import train_baseline, training_dataset

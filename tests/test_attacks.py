@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from afm_dist import console, preprocessing, storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, tensor_files
+from afm_dist import storage
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.files import tensor_files
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
 from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.report.finished_run import FinishedRun
+from afm_dist.runtime import console
 from afm_dist.training.registration import REGISTERED, Registered
 from data_prep.parse import BlockReceipt
 from data_prep.spool import Part

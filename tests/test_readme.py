@@ -12,7 +12,8 @@ import pytest
 import torch
 import tyro
 
-from afm_dist.checkpoint import ModelConfig, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.export.export import check_format
 from afm_dist.models import ARCHITECTURES
 from data_prep import presets

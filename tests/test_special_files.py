@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import CONFIG, TENSORS, from_pretrained, load_config, save_pretrained
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.files import CONFIG, TENSORS
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.errors import AfmError, DataError, OptionError, StorageError
 
 pytestmark = pytest.mark.timeout(20)

@@ -138,6 +138,6 @@ def test_nothing_else_parses_json() -> None:
         # What it has just written itself.
         "afm_dist/storage/content.py",
         # What Ray says, of itself.
-        "afm_dist/cluster.py",
-        "afm_dist/machine.py",
+        "afm_dist/runtime/cluster.py",
+        "afm_dist/runtime/machine.py",
     }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.compression.allocate import Choice, front
 from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.method import Candidates, Method
@@ -24,10 +24,10 @@ from afm_dist.compression.registry import method_for
 from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.errors import OptionError
 from afm_dist.large_tables.stored import Described, header, header_bytes_at_most
+from afm_dist.modules.tensors import named_tensors
 from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.statistics import Statistics
 from afm_dist.storage.content import json_text
-from afm_dist.tensors import named_tensors
 
 # Combinations kept after each merge where every field is one: of dozens of fronts, in a second or two.
 FIELDS_FRONT = 1 << 13

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from afm_dist import console
 from afm_dist.compression.plan import Plan
 from afm_dist.errors import OptionError
-from afm_dist.eval_mode import eval_mode
+from afm_dist.modules.eval_mode import eval_mode
+from afm_dist.runtime import console
 from afm_dist.statistics.collected import Probe
 
 

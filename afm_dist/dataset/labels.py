@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from afm_dist import console
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
+from afm_dist.runtime import console
 
 FIX = (
     "prepare the data again so that rows of both labels fall into it, with other --validation-from and "

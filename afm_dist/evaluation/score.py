@@ -10,19 +10,19 @@ import ray
 import torch
 from torch import nn
 
-from afm_dist import console
-from afm_dist.cluster import ensure_ray, task_resources, task_slots
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError
 from afm_dist.evaluation.calibration import Calibration, calibration
 from afm_dist.evaluation.metrics import auc, log_loss
 from afm_dist.evaluation.scored_rows import ScoredRows
-from afm_dist.events import Emit, unheard
-from afm_dist.machine import work_with_threads
-from afm_dist.resources import AUTOMATIC, Device, ResourceOptions
-from afm_dist.sharing import SharedModel, load_shared, model_bytes, share
-from afm_dist.tasks import run_tasks
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import ensure_ray, task_resources, task_slots
+from afm_dist.runtime.machine import work_with_threads
+from afm_dist.runtime.resources import AUTOMATIC, Device, ResourceOptions
+from afm_dist.runtime.sharing import SharedModel, load_shared, model_bytes, share
+from afm_dist.runtime.tasks import run_tasks
 
 STAGE = "scoring"
 BATCH_SIZE = 8192

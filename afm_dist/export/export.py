@@ -17,8 +17,9 @@ from urllib.parse import unquote
 
 from torch import nn
 
-from afm_dist import preprocessing, storage
-from afm_dist.checkpoint import ModelConfig
+from afm_dist import storage
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import FILE_NAME, Manifest
 from afm_dist.errors import AfmError, OptionError
 from afm_dist.export import aoti, onnx_file, torch_export
@@ -26,9 +27,9 @@ from afm_dist.export.check import Parity, check
 from afm_dist.export.formats import Format
 from afm_dist.export.metadata import PRODUCER, describe
 from afm_dist.export.module import trace
+from afm_dist.runtime.sharing import model_digest
 from afm_dist.serving.prepare import prepare_for_inference
 from afm_dist.serving.rows import Precision
-from afm_dist.sharing import model_digest
 
 FORMATS: Mapping[str, Format] = {"torch-export": torch_export, "aoti": aoti, "onnx": onnx_file}
 SUFFIXES: Mapping[str, str] = {"torch-export": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}

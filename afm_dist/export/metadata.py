@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import torch
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.export.module import IDS, LOGIT, NUMERIC, input_names
 
 # What every file's producer begins with.

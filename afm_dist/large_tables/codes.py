@@ -16,17 +16,18 @@ from typing import Any
 import ray
 import torch
 
-from afm_dist import console, storage
-from afm_dist.cluster import ensure_ray, task_slots
+from afm_dist import storage
 from afm_dist.compression.method import RowEncoder
 from afm_dist.errors import DataError, StageError
-from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.ranges import Group, rows_of
 from afm_dist.large_tables.stored import Described, StoredTensor, as_bytes, header, read_header
-from afm_dist.machine import work_with_threads
-from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import ensure_ray, task_slots
+from afm_dist.runtime.machine import work_with_threads
+from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
+from afm_dist.runtime.tasks import TryAgainError, run_tasks
 from afm_dist.statistics.moments import TABLE_ROWS
-from afm_dist.tasks import TryAgainError, run_tasks
 
 STAGE = "projection"
 CODES = "codes"

@@ -8,21 +8,22 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from afm_dist import __version__, storage
-from afm_dist.checkpoint import MAX_FILE_BYTES, check_files, save_plan, write_checkpoint
+from afm_dist.checkpoint.files import check_files
+from afm_dist.checkpoint.pretrained import MAX_FILE_BYTES, save_plan, write_checkpoint
 from afm_dist.compression.method import RowEncoder
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.registry import method_for
 from afm_dist.compression.rewrite import compress_
 from afm_dist.errors import OptionError
-from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.codes import CodeParts, make_codes
 from afm_dist.large_tables.ranges import row_groups
 from afm_dist.large_tables.source import WEIGHT, Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
-from afm_dist.resources import CPU_EACH, CpuOptions
+from afm_dist.modules.tensors import named_tensors
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime.resources import CPU_EACH, CpuOptions
 from afm_dist.statistics.moments import RANGE_ROWS, Moments
 from afm_dist.statistics.statistics import Statistics
-from afm_dist.tensors import named_tensors
 
 # Folders of parts beside the result.
 CODES_PREFIX = "codes-"

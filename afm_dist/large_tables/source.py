@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from afm_dist import storage
-from afm_dist.checkpoint import CONFIG, ModelConfig, fill_, load_config
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import CONFIG
+from afm_dist.checkpoint.pretrained import fill_
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.errors import AfmError, DataError, OptionError
 from afm_dist.large_tables.stored import StoredTensor, stored_tensors
+from afm_dist.modules.tensors import named_tensors
 from afm_dist.tables.fused import FusedEmbedding
-from afm_dist.tensors import named_tensors
 
 WEIGHT = f"{TABLE}.weight"
 

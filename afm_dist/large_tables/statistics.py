@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 
 from afm_dist import __version__
-from afm_dist.checkpoint import check_files, check_schema
-from afm_dist.cluster import ensure_ray
+from afm_dist.checkpoint.config import check_schema
+from afm_dist.checkpoint.files import check_files
 from afm_dist.compression.plan import TABLE
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.vocabulary_file import read_count_range
 from afm_dist.errors import DataError
-from afm_dist.events import Emit, unheard
 from afm_dist.large_tables.ranges import Group, row_groups, rows_of
 from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.stored import StoredTensor
-from afm_dist.resources import CPU_EACH, CpuOptions, TaskResources
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime.cluster import ensure_ray
+from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
 from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import RANGE_ROWS, TABLE_ROWS, Moments, moments_of_blocks
 from afm_dist.statistics.partials import Partials

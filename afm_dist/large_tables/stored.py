@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from afm_dist import storage
-from afm_dist.checkpoint import tensor_files
+from afm_dist.checkpoint.files import tensor_files
 from afm_dist.dataset.manifest import Count
 from afm_dist.errors import DataError
 

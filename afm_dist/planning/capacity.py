@@ -10,11 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.errors import OptionError
-from afm_dist.machine import holds
-from afm_dist.resources import THIS_MACHINE, Cluster, Node, TaskResources, TrainingResources
-from afm_dist.runs import SUCCESS
+from afm_dist.runs.run import SUCCESS
+from afm_dist.runtime import console
+from afm_dist.runtime.machine import holds
+from afm_dist.runtime.resources import THIS_MACHINE, Cluster, Node, TaskResources, TrainingResources
 
 Place = Literal["tasks", "training", "driver"]
 

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from afm_dist import console
-from afm_dist.checkpoint import ModelConfig
-from afm_dist.cluster import view
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import WINDOW_ROWS
@@ -19,8 +17,16 @@ from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import BATCH_SIZE as SCORING_ROWS
 from afm_dist.planning.capacity import Estimate, Plan, size
 from afm_dist.planning.footprint import Footprint, inference_footprint, training_footprint
-from afm_dist.resources import Cluster, ResourceOptions, TaskResources, TrainingResources, training_resources
-from afm_dist.sharing import model_bytes
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import view
+from afm_dist.runtime.resources import (
+    Cluster,
+    ResourceOptions,
+    TaskResources,
+    TrainingResources,
+    training_resources,
+)
+from afm_dist.runtime.sharing import model_bytes
 from afm_dist.statistics.collect import BATCH_SIZE as STATISTICS_ROWS
 from afm_dist.statistics.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS
 from afm_dist.training.optimizer import sparse_weights

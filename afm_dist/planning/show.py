@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from afm_dist import console
 from afm_dist.planning.capacity import Estimate, Plan, admit, free_disk, in_words, size
+from afm_dist.runtime import console
 
 
 def show(plan: Plan, *, check: bool) -> None:

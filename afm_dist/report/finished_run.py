@@ -10,7 +10,7 @@ from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Report
 from afm_dist.report.validate import as_report
-from afm_dist.runs import CONFIG, STARTED, SUCCESS, files_of, read_marker
+from afm_dist.runs.run import CONFIG, STARTED, SUCCESS, files_of, read_marker
 
 JOB = "compress"
 STAGE = "report"

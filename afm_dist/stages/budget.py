@@ -11,8 +11,10 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from torch import Tensor, nn
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import (
     Allocation,
     allocate,
@@ -29,8 +31,9 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.methods.low_rank.config import Activation, FieldRanks
 from afm_dist.methods.low_rank.ranks import GivenRanks, in_words, ranks_of
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import STAGE_AGAIN, Run, Stage
+from afm_dist.runs.run import STAGE_AGAIN, Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.compression import MOMENTS, counted_moments, plan_for
 from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.stages.scoring import Scoring

@@ -8,16 +8,10 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import (
-    ModelConfig,
-    check_files,
-    from_pretrained,
-    load_config,
-    save_plan,
-    save_pretrained,
-    size_on_disk,
-)
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import check_files, size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained, save_plan, save_pretrained
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.dataset.manifest import Manifest
@@ -25,8 +19,10 @@ from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA, Activation, LowRank
 from afm_dist.methods.low_rank.ranks import FixedRank, Policy, low_rank, plan_ranks
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.modules.tensors import named_tensors
+from afm_dist.runs.run import Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.methods import AFM, Compared, Methods
 from afm_dist.stages.rows import PUBLISHED, Rows, absorbing, first_order
 from afm_dist.stages.training import Models
@@ -36,7 +32,6 @@ from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
 from afm_dist.statistics.sensitivity_file import load_sensitivity
-from afm_dist.tensors import named_tensors
 
 MOMENTS = "moments.safetensors"
 SENSITIVITY = "sensitivity.safetensors"

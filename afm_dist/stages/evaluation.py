@@ -8,19 +8,22 @@ from typing import Any, TypedDict
 
 import torch
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
+from afm_dist import storage
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import count_parameters, from_pretrained
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_shard
 from afm_dist.evaluation.calibration import BINS
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
-from afm_dist.events import Emit, unheard
 from afm_dist.report import text
 from afm_dist.report.schema import ReliabilityBin
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import STAGE_AGAIN, Run, Stage
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.run import STAGE_AGAIN, Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 
 RESULTS = "results.json"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from afm_dist import console, preprocessing, storage
-from afm_dist.checkpoint import size_on_disk
+from afm_dist import storage
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.compression.plan import TABLE
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
@@ -16,8 +17,9 @@ from afm_dist.large_tables.statistics import stored_moments
 from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
 from afm_dist.planning.capacity import Estimate, Plan
 from afm_dist.planning.estimate import PROCESS_BYTES, TASKS_START_S
-from afm_dist.resources import Cluster, CpuOptions, TaskResources
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import Cluster, CpuOptions, TaskResources
 from afm_dist.statistics.moments import RANGE_ROWS, TABLE_ROWS
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials

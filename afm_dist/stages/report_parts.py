@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import ModelConfig, load_config
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig, load_config
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.registry import facts_of
 from afm_dist.compression.rewrite import restructure_, stored_dtypes
@@ -21,7 +21,8 @@ from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.report.schema import Layer
-from afm_dist.runs import STAGE_AGAIN, Run, Stage, environment, read_success
+from afm_dist.runs.run import STAGE_AGAIN, Run, Stage, environment, read_success
+from afm_dist.runtime import console
 from afm_dist.stages.evaluation import RESULTS, MeasuredSpeed
 from afm_dist.stages.training import Models
 from afm_dist.statistics.keys import field_key, module_name

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afm_dist import console, report, storage
+from afm_dist import report, storage
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.methods.low_rank.ranks import low_rank
 from afm_dist.report import read_report
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.runs import STAGE_AGAIN, Run, Stage
+from afm_dist.runs.run import STAGE_AGAIN, Run, Stage
+from afm_dist.runtime import console
 from afm_dist.stages.budget import EXPLAINED, PREDICTED, RANKS, ChosenRanks, Ranks
 from afm_dist.stages.compression import COMPARED, MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import nn
 
-from afm_dist import console
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.methods.low_rank.config import DEFAULT_KAPPA
 from afm_dist.methods.low_rank.ranks import FixedRank, Policy
+from afm_dist.runtime import console
 from afm_dist.stages.compression import plan_for
 from afm_dist.stages.rows import PUBLISHED, Rows
 from afm_dist.tables.table import Table

@@ -8,8 +8,10 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import count_parameters, from_pretrained, load_config, size_on_disk
+from afm_dist import storage
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import count_parameters, from_pretrained
 from afm_dist.compression.budget import description_bytes, structure_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
@@ -18,8 +20,9 @@ from afm_dist.errors import DataError
 from afm_dist.evaluation.score import score_split
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.low_rank.ranks import ranks_of
-from afm_dist.resources import ResourceOptions
-from afm_dist.runs import Run
+from afm_dist.runs.run import Run
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import ResourceOptions
 from afm_dist.statistics.moments import Moments
 
 SCORED = "scored"

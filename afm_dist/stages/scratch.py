@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from afm_dist import storage
-from afm_dist.checkpoint import load_config, save_pretrained
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.training import Models, say_histories
 from afm_dist.tables.fused import FusedEmbedding

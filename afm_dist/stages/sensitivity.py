@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from afm_dist import storage
-from afm_dist.checkpoint import from_pretrained
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import TABLE
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import SENSITIVITY, target_linears
 from afm_dist.stages.methods import Methods

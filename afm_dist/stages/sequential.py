@@ -7,14 +7,15 @@ from dataclasses import asdict
 
 from torch import nn
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import from_pretrained
+from afm_dist import storage
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.sequential import compress_in_turn_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.methods.low_rank.config import Activation
 from afm_dist.methods.low_rank.ranks import Policy, plan_ranks
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.compression import MOMENTS
 from afm_dist.stages.methods import Methods
 from afm_dist.stages.training import Models

@@ -6,15 +6,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from afm_dist import preprocessing, stage_files, storage
-from afm_dist.checkpoint import load_config
+from afm_dist import storage
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.config import load_config
 from afm_dist.dataset.manifest import FILE_NAME as MANIFEST
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import AfmError, ReportError
 from afm_dist.report import read_report
 from afm_dist.report.model_card import FILE_NAME as CARD
 from afm_dist.report.model_card import model_card
-from afm_dist.runs import EVENTS, Run, Stage
+from afm_dist.runs import stage_files
+from afm_dist.runs.run import EVENTS, Run, Stage
 from afm_dist.stages.training import Models
 
 

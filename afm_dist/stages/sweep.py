@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import (
-    ModelConfig,
-    from_pretrained,
-    load_config,
-    size_on_disk,
-)
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import (
     allocate,
     description_bytes,
@@ -29,8 +26,9 @@ from afm_dist.errors import OptionError
 from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, Factors, FieldRanks
 from afm_dist.methods.low_rank.grid import default_dims, default_ranks, grid, pareto
 from afm_dist.methods.low_rank.ranks import in_words, using
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import STAGE_AGAIN, Run, Stage
+from afm_dist.runs.run import STAGE_AGAIN, Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     MOMENTS,

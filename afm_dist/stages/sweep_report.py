@@ -10,7 +10,7 @@ from afm_dist import report, storage
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.runs import STAGE_AGAIN, Run, Stage
+from afm_dist.runs.run import STAGE_AGAIN, Run, Stage
 from afm_dist.stages.compression import MOMENTS, SENSITIVITY
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.report_parts import (

@@ -8,18 +8,15 @@ from typing import Any
 
 import torch
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import (
-    ModelConfig,
-    check_schema,
-    content_fingerprint,
-    load_config,
-    save_pretrained,
-)
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig, check_schema, load_config
+from afm_dist.checkpoint.files import content_fingerprint
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe

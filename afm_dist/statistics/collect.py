@@ -20,15 +20,15 @@ from ray import cloudpickle
 from torch import nn
 
 from afm_dist import __version__, storage
-from afm_dist.cluster import ensure_ray, task_resources
 from afm_dist.compression.outline import Outline
 from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
-from afm_dist.eval_mode import eval_mode
-from afm_dist.events import Emit, unheard
-from afm_dist.resources import AUTOMATIC, ResourceOptions
-from afm_dist.sharing import model_bytes, model_digest, share, source_of
+from afm_dist.modules.eval_mode import eval_mode
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime.cluster import ensure_ray, task_resources
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
+from afm_dist.runtime.sharing import model_bytes, model_digest, share, source_of
 from afm_dist.statistics.collected import CollectedMoments, Probe
 from afm_dist.statistics.observe import ForwardFn, Observer, Targets, forward_batch, match_modules
 from afm_dist.statistics.partials import Partials

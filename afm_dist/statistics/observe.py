@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from afm_dist import console
 from afm_dist.compression.registry import has_method, refusals
 from afm_dist.errors import OptionError
+from afm_dist.runtime import console
 from afm_dist.statistics.accumulator import MomentAccumulator, Workspace
 from afm_dist.statistics.moments import Moments, moments_of_sums
 from afm_dist.statistics.outputs import Observation, outputs_of

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 
 import ray
 
-from afm_dist import console, storage
-from afm_dist.cluster import task_slots
+from afm_dist import storage
 from afm_dist.errors import DataError, StageError
-from afm_dist.events import Emit
-from afm_dist.machine import work_with_threads
-from afm_dist.resources import TaskResources
+from afm_dist.runs.events import Emit
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import task_slots
+from afm_dist.runtime.machine import work_with_threads
+from afm_dist.runtime.resources import TaskResources
+from afm_dist.runtime.tasks import TryAgainError, run_tasks
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.partials import Partials
-from afm_dist.tasks import TryAgainError, run_tasks
 
 STAGE = "statistics"
 # How often a partial that was damaged after its commit is made again.

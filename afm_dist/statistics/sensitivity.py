@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from afm_dist.dataset.batch import Batch
-from afm_dist.eval_mode import eval_mode
+from afm_dist.modules.eval_mode import eval_mode
 from afm_dist.statistics.moments import one_thread
 from afm_dist.statistics.outputs import Observation, outputs_of
 

@@ -10,8 +10,8 @@ import torch
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError
-from afm_dist.resources import Device
-from afm_dist.sharing import SharedModel, load_shared
+from afm_dist.runtime.resources import Device
+from afm_dist.runtime.sharing import SharedModel, load_shared
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import ForwardFn, Observer
 from afm_dist.statistics.partials import Partials

@@ -15,7 +15,7 @@ from ray.train.v2._internal import exceptions as internal
 from ray.train.v2.api.exceptions import PreemptionError
 
 from afm_dist.errors import AfmError
-from afm_dist.tasks import PASSING_FAULTS
+from afm_dist.runtime.tasks import PASSING_FAULTS
 
 
 def reason_to_try_again(error: BaseException) -> str:

@@ -12,14 +12,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import check_files, check_schema, load_config, size_on_disk
-from afm_dist.cluster import ensure_ray, training_resources
+from afm_dist import storage
+from afm_dist.checkpoint.config import check_schema, load_config
+from afm_dist.checkpoint.files import check_files, size_on_disk
 from afm_dist.dataset.labels import check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
-from afm_dist.events import Emit, unheard
-from afm_dist.resources import AUTOMATIC, ResourceOptions, TrainingResources
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import ensure_ray, training_resources
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions, TrainingResources
 from afm_dist.training.failures import reason_to_try_again
 from afm_dist.training.history import History
 from afm_dist.training.loop import rows_seen, total_steps

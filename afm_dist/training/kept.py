@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from afm_dist import storage
-from afm_dist.checkpoint import CONFIG, ModelConfig, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.files import CONFIG
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.errors import StageError
 from afm_dist.training.registration import Registered
 

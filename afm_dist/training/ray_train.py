@@ -11,10 +11,11 @@ import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.errors import AfmError
-from afm_dist.events import Emit
-from afm_dist.stalls import StallWatch, cluster_in_words
+from afm_dist.runs.events import Emit
+from afm_dist.runtime import console
+from afm_dist.runtime.stall_watch import StallWatch, cluster_in_words
 from afm_dist.training.registration import RAY_TRAIN, Registered, Registrar
 from afm_dist.training.worker import PROGRESS, Assignment, run_worker
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from afm_dist.errors import OptionError
-from afm_dist.seeds import check_seed
+from afm_dist.runtime.seeds import check_seed
 
 TableOptimizer = Literal["adam", "adagrad"]
 Precision = Literal["float32", "bfloat16"]

@@ -18,11 +18,12 @@ from ray.train import CheckpointUploadMode
 from torch import nn
 
 from afm_dist import storage
-from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import StageError
-from afm_dist.machine import work_with_threads
-from afm_dist.resources import TrainingResources
+from afm_dist.runtime.machine import work_with_threads
+from afm_dist.runtime.resources import TrainingResources
 from afm_dist.training.kept import KeptWeights
 from afm_dist.training.loop import Worker, rows_seen, total_steps, train
 from afm_dist.training.recipe import Recipe

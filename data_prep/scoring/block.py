@@ -16,9 +16,9 @@ from afm_dist import storage
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.shard import Columns
 from afm_dist.errors import DataError
-from afm_dist.machine import work_with_threads
-from afm_dist.resources import Device
-from afm_dist.sharing import SharedModel, load_shared
+from afm_dist.runtime.machine import work_with_threads
+from afm_dist.runtime.resources import Device
+from afm_dist.runtime.sharing import SharedModel, load_shared
 from data_prep.parse import checked
 from data_prep.rejected import RejectedRows
 from data_prep.scoring.inputs import InputMaker

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import ModelConfig
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.planning.capacity import Estimate, Plan, size
 from afm_dist.planning.estimate import PROCESS_BYTES, Costs
-from afm_dist.resources import ResourceOptions
+from afm_dist.runtime import console
+from afm_dist.runtime.resources import ResourceOptions
 from data_prep.dry_run import MEMORY_PER_WORKER, ROWS_PER_SECOND_AND_CORE
 from data_prep.sources.source import Source
 from data_prep.vocabulary import RANGE_TOKENS

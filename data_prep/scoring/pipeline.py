@@ -19,13 +19,14 @@ from typing import Any, Literal
 import ray
 from torch import nn
 
-from afm_dist import __version__, console, storage
-from afm_dist.cluster import ensure_ray, task_resources
+from afm_dist import __version__, storage
 from afm_dist.dataset.manifest import Count, Manifest
 from afm_dist.errors import DataError, OptionError
-from afm_dist.events import Emit, unheard
-from afm_dist.resources import AUTOMATIC, ResourceOptions, TaskResources
-from afm_dist.sharing import model_bytes, model_digest, share
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import ensure_ray, task_resources
+from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions, TaskResources
+from afm_dist.runtime.sharing import model_bytes, model_digest, share
 from data_prep.parse import most_rejected
 from data_prep.plan import check_unchanged
 from data_prep.rejected import REJECTED_SHOWN

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afm_dist import console
 from afm_dist.errors import DataError
+from afm_dist.runtime import console
 from data_prep.sources.forms import ColumnForms, Example, Form, Forms
 from data_prep.sources.tabular_columns import Column
 

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.dataset.manifest import FieldKind
 from afm_dist.errors import DataError, OptionError
+from afm_dist.runtime import console
 from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.sources.files import InputFile

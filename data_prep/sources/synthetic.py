@@ -19,10 +19,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import ray
 
-from afm_dist import cluster, console, storage
+from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
-from afm_dist.events import Emit, unheard
-from afm_dist.tasks import run_tasks
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import cluster, console
+from afm_dist.runtime.tasks import run_tasks
 from data_prep.sources.planted import BLOCK_ROWS, PART_ROWS, PlantedModel
 from data_prep.sources.planted_shapes import SHAPES, ShapeName
 from data_prep.sources.planted_text import FORMATS, LineWriter

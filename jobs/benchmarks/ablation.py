@@ -17,16 +17,10 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import (
-    CONFIG,
-    ModelConfig,
-    check_schema,
-    content_fingerprint,
-    from_pretrained,
-    load_config,
-    size_on_disk,
-)
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig, check_schema, load_config
+from afm_dist.checkpoint.files import CONFIG, content_fingerprint, size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.sequential import compress_in_turn_
 from afm_dist.dataset.labels import SPLITS, check_labels
@@ -35,10 +29,11 @@ from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation import metrics
 from afm_dist.evaluation.score import score_shards
-from afm_dist.machine import work_in_driver
 from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA
 from afm_dist.methods.low_rank.grid import GridPoint
 from afm_dist.methods.low_rank.ranks import FixedRank
+from afm_dist.runtime import console
+from afm_dist.runtime.machine import work_in_driver
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import (
     check_ranks,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from afm_dist import console
+from afm_dist.runtime import console
 
 
 @contextmanager

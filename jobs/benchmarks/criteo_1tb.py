@@ -21,10 +21,11 @@ from typing import Any, TypedDict
 
 import tyro
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.dataset.manifest import MAX_GROUPS
 from afm_dist.errors import DataError, OptionError
 from afm_dist.planning.estimate import BYTES_PER_SCORED_ROW, NETWORK_BYTES_PER_SECOND
+from afm_dist.runtime import console
 from jobs.benchmarks import criteo_shape
 
 # Days 0 to 22, and day 23 in two halves (MLPerf's DLRM).

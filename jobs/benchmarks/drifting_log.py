@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 import tyro
 
-from afm_dist import console, storage
+from afm_dist import storage
+from afm_dist.runtime import console
 from data_prep.sources.planted import BLOCK_ROWS, PlantedModel
 from data_prep.sources.planted_shapes import SHAPES
 

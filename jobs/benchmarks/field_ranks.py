@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from afm_dist import console
-from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import allocate, structure_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
@@ -24,6 +24,7 @@ from afm_dist.errors import OptionError
 from afm_dist.evaluation import metrics
 from afm_dist.evaluation.score import score_shards
 from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, FieldRanks
+from afm_dist.runtime import console
 from afm_dist.stages.budget import logit_sensitivity
 from afm_dist.stages.compression import counted_moments, plan_for, target_linears
 from afm_dist.statistics.collect import collect_moments

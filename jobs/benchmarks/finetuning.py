@@ -17,12 +17,15 @@ from typing import Any
 import torch
 import tyro
 
-from afm_dist import console, storage
-from afm_dist.checkpoint import CONFIG, content_fingerprint, from_pretrained, load_config, save_pretrained
+from afm_dist import storage
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.files import CONFIG, content_fingerprint
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.dataset.labels import SPLITS, check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
-from afm_dist.machine import work_in_driver
+from afm_dist.runtime import console
+from afm_dist.runtime.machine import work_in_driver
 from afm_dist.stages.evaluation import Subject, measure_quality
 from afm_dist.training.fit import fit
 from afm_dist.training.history import History

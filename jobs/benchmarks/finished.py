@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_dist import storage
-from afm_dist.runs import environment
+from afm_dist.runs.run import environment
 
 PACKAGES = ("afm_dist", "data_prep", "jobs")
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afm_dist import console
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import WARM_UP_ROUNDS, Speedup, time_in_turn
 from afm_dist.export.onnx_file import INSTALL
+from afm_dist.runtime import console
 from afm_dist.serving.rows import Precision
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.inference_models import BASELINE, EMB, Shape, models_of

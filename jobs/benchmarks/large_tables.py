@@ -23,15 +23,16 @@ import polars as pl
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, write_checkpoint
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import write_checkpoint
 from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.errors import StageError
 from afm_dist.evaluation.timing import Speedup
 from afm_dist.large_tables.source import Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
-from afm_dist.runs import SUCCESS, Done
+from afm_dist.modules.tensors import named_tensors
+from afm_dist.runs.run import SUCCESS, Done
 from afm_dist.stages.large_tables import CHECKPOINT, STATISTICS
-from afm_dist.tensors import named_tensors
 from data_prep.vocabulary import CHUNK_IDS, write_vocabulary
 from jobs.benchmarks.criteo_shape import EMBEDDING_DIM, cardinalities, fields
 from jobs.benchmarks.result import Result, compared

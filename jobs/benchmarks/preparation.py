@@ -20,9 +20,9 @@ import polars as pl
 import ray
 
 from afm_dist import storage
-from afm_dist.cluster import ensure_ray
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import Speedup, time_in_turn
+from afm_dist.runtime.cluster import ensure_ray
 from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
 from data_prep.sources.criteo import CriteoSource

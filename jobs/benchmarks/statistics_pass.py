@@ -20,14 +20,14 @@ from pathlib import Path
 
 import torch
 
-from afm_dist.cluster import available_cpus, ensure_ray
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.models.layers import hidden_linears
-from afm_dist.resources import ResourceOptions
-from afm_dist.sharing import model_bytes
+from afm_dist.runtime.cluster import available_cpus, ensure_ray
+from afm_dist.runtime.resources import ResourceOptions
+from afm_dist.runtime.sharing import model_bytes
 from afm_dist.statistics.collect import BATCH_SIZE, collect_moments
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import Observer, forward_batch

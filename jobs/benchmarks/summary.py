@@ -15,10 +15,11 @@ from typing import Any
 
 import tyro
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.report.comparison import NO_CHOICE
 from afm_dist.report.finished_run import SEED
+from afm_dist.runtime import console
 from jobs.compress_options import Compress
 
 REPORT = "report/report.json"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.compression.budget import allocate, structure_bytes
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_, restructure_

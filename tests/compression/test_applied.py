@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import afm_dist
-from afm_dist.checkpoint import ModelConfig, load_config
+from afm_dist.checkpoint.config import ModelConfig, load_config
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.errors import OptionError

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.compression.budget import allocate, parse_bytes, structure_bytes
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import afm_dist
-from afm_dist.checkpoint import count_parameters
+from afm_dist.checkpoint.pretrained import count_parameters
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.errors import DataError
 from afm_dist.methods.low_rank.config import LowRank

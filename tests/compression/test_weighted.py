@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.batch import Batch

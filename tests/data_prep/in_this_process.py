@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from afm_dist import cluster
+from afm_dist.runtime import cluster
 from data_prep import receipts, work
 from data_prep.sources import synthetic
 

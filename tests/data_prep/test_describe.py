@@ -14,10 +14,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from afm_dist import console, storage
+from afm_dist import storage
 from afm_dist.dataset.description import Description, Token
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
+from afm_dist.runtime import console
 from data_prep import describe
 from data_prep.pipeline import prepare
 from data_prep.plan import PAGE, check_output

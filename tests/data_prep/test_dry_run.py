@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from afm_dist.errors import OptionError
-from afm_dist.resources import Cluster, Node
+from afm_dist.runtime.resources import Cluster, Node
 from data_prep import dry_run
 from data_prep.dry_run import FORMATS, show_plan, show_synthetic_plan
 from data_prep.protocol import ColumnRule, Protocol

@@ -9,8 +9,8 @@ import pytest
 import ray
 import tyro
 
-from afm_dist import console
 from afm_dist.dataset.manifest import Manifest
+from afm_dist.runtime import console
 from jobs import prepare
 
 SYNTHETIC = ("--source", "synthetic")

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from afm_dist import cluster, storage
+from afm_dist import storage
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
+from afm_dist.runtime import cluster
 from data_prep import encode, pipeline, vocabulary, work
 from data_prep.pipeline import prepare
 from data_prep.plan import make_plan, why_prepare

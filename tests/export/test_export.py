@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from afm_dist import preprocessing, storage
-from afm_dist.checkpoint import ModelConfig
+from afm_dist import storage
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Field
 from afm_dist.export import FORMATS, Parity, export
 from afm_dist.export.export import BOUNDS, SUFFIXES, check_format

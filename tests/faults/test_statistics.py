@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from afm_dist import tasks
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import StageError
+from afm_dist.runtime import tasks
 from afm_dist.statistics import ray_pass
 from afm_dist.statistics.moments_file import digest_of, load_moments, save_moments
 from tests.faults.passes import GROUPS, DieOnce, Pass, Straggler, expected_digest, write_shards

@@ -16,7 +16,8 @@ from unittest import mock
 import ray.train
 import torch
 
-from afm_dist.checkpoint import ModelConfig, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model

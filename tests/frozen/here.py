@@ -13,9 +13,9 @@ from unittest.mock import patch
 
 import torch
 
-from afm_dist import machine
 from afm_dist.evaluation import throughput
 from afm_dist.report import page
+from afm_dist.runtime import machine
 from afm_dist.training import fit, worker
 
 

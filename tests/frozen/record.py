@@ -27,7 +27,7 @@ if __name__ == "__main__":
 import ray
 import torch
 
-from afm_dist import machine
+from afm_dist.runtime import machine
 from tests.frozen.bench import Bench, JobFailedError
 from tests.frozen.compare import MOST_LINES, differences
 from tests.frozen.digests import Entry

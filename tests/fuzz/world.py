@@ -20,8 +20,10 @@ import ray
 import torch
 from torch import nn
 
-from afm_dist import preprocessing, storage
-from afm_dist.checkpoint import INDEX, check_files, from_pretrained, save_pretrained
+from afm_dist import storage
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.files import INDEX, check_files
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.description import Description
@@ -33,8 +35,8 @@ from afm_dist.methods.rounding.config import rounding
 from afm_dist.report.comparison import compare
 from afm_dist.report.comparison_page import write_comparison
 from afm_dist.report.finished_run import FinishedRun
-from afm_dist.resources import ONE_CPU
-from afm_dist.runs import Run
+from afm_dist.runs.run import Run
+from afm_dist.runtime.resources import ONE_CPU
 from afm_dist.stages.budget import ChosenRanks
 from afm_dist.stages.evaluation import MeasuredQuality, MeasuredSpeed
 from afm_dist.stages.scoring import Scored

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained, size_on_disk
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Manifest

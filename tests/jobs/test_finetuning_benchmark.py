@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.errors import DataError
 from afm_dist.models import build_model
 from afm_dist.training.history import History, Point

@@ -32,7 +32,7 @@ FLIPPED_FILES = 3
 IN_THIS_PROCESS = """
 import os, signal, sys
 import ray
-from afm_dist.resources import ONE_CPU
+from afm_dist.runtime.resources import ONE_CPU
 from data_prep import work
 from data_prep.scoring import pipeline
 from data_prep.sources import tabular
@@ -69,7 +69,7 @@ with in_this_process() as patch:
             source = tabular.TabularSource([log], ColumnOptions(label="click"))
             prepare(source, output, Protocol(rows_per_shard=1000))
         else:
-            from afm_dist import preprocessing
+            from afm_dist.checkpoint import preprocessing
             from afm_dist.checkpoint import from_pretrained
             from data_prep.scoring.source import open_source
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from afm_dist.checkpoint import from_pretrained, load_config, size_on_disk
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from tests.jobs.commands import succeed
 from tests.jobs.conftest import Compressed, compress_command
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afm_dist.checkpoint import from_pretrained
+from afm_dist.checkpoint.pretrained import from_pretrained
 from tests.jobs.commands import succeed
 from tests.jobs.conftest import Compressed, compress_command
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.models import build_model

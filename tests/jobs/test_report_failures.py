@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import tyro
 
-from afm_dist import preprocessing
-from afm_dist.checkpoint import from_pretrained
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.errors import DataError, ReportError
-from afm_dist.runs import SUCCESS
+from afm_dist.runs.run import SUCCESS
 from jobs import compress, train
 from jobs.compress_options import Compress
 from jobs.train import Train

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from afm_dist.checkpoint import from_pretrained, size_on_disk
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from tests.jobs.commands import run_warm, succeed
 from tests.jobs.conftest import Compressed
 

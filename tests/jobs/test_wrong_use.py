@@ -15,7 +15,7 @@ import tyro
 
 from afm_dist.dataset.manifest import Field, FieldKind, Manifest, RowOrder
 from afm_dist.errors import OptionError
-from afm_dist.runs import Run
+from afm_dist.runs.run import Run
 from afm_dist.training.recipe import preset
 from jobs import benchmark, compare, compress, compress_tables, evaluate, export, predict, prepare, train
 from jobs.compress import Compress, check, main

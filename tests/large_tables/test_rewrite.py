@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_plan, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.pretrained import from_pretrained, save_plan, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest
@@ -30,7 +31,7 @@ from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks, using
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import build_model
-from afm_dist.resources import CpuOptions
+from afm_dist.runtime.resources import CpuOptions
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.partials import Partials

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained, size_on_disk
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.compression.budget import allocate, description_bytes, structure_bytes
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_

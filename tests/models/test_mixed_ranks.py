@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.registry import compressible, refusal
 from afm_dist.compression.rewrite import compress_, restructure_

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from afm_dist.checkpoint import count_parameters
+from afm_dist.checkpoint.pretrained import count_parameters
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field

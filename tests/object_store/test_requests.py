@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import from_pretrained, save_pretrained
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from data_prep.sources import files

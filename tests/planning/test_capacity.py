@@ -9,7 +9,7 @@ import pytest
 from afm_dist.errors import OptionError
 from afm_dist.planning import capacity
 from afm_dist.planning.capacity import Estimate, Plan, admit, problems
-from afm_dist.resources import THIS_MACHINE, Cluster, Node, TaskResources, TrainingResources
+from afm_dist.runtime.resources import THIS_MACHINE, Cluster, Node, TaskResources, TrainingResources
 
 GB = 10**9
 BIG = Node(name="10.0.0.1", cpus=16, memory=64 * GB, object_store=20 * GB)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.errors import OptionError
 from afm_dist.planning.estimate import Costs, new_model
 from afm_dist.planning.show import show
-from afm_dist.resources import Cluster, Node, ResourceOptions
+from afm_dist.runtime.resources import Cluster, Node, ResourceOptions
 from afm_dist.training.recipe import Recipe
 
 GB = 10**9

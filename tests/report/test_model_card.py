@@ -11,7 +11,8 @@ import torch
 import tyro
 import yaml
 
-from afm_dist.checkpoint import ModelConfig, load_config, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.dataset.manifest import Field

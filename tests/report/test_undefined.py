@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from afm_dist import report as reports
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Field
 from afm_dist.report import over_seeds, read_report, validated, write_report
 from afm_dist.report.comparison import compare

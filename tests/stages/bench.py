@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.methods.low_rank.ranks import Policy
 from afm_dist.models import build_model
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
 from afm_dist.stages.compression import (
     COMPARED,
     MOMENTS,

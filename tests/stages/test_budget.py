@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import Allocation, allocate, most_description_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
@@ -22,7 +23,7 @@ from afm_dist.methods.low_rank.config import Factors, LowRank
 from afm_dist.methods.low_rank.layers import LowRankLinear
 from afm_dist.methods.low_rank.ranks import FixedRank, GivenRanks
 from afm_dist.models import ARCHITECTURES, build_model
-from afm_dist.runs import Run, Stage
+from afm_dist.runs.run import Run, Stage
 from afm_dist.stages.compression import (
     MOMENTS,
     check_ranks,

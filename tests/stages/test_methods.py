@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import from_pretrained, load_config
+from afm_dist.checkpoint.config import load_config
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest

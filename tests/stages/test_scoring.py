@@ -13,7 +13,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.evaluation.score import Quality
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
-from afm_dist.resources import AUTOMATIC
+from afm_dist.runtime.resources import AUTOMATIC
 from afm_dist.stages import scoring
 from tests.stages.bench import HYPER, Bench
 

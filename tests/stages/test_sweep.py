@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, from_pretrained, load_config, size_on_disk
+from afm_dist.checkpoint.config import ModelConfig, load_config
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import Plan
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import OptionError

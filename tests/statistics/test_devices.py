@@ -9,12 +9,12 @@ import ray
 import torch
 from torch import nn
 
-from afm_dist import cluster
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.evaluation.score import score_shards
 from afm_dist.models import build_model
-from afm_dist.resources import ResourceOptions, TaskResources
+from afm_dist.runtime import cluster
+from afm_dist.runtime.resources import ResourceOptions, TaskResources
 from afm_dist.statistics import collect
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments_file import digest_of

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from afm_dist import storage
-from afm_dist.checkpoint import ModelConfig, save_pretrained
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.errors import DataError, OptionError, StageError
-from afm_dist.resources import ResourceOptions, TrainingResources
+from afm_dist.runtime.resources import ResourceOptions, TrainingResources
 from afm_dist.training import fit as fit_module
 from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from afm_dist.checkpoint import ModelConfig
+from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.errors import StageError
 from afm_dist.training.kept import KeptWeights
 from afm_dist.training.registration import Registered

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from afm_dist.resources import ONE_CPU
+from afm_dist.runtime.resources import ONE_CPU
 from data_prep.protocol import Protocol
 from data_prep.scoring import pipeline
 from data_prep.sources.tabular import TabularSource

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from afm_dist import preprocessing
-from afm_dist.checkpoint import ModelConfig, from_pretrained, save_pretrained
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
 from data_prep.pipeline import prepare

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from afm_dist.checkpoint import load_config
+from afm_dist.checkpoint.config import load_config
 from afm_dist.planning.show import show
-from afm_dist.resources import AUTOMATIC
+from afm_dist.runtime.resources import AUTOMATIC
 from data_prep.scoring.estimate import BYTES_PER_ROW, BYTES_PER_TEXT, plan_of
 from tests.data_prep.scoring.conftest import HEADER, ROWS, write_csv
 from tests.data_prep.scoring.models import Trained

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from afm_dist import preprocessing
-from afm_dist.checkpoint import ModelConfig, save_pretrained
+from afm_dist.checkpoint import preprocessing
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.models import build_model

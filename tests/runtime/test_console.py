@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from afm_dist import console
 from afm_dist.errors import DataError, OptionError
+from afm_dist.runtime import console
 
 
 @dataclass

@@ -18,12 +18,12 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from afm_dist import console
-from afm_dist.cluster import available_cpus
 from afm_dist.errors import AfmError, StageError
-from afm_dist.events import Emit, unheard
-from afm_dist.last_words import last_words
-from afm_dist.stalls import StallWatch, cluster_in_words
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
+from afm_dist.runtime.cluster import available_cpus
+from afm_dist.runtime.stall_watch import StallWatch, cluster_in_words
+from afm_dist.runtime.worker_logs import last_words
 
 Item = TypeVar("Item")
 

@@ -15,16 +15,9 @@ from torch import Tensor, nn
 
 import afm_dist
 from afm_dist import storage
-from afm_dist.checkpoint import (
-    ModelConfig,
-    check_files,
-    check_schema,
-    from_pretrained,
-    load_config,
-    save_plan,
-    save_pretrained,
-    size_on_disk,
-)
+from afm_dist.checkpoint.config import ModelConfig, check_schema, load_config
+from afm_dist.checkpoint.files import check_files, size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained, save_plan, save_pretrained
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest

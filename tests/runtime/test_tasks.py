@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import ray
 
-from afm_dist import tasks
 from afm_dist.errors import DataError, StageError
-from afm_dist.stalls import StallWatch
-from afm_dist.tasks import TryAgainError, run_tasks
+from afm_dist.runtime import tasks
+from afm_dist.runtime.stall_watch import StallWatch
+from afm_dist.runtime.tasks import TryAgainError, run_tasks
 
 pytestmark = pytest.mark.ray
 

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from afm_dist import machine
-from afm_dist.machine import object_store_bytes, work_in_driver, work_with_threads
+from afm_dist.runtime import machine
+from afm_dist.runtime.machine import object_store_bytes, work_in_driver, work_with_threads
 
 MB, GB = 10**6, 10**9
 

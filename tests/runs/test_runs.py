@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from afm_dist import stage_files, storage
+from afm_dist import storage
 from afm_dist.errors import OptionError
-from afm_dist.runs import Resume, Run, Stage, read_success
+from afm_dist.runs.run import Resume, Run, Stage, read_success, stage_files
 
 
 class Pipeline:
@@ -290,7 +290,7 @@ def test_another_release_redoes_what_was_done(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline.run()
-    monkeypatch.setattr("afm_dist.runs.__version__", "9.9.9")
+    monkeypatch.setattr("afm_dist.runs.run.__version__", "9.9.9")
 
     run = pipeline.run()
 

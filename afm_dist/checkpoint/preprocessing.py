@@ -12,15 +12,8 @@ from dataclasses import asdict
 from typing import Any, TypedDict
 
 from afm_dist import storage
-from afm_dist.checkpoint import (
-    AGAIN,
-    CONFIG,
-    MODEL_FACT,
-    PREPROCESSING,
-    check_schema,
-    load_config,
-    vouch_for,
-)
+from afm_dist.checkpoint.config import check_schema, load_config
+from afm_dist.checkpoint.files import AGAIN, CONFIG, MODEL_FACT, PREPROCESSING, vouch_for
 from afm_dist.dataset.manifest import FILE_NAME, Manifest, Shard
 from afm_dist.errors import DataError
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from afm_dist import storage
-from afm_dist.events import EventLog
+from afm_dist.runs.events import EventLog
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def test_a_full_disk_stops_the_log_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("afm_dist.events._append", full)
+        patch.setattr("afm_dist.runs.events._append", full)
         log.add("first", number=1)
         log.add("second", number=2)
     log.add("third", number=3)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from afm_dist.errors import OptionError
 from afm_dist.methods.low_rank.layers import LowRankLinear
 from afm_dist.models import build_model
-from afm_dist.sharing import load_shared, model_bytes, model_digest, share
+from afm_dist.runtime.sharing import load_shared, model_bytes, model_digest, share
 from tests.small_dataset import FIELDS
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import ray
 
-from afm_dist import console
-from afm_dist.events import Emit, unheard
+from afm_dist.runs.events import Emit, unheard
+from afm_dist.runtime import console
 
 PATIENCE_S = 60.0
 

@@ -8,10 +8,10 @@ import pytest
 import ray
 from ray.exceptions import AuthenticationError
 
-from afm_dist import cluster
-from afm_dist.cluster import check_workers, ensure_ray, has_autoscaler, node_of, training_resources
 from afm_dist.errors import OptionError, StageError
-from afm_dist.resources import Node, ResourceOptions, TrainingResources
+from afm_dist.runtime import cluster
+from afm_dist.runtime.cluster import check_workers, ensure_ray, has_autoscaler, node_of, training_resources
+from afm_dist.runtime.resources import Node, ResourceOptions, TrainingResources
 
 ON_CPUS = ResourceOptions(use_gpu="never")
 

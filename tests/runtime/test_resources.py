@@ -5,7 +5,7 @@ import math
 import pytest
 
 from afm_dist.errors import OptionError
-from afm_dist.resources import (
+from afm_dist.runtime.resources import (
     Node,
     ResourceOptions,
     TaskResources,

@@ -20,9 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
-from afm_dist import __version__, console, stage_files, storage
+from afm_dist import __version__, storage
 from afm_dist.errors import DataError, OptionError
-from afm_dist.events import EventLog, now
+from afm_dist.runs import stage_files
+from afm_dist.runs.events import EventLog, now
+from afm_dist.runtime import console
 
 Resume = Literal["auto", "never"]
 

@@ -8,7 +8,7 @@ import sys
 
 from ray._private.utils import estimate_available_memory, get_num_cpus, get_shared_memory_bytes
 
-from afm_dist.resources import THIS_MACHINE, Node
+from afm_dist.runtime.resources import THIS_MACHINE, Node
 
 MIN_OBJECT_STORE_BYTES = 256 << 20
 # The store's own book-keeping, and the small objects beside the model.

@@ -10,7 +10,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from afm_dist import console, storage
+from afm_dist import storage
+from afm_dist.runtime import console
 
 # Between two writings of the log on an object store, where every writing sends the whole file.
 INTERVAL_S = 10.0

@@ -17,9 +17,17 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError, RayError
 from ray.experimental.internal_kv import _internal_kv_get
 
-from afm_dist import console, machine, resources, storage
+from afm_dist import storage
 from afm_dist.errors import OptionError, StageError
-from afm_dist.resources import THIS_MACHINE, Cluster, Node, ResourceOptions, TaskResources, TrainingResources
+from afm_dist.runtime import console, machine, resources
+from afm_dist.runtime.resources import (
+    THIS_MACHINE,
+    Cluster,
+    Node,
+    ResourceOptions,
+    TaskResources,
+    TrainingResources,
+)
 
 # Ray Train polls its workers every 2 s by default: seconds of waiting per short training.
 _RAY_TRAIN_SETTINGS = {

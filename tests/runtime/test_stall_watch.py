@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from afm_dist.stalls import StallWatch
+from afm_dist.runtime.stall_watch import StallWatch
 
 
 class Clock:

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from afm_dist.checkpoint import from_pretrained, save_pretrained
+from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.errors import DataError, OptionError
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from afm_dist.last_words import crash_in
+from afm_dist.runtime.worker_logs import crash_in
 
 
 def write_log(folder: Path, name: str, text: str, *, seconds_ago: float = 0) -> None:

@@ -1,0 +1,1 @@
+"""What holds of any ``nn.Module``: its tensors by name, and running it without a trace."""

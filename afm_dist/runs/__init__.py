@@ -1,0 +1,1 @@
+"""Run directories: stages, what they left, and their events."""

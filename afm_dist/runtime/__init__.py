@@ -1,0 +1,1 @@
+"""What runs the work: Ray, its tasks, the machine, the console."""

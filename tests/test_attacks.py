@@ -24,7 +24,7 @@ from afm_dist.training.registration import REGISTERED, Registered
 from data_prep.parse import BlockReceipt
 from data_prep.spool import Part
 from jobs import compress, compress_tables, evaluate, export, predict, train
-from tests.test_preprocessing import prepared
+from tests.checkpoint.test_preprocessing import prepared
 
 SHAPE = {"embedding_dim": 4, "hidden": [8, 8]}
 ATTACKS = ("../../stolen", "/etc/hostname", "..\\..\\stolen", "a/../../stolen", "C:\\stolen", "link")

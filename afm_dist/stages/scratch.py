@@ -17,7 +17,7 @@ from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.methods import AFM, SCRATCH, Methods
 from afm_dist.stages.training import Models, say_histories
 from afm_dist.tables.fused import FusedEmbedding
-from afm_dist.training.fit import fit
+from afm_dist.training.fit import WorkerGroup, fit
 from afm_dist.training.history import History
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe
 from afm_dist.training.worker import HISTORY, Candidate
@@ -67,9 +67,7 @@ def train_scratch(
                 manifest,
                 recipe,
                 folder=folder,
-                workers=workers,
-                options=options,
-                checkpoint_minutes=checkpoint_minutes,
+                group=WorkerGroup(workers=workers, options=options, checkpoint_minutes=checkpoint_minutes),
                 emit=run.event,
             )
         )

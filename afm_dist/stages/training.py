@@ -17,7 +17,7 @@ from afm_dist.models import build_model
 from afm_dist.runs.run import Run, Stage
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
-from afm_dist.training.fit import fit
+from afm_dist.training.fit import WorkerGroup, fit
 from afm_dist.training.history import History, summary
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe
 from afm_dist.training.worker import HISTORY, Candidate
@@ -100,9 +100,7 @@ def train_baseline(
             manifest,
             recipe,
             folder=folder,
-            workers=workers,
-            options=options,
-            checkpoint_minutes=checkpoint_minutes,
+            group=WorkerGroup(workers=workers, options=options, checkpoint_minutes=checkpoint_minutes),
             emit=run.event,
         )
         say_histories(histories)
@@ -172,10 +170,8 @@ def finetune(
             manifest,
             recipe,
             folder=folder,
-            workers=workers,
-            options=options,
+            group=WorkerGroup(workers=workers, options=options, checkpoint_minutes=checkpoint_minutes),
             fine_tuning=True,
-            checkpoint_minutes=checkpoint_minutes,
             emit=run.event,
         )
         say_histories(histories)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from afm_dist import storage
 from afm_dist.checkpoint.config import check_schema, load_config
@@ -22,12 +22,14 @@ from afm_dist.runs.events import Emit, unheard
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, training_resources
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions, TrainingResources
+from afm_dist.training.exchange.exact import EXACT
+from afm_dist.training.exchange.exchange import ExchangeConfig, check_exchange
 from afm_dist.training.failures import reason_to_try_again
 from afm_dist.training.history import History
-from afm_dist.training.loop import rows_seen, total_steps
 from afm_dist.training.ray_train import run_once
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe, check_checkpoint_minutes
 from afm_dist.training.registration import RAY_TRAIN, REGISTERED, Registered
+from afm_dist.training.schedule import rows_seen, total_steps
 from afm_dist.training.worker import PROGRESS, Assignment, Candidate
 
 # In a row, without a new checkpoint between them.
@@ -36,16 +38,38 @@ WAIT_FOR_NODES_S = 600.0
 POLL_S = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerGroup:
+    """How many workers train together, on what, and how they exchange gradients.
+
+    Attributes:
+        workers: Data-parallel workers; the CPUs of each node are shared out among them.
+        options: Whether they use GPUs.
+        checkpoint_minutes: A checkpoint is taken after each evaluation, and when the last one is so
+            old. When they are taken does not change the result.
+        exchange: How gradients travel between the workers.
+
+    Raises:
+        OptionError: a time that is none.
+    """
+
+    workers: int = 1
+    options: ResourceOptions = AUTOMATIC
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
+    exchange: ExchangeConfig = EXACT
+
+    def __post_init__(self) -> None:
+        check_checkpoint_minutes(self.checkpoint_minutes)
+
+
 def fit(
     candidates: Sequence[Candidate],
     manifest: Manifest,
     recipe: Recipe,
     *,
     folder: str,
-    workers: int = 1,
-    options: ResourceOptions = AUTOMATIC,
+    group: WorkerGroup = WorkerGroup(),
     fine_tuning: bool = False,
-    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     emit: Emit = unheard,
 ) -> dict[str, History]:
     """Train models on Ray Train, one after the other in one group of workers.
@@ -56,24 +80,20 @@ def fit(
         recipe: The same for all candidates, with the same order of rows.
         folder: Of the stage, on storage that all workers share; an interrupted training goes on
             from what lies there.
-        workers: Data-parallel workers; the CPUs of each node are shared out among them.
-        options: Whether they use GPUs.
+        group: The workers.
         fine_tuning: Whether the state before the first step competes for being kept.
-        checkpoint_minutes: A checkpoint is taken after each evaluation, and when the last one is so
-            old. When they are taken does not change the result.
         emit: Gets the events.
 
     Returns:
         By candidate name.
 
     Raises:
-        OptionError: more workers than fit on the nodes, a time that is none, or a recipe that distils
-            without a teacher.
+        OptionError: more workers than fit on the nodes, other workers or another exchange than what an
+            interrupted training can go on with, or a recipe that distils without a teacher.
         DataError: a split without rows of both labels, what a worker found wrong with its data, or a
             teacher of another schema.
         StageError: training failed beyond its restarts.
     """
-    check_checkpoint_minutes(checkpoint_minutes)
     check_labels(manifest)
     _check_teachers(candidates, manifest, recipe)
     folder = storage.absolute(folder)
@@ -85,14 +105,15 @@ def fit(
         ensure_ray(object_bytes=max(size_on_disk(candidate.source) for candidate in waiting))
         start = _last_checkpoint(folder, waiting[0])
         step = 0 if start is None else start.step
-        resources = _resources(options, workers, start, emit, again=failures > 0)
+        resources = _resources(group, start, emit, again=failures > 0)
         assignment = Assignment(
             candidates=waiting,
             start=start,
             data=storage.absolute(manifest.location),
             recipe=recipe,
+            exchange=group.exchange,
             evaluate_first=fine_tuning,
-            checkpoint_s=60 * checkpoint_minutes,
+            checkpoint_s=60 * group.checkpoint_minutes,
             resources=resources,
             folder=folder,
             attempt=_clear(folder, start),
@@ -178,10 +199,15 @@ def _last_checkpoint(folder: str, candidate: Candidate) -> Registered | None:
     return registered
 
 
-def _resources(
-    options: ResourceOptions, workers: int, start: Registered | None, emit: Emit, *, again: bool
-) -> TrainingResources:
-    """What each worker gets: with as many threads as the training began with, if it can be."""
+def _resources(group: WorkerGroup, start: Registered | None, emit: Emit, *, again: bool) -> TrainingResources:
+    """What each worker gets: with as many threads as the training began with, if it can be.
+
+    Raises:
+        OptionError: the training cannot go on with this group.
+    """
+    if start is not None:
+        _check_group(group, start)
+    options, workers = group.options, group.workers
     resources = _wait_for_nodes(options, workers, emit) if again else training_resources(options, workers)
     if start is None:
         return resources
@@ -193,6 +219,26 @@ def _resources(
             f"{threads} on {resources.device}: the last digits of the weights may become others"
         )
     return replace(resources, cpus=threads)
+
+
+def _check_group(group: WorkerGroup, start: Registered) -> None:
+    """Refuse workers that cannot go on with a training; say it where they end with other bits.
+
+    Raises:
+        OptionError: each of those before has a state of its own, or they exchange gradients otherwise.
+    """
+    check_exchange(
+        group.exchange.name,
+        group.workers,
+        saved=start.exchange,
+        saved_workers=start.workers,
+        stateful=any(start.exchange_digests),
+    )
+    if group.workers != start.workers:
+        console.warn(
+            f"the training of {start.candidate} began with {start.workers} workers, and goes on with "
+            f"{group.workers}: the bits of the weights may become others"
+        )
 
 
 def _wait_for_nodes(options: ResourceOptions, workers: int, emit: Emit) -> TrainingResources:

@@ -40,12 +40,15 @@ class History:
         kept_step: Step of the best validation AUC: the weights that are kept.
         stopped_early: Whether patience ran out.
         finished: Whether training came to its end.
+        bytes_sent: Bytes that all workers gave to collectives to exchange gradients, up to the last
+            evaluation or checkpoint; 0 with one worker.
     """
 
     curve: list[Point] = field(default_factory=list)
     kept_step: int = -1
     stopped_early: bool = False
     finished: bool = False
+    bytes_sent: int = 0
 
     @property
     def best(self) -> Point:

@@ -7,16 +7,15 @@ of each, so a run that resumes at a step ends with the weights of one that was n
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
@@ -26,13 +25,16 @@ from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.evaluation.scored_rows import ScoredRows
 from afm_dist.training.averaging import WeightAverage
 from afm_dist.training.distillation import Teacher
+from afm_dist.training.exchange.exact import EXACT
+from afm_dist.training.exchange.exchange import ExchangeConfig, check_exchange
 from afm_dist.training.forward import Forward
 from afm_dist.training.freezing import freeze_
-from afm_dist.training.gradients import Step, clip, sum_over_workers, sum_rows_of_tables
 from afm_dist.training.history import History, Point
 from afm_dist.training.optimizer import SplitOptimizer, sparse_weights
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.schedule import evaluation_steps, rows_seen, total_steps
 from afm_dist.training.state import State
+from afm_dist.training.step import Objective, device_of, train_step
 
 
 @dataclass(frozen=True)
@@ -43,146 +45,200 @@ class Worker:
     world_size: int = 1
 
 
-def total_steps(recipe: Recipe, manifest: Manifest) -> int:
-    """Steps of a whole training."""
-    return recipe.epochs * TrainingOrder(manifest=manifest, batch_size=recipe.batch_size, seed=0).steps
+ALONE = Worker()
 
 
-def rows_seen(step: int, recipe: Recipe, manifest: Manifest) -> int:
-    """Rows of all batches before a step, counted again in each epoch."""
-    rows = manifest.rows("train")
-    epochs, steps = divmod(step, -(-rows // recipe.batch_size))
-    return epochs * rows + min(steps * recipe.batch_size, rows)
+class Callbacks(Protocol):
+    """What a training calls on the way."""
+
+    def keep(self, model: nn.Module, step: int) -> None:
+        """Called whenever the model is the best seen."""
+
+    def save(self, state: State) -> None:
+        """Called on every worker after each evaluation, and after a step for which any asked for it.
+
+        The state is valid until it returns.
+        """
+
+    def checkpoint_due(self) -> bool:
+        """Asked before each step. When it says so does not change the result."""
+
+    def progress(self, rows: int) -> None:
+        """Called with the rows of each global batch."""
 
 
-def evaluation_steps(recipe: Recipe, manifest: Manifest) -> set[int]:
-    """After which steps the validation split is scored: evenly, and at each epoch's end.
-
-    Where tables are drawn anew, only at each epoch's end: within an epoch they have seen part of the
-    rows, and would count as setbacks.
-    """
-    steps = TrainingOrder(manifest=manifest, batch_size=recipe.batch_size, seed=0).steps
-    parts = 1 if recipe.reset_tables else min(recipe.evaluations_per_epoch, steps)
-    within = [(i + 1) * steps // parts for i in range(parts)]
-    return {epoch * steps + step for epoch in range(recipe.epochs) for step in within}
-
-
-def train(
-    model: nn.Module,
-    manifest: Manifest,
-    recipe: Recipe,
-    *,
-    worker: Worker,
-    start: State | None,
-    evaluate_first: bool,
-    keep: Callable[[nn.Module, int], None],
-    save: Callable[[State], None],
-    checkpoint_due: Callable[[], bool],
-    progress: Callable[[int], None],
-    teacher: nn.Module | None = None,
-) -> History:
-    """Train a model in place, on the device on which its weights are.
+class Trainer:
+    """Trains a model in place, on the device on which its weights are.
 
     Args:
-        model: The model; takes over the weights of ``start``.
+        model: The model.
         manifest: Training and validation rows.
         recipe: What to do.
         worker: Which part of each batch is ours.
-        start: The state to go on from; None at the beginning.
-        evaluate_first: Whether the untrained state competes (fine-tuning: yes).
-        keep: Called with the model and the step whenever it is the best seen.
-        save: Called on every worker after each evaluation, and after a step for which any of them
-            asked for a checkpoint. The state is valid until it returns.
-        checkpoint_due: Asked before each step. When it says so does not change the result.
-        progress: Called with the rows of each global batch.
         teacher: For a recipe with a ``distill_weight``: called in eval mode, on the same device. None:
             the labels are all that is learned from.
-
-    Returns:
-        The history, complete.
-
-    Raises:
-        DataError: the loss became NaN or infinite, or the validation split has rows of one label only.
+        exchange: How gradients travel between the workers.
     """
-    set_dropout(model, recipe.dropout)
-    freeze_(model, recipe.trained)
-    optimizer = optimizer_of(model, recipe)
-    forward = Forward(model, recipe, worker.world_size)
-    if recipe.reset_tables:
-        check_reset(model)
-    order = TrainingOrder(
-        manifest=manifest,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        rank=worker.rank,
-        world_size=worker.world_size,
-    )
-    evaluations = evaluation_steps(recipe, manifest)
-    average = WeightAverage(model) if recipe.average else None
-    taught_by = _teacher(teacher, recipe)
-    step, history, losses = 0, History(), []
-    if start is not None:
-        model.load_state_dict(start.model, strict=True)
-        optimizer.load_state(start.optimizer)
-        if optimizer.steps != start.step:
-            raise RuntimeError(f"the optimizer is {optimizer.steps} steps on, the training {start.step}")
-        step, history = start.step, copy.deepcopy(start.history)
-        losses = list(start.losses.to(device_of(model)).unbind())
-        if average is not None:
-            average.load_state(start.average, history.scored_states)
 
-    def state() -> State:
-        seen = torch.stack(losses).cpu() if losses else torch.empty(0, dtype=torch.float64)
-        means = {} if average is None else average.state()
-        return State(step, copy.deepcopy(history), seen, model.state_dict(), optimizer.state(), means)
-
-    def evaluate() -> None:
-        train_loss = _mean_loss(losses, step, recipe) if losses else None
-        losses.clear()
-        if average is not None and step > 0:
-            average.add()
-        with nullcontext() if average is None else average.in_place():
-            quality = _validate(model, manifest, worker)
-            if quality.auc is None or quality.log_loss is None:
-                raise DataError(f"{manifest.location}: the validation split needs rows of both labels")
-            rows = rows_seen(step, recipe, manifest)
-            if history.add(Point(step, rows, train_loss, quality.auc, quality.log_loss), recipe.patience):
-                keep(model, step)
-        save(state())
-
-    if step == 0 and evaluate_first and not history.curve:
-        evaluate()
-    for batch in _batches_from(step, order, recipe.epochs):
-        if history.stopped_early:
-            break
-        global_rows = rows_seen(step + 1, recipe, manifest) - rows_seen(step, recipe, manifest)
-        if recipe.reset_tables and step > 0 and step % order.steps == 0:
-            reset_tables(model, optimizer, _seed(recipe.seed, step, 0, 1))
-        optimizer.scale_learning_rates(recipe.plateau_factor**history.setbacks)
-        torch.manual_seed(_seed(recipe.seed, step, worker.rank))
-        taken = train_step(
-            model,
-            optimizer,
-            batch,
-            global_rows,
-            worker.world_size,
-            forward=forward,
-            clip_norm=recipe.clip_norm,
-            checkpoint=checkpoint_due(),
-            teacher=taught_by,
+    def __init__(
+        self,
+        model: nn.Module,
+        manifest: Manifest,
+        recipe: Recipe,
+        *,
+        worker: Worker = ALONE,
+        teacher: nn.Module | None = None,
+        exchange: ExchangeConfig = EXACT,
+    ) -> None:
+        set_dropout(model, recipe.dropout)
+        freeze_(model, recipe.trained)
+        if recipe.reset_tables:
+            check_reset(model)
+        self._model = model
+        self._manifest = manifest
+        self._recipe = recipe
+        self._worker = worker
+        self._optimizer = optimizer_of(model, recipe)
+        self._objective = Objective(Forward(model, recipe, worker.world_size), _teacher(teacher, recipe))
+        self._exchange_name = exchange.name
+        self._exchange = exchange.build(worker.world_size)
+        self._order = TrainingOrder(
+            manifest=manifest,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            rank=worker.rank,
+            world_size=worker.world_size,
         )
-        losses.append(taken.loss)
-        step += 1
-        progress(global_rows)
-        if step in evaluations:
-            evaluate()
-        elif taken.checkpoint:
-            _mean_loss(losses, step, recipe)
-            save(state())
-    if not history.stopped_early and step != total_steps(recipe, manifest):
-        raise RuntimeError(f"training ended after {step} of {total_steps(recipe, manifest)} steps")
-    history.finished = True
-    return history
+        self._average = WeightAverage(model) if recipe.average else None
+        self._step = 0
+        self._history = History()
+        self._losses: list[Tensor] = []
+        self._sent_before = 0
+
+    def run(
+        self, callbacks: Callbacks, *, start: State | None = None, evaluate_first: bool = False
+    ) -> History:
+        """Train to the end, once.
+
+        Args:
+            callbacks: Called on the way.
+            start: The state to go on from, whose weights the model takes over; None at the beginning.
+            evaluate_first: Whether the untrained state competes (fine-tuning: yes).
+
+        Returns:
+            The history, complete.
+
+        Raises:
+            DataError: the loss became NaN or infinite, or the validation split has rows of one label only.
+        """
+        recipe, history = self._recipe, self._history
+        evaluations = evaluation_steps(recipe, self._manifest)
+        if start is not None:
+            history = self._history = self._load(start)
+        if self._step == 0 and evaluate_first and not history.curve:
+            self._evaluate(callbacks)
+        for batch in _batches_from(self._step, self._order, recipe.epochs):
+            if history.stopped_early:
+                break
+            checkpoint = self._update(batch, callbacks)
+            if self._step in evaluations:
+                self._evaluate(callbacks)
+            elif checkpoint:
+                _mean_loss(self._losses, self._step, recipe)
+                callbacks.save(self._state())
+        steps = total_steps(recipe, self._manifest)
+        if not history.stopped_early and self._step != steps:
+            raise RuntimeError(f"training ended after {self._step} of {steps} steps")
+        history.finished = True
+        return history
+
+    def _load(self, start: State) -> History:
+        """Take over a state."""
+        self._model.load_state_dict(start.model, strict=True)
+        self._optimizer.load_state(start.optimizer)
+        if self._optimizer.steps != start.step:
+            raise RuntimeError(
+                f"the optimizer is {self._optimizer.steps} steps on, the training {start.step}"
+            )
+        check_exchange(
+            self._exchange_name,
+            self._worker.world_size,
+            saved=start.exchange,
+            saved_workers=start.workers,
+            stateful=bool(start.exchange_state),
+        )
+        self._exchange.load_state(start.exchange_state)
+        self._step = start.step
+        self._losses = list(start.losses.to(device_of(self._model)).unbind())
+        history = copy.deepcopy(start.history)
+        self._sent_before = history.bytes_sent
+        if self._average is not None:
+            self._average.load_state(start.average, history.scored_states)
+        return history
+
+    def _state(self) -> State:
+        self._history.bytes_sent = self._sent_before + self._sent_by_all()
+        losses = self._losses
+        return State(
+            step=self._step,
+            history=copy.deepcopy(self._history),
+            losses=torch.stack(losses).cpu() if losses else torch.empty(0, dtype=torch.float64),
+            model=self._model.state_dict(),
+            optimizer=self._optimizer.state(),
+            average={} if self._average is None else self._average.state(),
+            workers=self._worker.world_size,
+            exchange=self._exchange_name,
+            exchange_state=self._exchange.state(),
+        )
+
+    def _sent_by_all(self) -> int:
+        """Bytes that all workers gave to collectives since this object was made."""
+        mine = self._exchange.bytes_sent
+        if self._worker.world_size == 1:
+            return mine
+        total = torch.tensor(mine, dtype=torch.int64, device=device_of(self._model))
+        dist.all_reduce(total)
+        return int(total)
+
+    def _evaluate(self, callbacks: Callbacks) -> None:
+        """Score the validation split, and save."""
+        train_loss = _mean_loss(self._losses, self._step, self._recipe) if self._losses else None
+        self._losses.clear()
+        if self._average is not None and self._step > 0:
+            self._average.add()
+        with nullcontext() if self._average is None else self._average.in_place():
+            quality = _validate(self._model, self._manifest, self._worker)
+            if quality.auc is None or quality.log_loss is None:
+                raise DataError(f"{self._manifest.location}: the validation split needs rows of both labels")
+            rows = rows_seen(self._step, self._recipe, self._manifest)
+            point = Point(self._step, rows, train_loss, quality.auc, quality.log_loss)
+            if self._history.add(point, self._recipe.patience):
+                callbacks.keep(self._model, self._step)
+        callbacks.save(self._state())
+
+    def _update(self, batch: Batch, callbacks: Callbacks) -> bool:
+        """Take one step; returns whether any worker asked for a checkpoint after it."""
+        recipe, step = self._recipe, self._step
+        rows = rows_seen(step + 1, recipe, self._manifest) - rows_seen(step, recipe, self._manifest)
+        if recipe.reset_tables and step > 0 and step % self._order.steps == 0:
+            seed = _seed(recipe.seed, step, 0, 1)
+            self._exchange.forget(reset_tables(self._model, self._optimizer, seed))
+        self._optimizer.scale_learning_rates(recipe.plateau_factor**self._history.setbacks)
+        torch.manual_seed(_seed(recipe.seed, step, self._worker.rank))
+        taken = train_step(
+            self._model,
+            self._optimizer,
+            batch,
+            rows,
+            objective=self._objective,
+            exchange=self._exchange,
+            clip_norm=recipe.clip_norm,
+            checkpoint=callbacks.checkpoint_due(),
+        )
+        self._losses.append(taken.loss)
+        self._step += 1
+        callbacks.progress(rows)
+        return taken.checkpoint
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> SplitOptimizer:
@@ -205,58 +261,9 @@ def _teacher(model: nn.Module | None, recipe: Recipe) -> Teacher | None:
     return Teacher(model=model.eval(), weight=recipe.distill_weight, temperature=recipe.distill_temperature)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
-    return next(model.parameters()).device
-
-
 def _batches_from(step: int, order: TrainingOrder, epochs: int) -> Iterator[Batch]:
     for epoch in range(step // order.steps, epochs):
         yield from order.batches(epoch, max(0, step - epoch * order.steps))
-
-
-def train_step(
-    model: nn.Module,
-    optimizer: SplitOptimizer,
-    batch: Batch,
-    global_rows: int,
-    world_size: int = 1,
-    *,
-    forward: Callable[[Batch], Tensor] | None = None,
-    clip_norm: float | None = None,
-    checkpoint: bool = False,
-    teacher: Teacher | None = None,
-) -> Step:
-    """One update of the weights.
-
-    Args:
-        model: Called with ids and numbers.
-        optimizer: Of its weights.
-        batch: This worker's rows; none, where the others have the rest of the split.
-        global_rows: Rows of all workers.
-        world_size: Number of workers.
-        forward: Called instead of the model; gives its logits.
-        clip_norm: Largest norm of the gradient, without the part of L2; None does not limit it.
-        checkpoint: Whether this worker asks for a checkpoint after the step.
-        teacher: Learned from besides the labels.
-
-    Returns:
-        The mean log loss of the global batch against its labels, and whether any worker asked for a
-        checkpoint.
-    """
-    model.train()
-    optimizer.zero_grad()
-    batch = batch.to(device_of(model))
-    logits = model(batch.ids.long(), batch.numeric) if forward is None else forward(batch)
-    loss = functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum") / global_rows
-    descended = loss if teacher is None else teacher.loss(logits, batch) / global_rows
-    descended.backward()
-    sum_rows_of_tables(model)
-    taken = sum_over_workers(model, loss.detach().double(), world_size, checkpoint=checkpoint)
-    if clip_norm is not None:
-        clip(model.parameters(), clip_norm)
-    optimizer.step()
-    return taken
 
 
 def _mean_loss(losses: list[Tensor], step: int, recipe: Recipe) -> float:
@@ -289,14 +296,19 @@ def check_reset(model: nn.Module) -> None:
             )
 
 
-def reset_tables(model: nn.Module, optimizer: SplitOptimizer, seed: int) -> None:
-    """Begin anew with all tables and their part of the optimizer; what is dense goes on (MEDA)."""
+def reset_tables(model: nn.Module, optimizer: SplitOptimizer, seed: int) -> list[str]:
+    """Begin anew with all tables and their part of the optimizer; what is dense goes on (MEDA).
+
+    Returns:
+        Names of their weights.
+    """
     names = list(sparse_weights(model))
     torch.manual_seed(seed)
     for name in names:
         module: Any = model.get_submodule(name.rpartition(".")[0])
         module.reset_table()
     optimizer.forget(names)
+    return names
 
 
 def _seed(*numbers: int) -> int:

@@ -33,6 +33,9 @@ class Registered:
         threads: Of each worker.
         device: On which the model ran.
         digest: Of the state in it.
+        workers: How many trained.
+        exchange: Name of the exchange of gradients.
+        exchange_digests: By rank, of the state of the worker's exchange; "" where it has none.
         attempt: The start of Ray Train that wrote it.
         checkpoint: Name of its folder.
     """
@@ -43,6 +46,9 @@ class Registered:
     threads: int
     device: str
     digest: str
+    workers: int
+    exchange: str
+    exchange_digests: list[str]
     attempt: str
     checkpoint: str
 
@@ -103,7 +109,12 @@ class Registrar(UserCallback):
         if checkpoint is None:
             return
         name = checkpoint.path.rstrip("/").rpartition("/")[2]
-        new = Registered(**metrics[0], attempt=self._attempt, checkpoint=name)
+        if len(metrics) != metrics[0]["workers"]:
+            # Ray Train goes on without workers whose node is being taken away, but a part is missing.
+            return
+        digests = [worker["exchange_digest"] for worker in metrics]
+        common = {key: value for key, value in metrics[0].items() if key != "exchange_digest"}
+        new = Registered(**common, exchange_digests=digests, attempt=self._attempt, checkpoint=name)
         last = Registered.read(self._folder)
         if last is not None and self._position(new) <= self._position(last):
             raise StageError(

@@ -1,9 +1,14 @@
-"""The state of a training between two steps: what lies in its checkpoints."""
+"""The state of a training between two steps: what lies in its checkpoints.
+
+What all workers have alike is written by one of them; what the exchange of gradients carries from step
+to step is another on each, and each writes its own file into the same folder.
+"""
 
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import safetensors.torch
@@ -11,11 +16,13 @@ from torch import Tensor
 
 from afm_dist import storage
 from afm_dist.errors import DataError
+from afm_dist.training.exchange.exact import Exact
 from afm_dist.training.history import AGAIN, History
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION = "state.json"
 TENSORS = "state.safetensors"
+EXCHANGE = "exchange-{rank:05d}.safetensors"
 
 
 class _Description(TypedDict):
@@ -26,6 +33,8 @@ class _Description(TypedDict):
     step: int
     history: dict[str, Any]
     sha256: str
+    workers: int
+    exchange: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,9 @@ class State:
         model: The model's tensors.
         optimizer: The optimizer's tensors.
         average: The average of the model's weights; empty without one.
+        workers: How many trained.
+        exchange: Name of the exchange of gradients.
+        exchange_state: Of this worker's exchange; empty without one.
     """
 
     step: int
@@ -49,9 +61,14 @@ class State:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
+    workers: int = 1
+    exchange: str = Exact.name
+    exchange_state: dict[str, Tensor] = field(default_factory=dict)
 
     def write(self, folder: str, *, candidate: str) -> str:
         """Write ``state.safetensors``, then ``state.json``; returns a digest of both.
+
+        They hold what all workers have alike, so one of them writes it.
 
         Args:
             folder: Where to.
@@ -61,22 +78,35 @@ class State:
         tensors |= {f"optimizer/{name}": value for name, value in self.optimizer.items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         tensors["losses"] = self.losses
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        with storage.new_file(storage.join(folder, TENSORS)) as path:
-            safetensors.torch.save_file(tensors, path)
-            digest = storage.file_sha256(str(path))
+        digest = _write_tensors(storage.join(folder, TENSORS), tensors)
         description = {
             "format_version": FORMAT_VERSION,
             "candidate": candidate,
             "step": self.step,
             "history": self.history.to_json(),
             "sha256": digest,
+            "workers": self.workers,
+            "exchange": self.exchange,
         }
         return storage.write_sealed_json(storage.join(folder, DESCRIPTION), description)
 
+    def write_exchange_state(self, folder: str, rank: int) -> str:
+        """Write the state of one worker's exchange, where it has one.
+
+        Args:
+            folder: Where to; the same for all workers.
+            rank: Of the worker.
+
+        Returns:
+            A digest of the file; "" where none was written.
+        """
+        if not self.exchange_state:
+            return ""
+        return _write_tensors(storage.join(folder, EXCHANGE.format(rank=rank)), self.exchange_state)
+
     @classmethod
     def read(cls, folder: str, *, candidate: str, step: int, digest: str) -> State:
-        """What ``write`` wrote, of the candidate and the step that are expected there.
+        """Read what ``write`` wrote, of the candidate and the step that are expected there.
 
         Args:
             folder: Where it lies.
@@ -105,13 +135,9 @@ class State:
         if storage.fingerprint(content) != digest:
             raise DataError(f"{folder}: not the state that was registered, but one of another run; {again}")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}, "losses": {}}
-        with storage.local_copy(storage.join(folder, TENSORS)) as path:
-            if storage.file_sha256(str(path)) != description["sha256"]:
-                raise DataError(f"{folder}/{TENSORS}: truncated or altered; {again}")
-            for key, value in safetensors.torch.load_file(path).items():
-                kind, _, name = key.partition("/")
-                # A copy: the file, which is mapped, is deleted when there is a newer checkpoint.
-                parts[kind][name] = value.clone()
+        for key, value in _read_tensors(storage.join(folder, TENSORS), description["sha256"]).items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = value
         return cls(
             step=step,
             history=History.from_json(description["history"], source=location),
@@ -119,4 +145,45 @@ class State:
             model=parts["model"],
             optimizer=parts["optimizer"],
             average=parts["average"],
+            workers=description["workers"],
+            exchange=description["exchange"],
         )
+
+    def with_exchange_state(self, folder: str, rank: int, digest: str) -> State:
+        """Add what ``write_exchange_state`` wrote.
+
+        Args:
+            folder: Where it lies.
+            rank: Of the worker.
+            digest: What ``write_exchange_state`` returned.
+
+        Raises:
+            DataError: it is missing, truncated, altered or of another training.
+        """
+        if not digest:
+            return self
+        location = storage.join(folder, EXCHANGE.format(rank=rank))
+        if not storage.exists(location):
+            raise DataError(f"{location}: missing; {AGAIN}")
+        return replace(self, exchange_state=_read_tensors(location, digest))
+
+
+def _write_tensors(location: str, tensors: Mapping[str, Tensor]) -> str:
+    """Write a file, and return its digest."""
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with storage.new_file(location) as path:
+        safetensors.torch.save_file(on_cpu, path)
+        return storage.file_sha256(str(path))
+
+
+def _read_tensors(location: str, digest: str) -> dict[str, Tensor]:
+    """Read a file of that digest.
+
+    Raises:
+        DataError: it has another.
+    """
+    with storage.local_copy(location) as path:
+        if storage.file_sha256(str(path)) != digest:
+            raise DataError(f"{location}: truncated or altered; {AGAIN}")
+        # Copies: the file, which is mapped, is deleted when there is a newer checkpoint.
+        return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}

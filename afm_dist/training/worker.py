@@ -24,10 +24,12 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import StageError
 from afm_dist.runtime.machine import work_with_threads
 from afm_dist.runtime.resources import TrainingResources
+from afm_dist.training.exchange.exchange import ExchangeConfig
 from afm_dist.training.kept import KeptWeights
-from afm_dist.training.loop import Worker, rows_seen, total_steps, train
+from afm_dist.training.loop import Trainer, Worker
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.registration import RAY_TRAIN, Registered
+from afm_dist.training.schedule import rows_seen, total_steps
 from afm_dist.training.state import State
 
 HISTORY = "history.json"
@@ -79,6 +81,7 @@ class Assignment:
         start: The checkpoint of the first of them to go on from; None: from its source.
         data: Dataset directory.
         recipe: The same for all.
+        exchange: How gradients travel between the workers.
         evaluate_first: Whether the state before the first step competes.
         checkpoint_s: Seconds after which a checkpoint is taken, if there was no evaluation.
         resources: What each worker has.
@@ -91,6 +94,7 @@ class Assignment:
     start: Registered | None
     data: str
     recipe: Recipe
+    exchange: ExchangeConfig
     evaluate_first: bool
     checkpoint_s: float
     resources: TrainingResources
@@ -119,13 +123,15 @@ def run_worker(config: dict[str, Any]) -> None:
         if start is not None:
             location = start.location(assignment.folder)
             state = State.read(location, candidate=candidate.name, step=start.step, digest=start.digest)
+            if any(start.exchange_digests):
+                state = state.with_exchange_state(location, worker.rank, start.exchange_digests[worker.rank])
         _Training(assignment, candidate, manifest, worker, progress).run(state)
         progress.finished()
         start = None
 
 
 class _Training:
-    """One candidate on one worker."""
+    """One candidate on one worker, and what its trainer calls."""
 
     def __init__(
         self,
@@ -144,49 +150,59 @@ class _Training:
         self._saved = time.monotonic()
 
     def run(self, start: State | None) -> None:
+        """Train it, and commit what is kept."""
         recipe, device = self._assignment.recipe, ray.train.torch.get_device()
         teacher = None
         if recipe.distill_weight > 0 and self._candidate.teacher is not None:
             teacher = from_pretrained(self._candidate.teacher).to(device)
-        history = train(
+        trainer = Trainer(
             from_pretrained(self._candidate.source).to(device),
             self._manifest,
             recipe,
             worker=self._worker,
-            start=start,
-            evaluate_first=self._assignment.evaluate_first,
-            keep=self._keep,
-            save=self._save,
-            checkpoint_due=self._checkpoint_due,
-            progress=self._progress.add,
             teacher=teacher,
+            exchange=self._assignment.exchange,
         )
+        history = trainer.run(self, start=start, evaluate_first=self._assignment.evaluate_first)
         if self._worker.rank == 0:
             self._kept.commit(history.kept_step, self._candidate.checkpoint)
             storage.write_sealed_json(self._candidate.history, history.to_json())
 
-    def _keep(self, model: nn.Module, step: int) -> None:
+    def keep(self, model: nn.Module, step: int) -> None:
+        """See ``Callbacks``."""
         if self._worker.rank == 0:
             registered = Registered.read(self._assignment.folder)
             mine = registered is not None and registered.candidate == self._candidate.name
             self._kept.add(model, step, registered if mine else None)
 
-    def _checkpoint_due(self) -> bool:
+    def progress(self, rows: int) -> None:
+        """See ``Callbacks``."""
+        self._progress.add(rows)
+
+    def checkpoint_due(self) -> bool:
+        """See ``Callbacks``."""
         # The clock of one worker decides for all.
         return self._worker.rank == 0 and time.monotonic() - self._saved >= self._assignment.checkpoint_s
 
-    def _save(self, state: State) -> None:
-        resources = self._assignment.resources
+    def save(self, state: State) -> None:
+        """See ``Callbacks``.
+
+        What the workers write into one folder is a checkpoint when all have reported: see ``Registrar``.
+        """
+        resources, rank = self._assignment.resources, self._worker.rank
+        attempt, name = self._assignment.attempt, f"checkpoint-{self._candidate.name}-{state.step:08d}"
+        folder = storage.join(self._assignment.folder, RAY_TRAIN, attempt, name)
         metrics = {
             "candidate": self._candidate.name,
             "step": state.step,
             "kept_step": state.history.kept_step,
             "threads": resources.cpus,
             "device": resources.device,
+            "workers": state.workers,
+            "exchange": state.exchange,
+            "exchange_digest": state.write_exchange_state(folder, rank),
         }
-        if self._worker.rank == 0:
-            attempt, name = self._assignment.attempt, f"checkpoint-{self._candidate.name}-{state.step:08d}"
-            folder = storage.join(self._assignment.folder, RAY_TRAIN, attempt, name)
+        if rank == 0:
             metrics["digest"] = state.write(folder, candidate=self._candidate.name)
             place = ray.train.get_context().get_storage()
             checkpoint = ray.train.Checkpoint(f"{place.experiment_fs_path}/{name}", place.storage_filesystem)

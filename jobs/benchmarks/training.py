@@ -15,9 +15,10 @@ from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import Speedup, time_in_turn
 from afm_dist.models.layers import MLP
 from afm_dist.training.forward import Forward, check_precision
-from afm_dist.training.loop import optimizer_of, set_dropout, train_step
+from afm_dist.training.loop import optimizer_of, set_dropout
 from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.step import Objective, train_step
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.result import Result, compared, rates
 
@@ -130,6 +131,6 @@ def _steps(
     def work() -> None:
         set_dropout(model, recipe.dropout)
         for batch in itertools.islice(following, steps):
-            train_step(model, optimizer, batch, len(batch), forward=forward)
+            train_step(model, optimizer, batch, len(batch), objective=Objective(forward))
 
     return work

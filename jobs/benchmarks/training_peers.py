@@ -22,8 +22,9 @@ from afm_dist.errors import OptionError
 from afm_dist.evaluation.timing import time_in_turn
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.training.forward import Forward
-from afm_dist.training.loop import optimizer_of, train_step
+from afm_dist.training.loop import optimizer_of
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.step import Objective, train_step
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.result import Result, rates
 
@@ -92,7 +93,7 @@ def _ours(
 
     def work() -> None:
         for batch in itertools.islice(following, steps):
-            train_step(model, optimizer, batch, len(batch), forward=forward)
+            train_step(model, optimizer, batch, len(batch), objective=Objective(forward))
 
     return work
 

@@ -34,10 +34,10 @@ from afm_dist.export.metadata import PRODUCER
 from afm_dist.export.module import ExportedModel, trace
 from afm_dist.serving.prepare import prepare_for_inference
 from jobs.export import Export, main
+from tests.checkpoint.test_preprocessing import prepared, save_model
 from tests.models.small_models import FIELDS, NO_NUMBERS, SHAPES, inputs, small_model
 from tests.models.test_compressed_architectures import everything
 from tests.small_dataset import write_dataset
-from tests.test_preprocessing import prepared, save_model
 
 
 def _archive(texts: str) -> bytes:

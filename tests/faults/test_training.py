@@ -9,9 +9,11 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from afm_dist.errors import DataError
+from afm_dist.training.fit import WorkerGroup
 from tests.faults.conftest import OBJECT_STORE_BYTES
 from tests.faults.drivers import Driver
 from tests.faults.trainings import STEPS, Bench, Kill, Trained, read_events, train_with
+from tests.training.exchange.error_feedback import SignsWithErrorFeedback
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -40,7 +42,7 @@ def test_workers_killed_at_any_point_of_a_checkpoint_leave_the_result_as_it_woul
         Kill(rank=1, moment="before the step", step=6, registered=4),
         Kill(rank=0, moment="checkpoint written", step=8),
         Kill(rank=0, moment="checkpoint reported", step=12, registered=12),
-        workers=2,
+        group=WorkerGroup(workers=2),
     )
 
     # From what was registered; what was written at step 8 was not.
@@ -53,12 +55,28 @@ def test_workers_killed_at_any_point_of_a_checkpoint_leave_the_result_as_it_woul
     assert trained.steps(1, rank=1)[-1] == 5
     assert [trained.steps(attempt)[-1] for attempt in (2, 3, 4)] == [7, 11, STEPS - 1]
     assert trained.batches().keys() == {(step, rank) for step in range(STEPS) for rank in (0, 1)}
-    check_same(trained, bench.train(workers=2))
+    check_same(trained, bench.train(group=WorkerGroup(workers=2)))
     assert trained.left() == {f"model/{result}" for result in RESULTS}
     reasons = [lost["reason"] for lost in trained.happened("training lost")]
     assert len(reasons) == 3
     assert "worker 1 of the training: its process" in reasons[0]
     assert "worker 0 of the training: its process" in reasons[1]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_an_exchange_with_a_state_leaves_the_result_as_it_would_have_been(
+    bench: Bench, local_ray: None
+) -> None:
+    group = WorkerGroup(workers=2, exchange=SignsWithErrorFeedback())
+    trained = bench.train(
+        Kill(rank=1, moment="before the step", step=6, registered=4),
+        group=group,
+    )
+
+    assert [start["step"] for start in trained.happened("training started")] == [0, 4]
+    check_same(trained, bench.train(group=group))
+    assert trained.histories["model"].bytes_sent > 0
+    assert trained.left() == {f"model/{result}" for result in RESULTS}
 
 
 @pytest.mark.slow
@@ -70,7 +88,7 @@ def test_a_worker_killed_right_after_reporting_goes_on_from_what_was_registered_
         Kill(moment="checkpoint reported", step=6, candidate="first"),
         Kill(moment="before the step", step=0, candidate="second"),
         names=("first", "second"),
-        checkpoint_minutes=0,
+        group=WorkerGroup(checkpoint_minutes=0),
     )
 
     starts = [(start["candidate"], start["step"]) for start in trained.happened("training started")]
@@ -92,7 +110,7 @@ def test_what_a_worker_finds_wrong_with_its_data_is_raised_at_once(bench: Bench,
     shard.write_bytes(content)
 
     with pytest.raises(DataError, match=r"part-00003.parquet: .*"):
-        damaged.train(workers=2)
+        damaged.train(group=WorkerGroup(workers=2))
 
     heard = [event["event"] for event in read_events(damaged.folder / "training-1")]
     assert heard.count("training started") == 1

@@ -22,7 +22,7 @@ from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
 from afm_dist.training import loop, ray_train, worker
-from afm_dist.training.fit import fit
+from afm_dist.training.fit import WorkerGroup, fit
 from afm_dist.training.history import History
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.registration import Registered
@@ -167,7 +167,7 @@ def train(
 
 def train_with(folder: Path, source: str, manifest: Manifest, kills: Sequence[Kill], workers: int) -> Trained:
     """``train``, for a driver of its own."""
-    return train(folder, source, manifest, kills, workers=workers)
+    return train(folder, source, manifest, kills, group=WorkerGroup(workers=workers))
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ def noting(notes: Path, kills: Sequence[Kill] = ()) -> Callable[[dict[str, Any]]
         attempt = int(assignment.attempt.rpartition("-")[2])
         waiting = iter(assignment.candidates)
         candidate = ""
-        train, train_step, report = worker.train, loop.train_step, ray.train.report
+        trainer, train_step, report = worker.Trainer, loop.train_step, ray.train.report
 
         def perhaps_die(moment: Moment, step: int) -> None:
             for number, kill in enumerate(kills):
@@ -205,10 +205,10 @@ def noting(notes: Path, kills: Sequence[Kill] = ()) -> Callable[[dict[str, Any]]
                     time.sleep(1)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def noting_train(*arguments: Any, **options: Any) -> History:
+        def noting_trainer(*arguments: Any, **options: Any) -> loop.Trainer:
             nonlocal candidate
             candidate = next(waiting).name
-            return train(*arguments, **options)
+            return trainer(*arguments, **options)
 
         def noting_step(model: Any, optimizer: Any, batch: Batch, *rest: Any, **options: Any) -> Any:
             perhaps_die("before the step", optimizer.steps)
@@ -221,7 +221,7 @@ def noting(notes: Path, kills: Sequence[Kill] = ()) -> Callable[[dict[str, Any]]
             report(metrics, *rest, **options)
             perhaps_die("checkpoint reported", metrics["step"])
 
-        worker.train, loop.train_step, ray.train.report = noting_train, noting_step, noting_report
+        worker.Trainer, loop.train_step, ray.train.report = noting_trainer, noting_step, noting_report
         worker.run_worker(config)
 
     return run

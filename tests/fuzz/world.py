@@ -408,6 +408,9 @@ def training_readers(folder: Path) -> list[Reader]:
         threads=1,
         device="cpu",
         digest=digest_of_state,
+        workers=2,
+        exchange="exact",
+        exchange_digests=["", ""],
         attempt="a1",
         checkpoint="checkpoint_000001",
     ).write(str(training))

@@ -15,6 +15,7 @@ from afm_dist.checkpoint.pretrained import save_pretrained
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.runtime.resources import ResourceOptions, TrainingResources
 from afm_dist.training import fit as fit_module
+from afm_dist.training.fit import WorkerGroup
 from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.registration import RAY_TRAIN, Registered
@@ -22,6 +23,7 @@ from afm_dist.training.worker import Candidate
 from tests.small_dataset import FIELDS, write_dataset
 
 CPUS = ResourceOptions(use_gpu="never")
+TWO = WorkerGroup(workers=2, options=CPUS)
 
 
 def registered(**changes: Any) -> Registered:
@@ -32,6 +34,9 @@ def registered(**changes: Any) -> Registered:
         "threads": 4,
         "device": "cpu",
         "digest": "0",
+        "workers": 2,
+        "exchange": "exact",
+        "exchange_digests": ["", ""],
         "attempt": "attempt-002",
         "checkpoint": "checkpoint-model-00000008",
     }
@@ -67,7 +72,9 @@ def test_a_training_goes_on_with_the_threads_it_began_with(
 ) -> None:
     cluster(TrainingResources(workers=2, cpus=16))
 
-    resources = fit_module._resources(CPUS, 2, registered(), Events(), again=False)
+    resources = fit_module._resources(
+        WorkerGroup(workers=2, options=CPUS), registered(), Events(), again=False
+    )
 
     assert resources == TrainingResources(workers=2, cpus=4)
     said = capsys.readouterr()
@@ -80,18 +87,56 @@ def test_with_fewer_cpus_it_goes_on_with_fewer_threads_and_says_so(
 ) -> None:
     cluster(TrainingResources(workers=2, cpus=1))
 
-    assert fit_module._resources(CPUS, 2, registered(), Events(), again=False).cpus == 1
+    assert fit_module._resources(TWO, registered(), Events(), again=False).cpus == 1
     assert (
         "began with 4 threads per worker on cpu, and goes on with 1 on cpu: the last digits of the weights "
         "may become others" in " ".join(capsys.readouterr().err.split())
     )
 
 
+def test_exact_sums_go_on_with_other_workers_and_say_so(
+    cluster: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster(TrainingResources(workers=3, cpus=4))
+
+    resources = fit_module._resources(
+        WorkerGroup(workers=3, options=CPUS), registered(), Events(), again=False
+    )
+
+    assert resources.workers == 3
+    assert (
+        "the training of model began with 2 workers, and goes on with 3: the bits of the weights may become "
+        "others" in " ".join(capsys.readouterr().err.split())
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"exchange_digests": ["12", "34"]},
+            "--workers 3: the training began with 2 workers, and the exchange exact has a state on each of "
+            "them; go on with --workers 2",
+        ),
+        ({"exchange": "econtrol"}, "exchange exact: the training began with the exchange econtrol"),
+    ],
+)
+def test_workers_that_cannot_take_over_a_state_are_refused_by_name(
+    cluster: Callable[..., None], changes: dict[str, Any], message: str
+) -> None:
+    cluster(TrainingResources(workers=3, cpus=4))
+
+    with pytest.raises(OptionError, match=message):
+        fit_module._resources(
+            WorkerGroup(workers=3, options=CPUS), registered(**changes), Events(), again=False
+        )
+
+
 def test_a_first_start_that_does_not_fit_is_refused_at_once(cluster: Callable[..., None]) -> None:
     cluster(OptionError("--workers 9: Ray has only 2 CPUs"))
 
     with pytest.raises(OptionError, match="--workers 9"):
-        fit_module._resources(CPUS, 9, None, Events(), again=False)
+        fit_module._resources(WorkerGroup(workers=9, options=CPUS), None, Events(), again=False)
 
 
 def test_a_restart_waits_for_nodes_and_says_so_once(
@@ -101,7 +146,7 @@ def test_a_restart_waits_for_nodes_and_says_so_once(
     cluster(missing, missing, found)
     events = Events()
 
-    assert fit_module._resources(CPUS, 2, registered(), events, again=True) == found
+    assert fit_module._resources(TWO, registered(), events, again=True) == found
     assert events == [("waiting for nodes", {"reason": "--workers 2: Ray has only 1 CPUs"})]
     assert capsys.readouterr().err.count("waiting for nodes") == 1
 
@@ -113,7 +158,7 @@ def test_a_restart_does_not_wait_for_ever(
     monkeypatch.setattr(fit_module, "WAIT_FOR_NODES_S", 0.0)
 
     with pytest.raises(StageError, match=r"waited 0 s for nodes.*run the same command to go on"):
-        fit_module._resources(CPUS, 2, registered(), Events(), again=True)
+        fit_module._resources(TWO, registered(), Events(), again=True)
 
 
 def candidate(folder: Path, name: str = "model") -> Candidate:

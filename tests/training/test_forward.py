@@ -9,9 +9,9 @@ from afm_dist.errors import OptionError
 from afm_dist.models import build_model
 from afm_dist.training import forward
 from afm_dist.training.forward import Forward, check_precision
-from afm_dist.training.loop import train_step
 from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.step import Objective, train_step
 from tests.jobs.commands import succeed
 from tests.small_dataset import FIELDS
 
@@ -34,7 +34,7 @@ def trained(recipe: Recipe) -> nn.Module:
     model = deepfm()
     optimizer, way = SplitOptimizer(model, 0.01, 1e-5), Forward(model, recipe)
     for step in range(4):
-        train_step(model, optimizer, batch(step), ROWS, forward=way)
+        train_step(model, optimizer, batch(step), ROWS, objective=Objective(way))
     return model
 
 

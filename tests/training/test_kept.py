@@ -20,6 +20,9 @@ def registered(kept_step: int) -> Registered:
         threads=1,
         device="cpu",
         digest="0",
+        workers=1,
+        exchange="exact",
+        exchange_digests=[""],
         attempt="attempt-001",
         checkpoint="checkpoint",
     )

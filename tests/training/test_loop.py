@@ -17,18 +17,12 @@ from afm_dist.models import build_model
 from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.training.distillation import Teacher
 from afm_dist.training.history import History
-from afm_dist.training.loop import (
-    Worker,
-    check_reset,
-    evaluation_steps,
-    set_dropout,
-    total_steps,
-    train,
-    train_step,
-)
+from afm_dist.training.loop import Trainer, check_reset, set_dropout
 from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
+from afm_dist.training.schedule import evaluation_steps, total_steps
 from afm_dist.training.state import State
+from afm_dist.training.step import Objective, train_step
 from tests.small_dataset import FIELDS, write_dataset
 
 RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=0.02, evaluations_per_epoch=4, patience=100)
@@ -60,6 +54,19 @@ class Watched:
     saved: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)
+    cut_after: int | None = None
+    due: Callable[[], bool] = lambda: False
+
+    def keep(self, model: nn.Module, step: int) -> None:
+        self.kept[step] = copy(model.state_dict())
+
+    def checkpoint_due(self) -> bool:
+        return self.due()
+
+    def progress(self, rows: int) -> None:
+        self.rows.append(rows)
+        if len(self.rows) == self.cut_after:
+            raise PowerCutError
 
     def save(self, state: State) -> None:
         """Through the bytes of its files, as a worker does."""
@@ -94,27 +101,12 @@ def run(log: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
         cut_after: int | None = None,
         teacher: nn.Module | None = None,
     ) -> Watched:
-        watched = Watched(model or deepfm(), tmp_path_factory.mktemp("states"))
-
-        def progress(rows: int) -> None:
-            watched.rows.append(rows)
-            if len(watched.rows) == cut_after:
-                raise PowerCutError
+        folder = tmp_path_factory.mktemp("states")
+        watched = Watched(model or deepfm(), folder, cut_after=cut_after, due=checkpoint_due)
 
         def go() -> None:
-            watched.history = train(
-                watched.model,
-                log,
-                recipe,
-                worker=Worker(),
-                start=start,
-                evaluate_first=evaluate_first,
-                keep=lambda best, step: watched.kept.update({step: copy(best.state_dict())}),
-                save=watched.save,
-                checkpoint_due=checkpoint_due,
-                progress=progress,
-                teacher=teacher,
-            )
+            trainer = Trainer(watched.model, log, recipe, teacher=teacher)
+            watched.history = trainer.run(watched, start=start, evaluate_first=evaluate_first)
 
         if cut_after is None:
             go()
@@ -462,8 +454,9 @@ def test_the_training_loss_of_a_taught_model_is_that_of_the_labels(log: Manifest
     set_dropout(model, 0.0)
     loss = nn.functional.binary_cross_entropy_with_logits(model(batch.ids, batch.numeric), batch.labels)
     teacher = Teacher(model=deepfm(seed=5).eval(), weight=0.5, temperature=2.0)
+    objective = Objective(lambda batch: model(batch.ids.long(), batch.numeric), teacher)
 
-    returned = train_step(model, SplitOptimizer(model, 0.01, 0.0), batch, global_rows=50, teacher=teacher)
+    returned = train_step(model, SplitOptimizer(model, 0.01, 0.0), batch, global_rows=50, objective=objective)
 
     assert float(returned.loss) == pytest.approx(loss.item(), rel=1e-6)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import TrainingOrder
 from afm_dist.models import build_model
-from afm_dist.training.gradients import sum_over_workers, sum_rows
-from afm_dist.training.loop import Worker, train, train_step
+from afm_dist.training.exchange.exact import ExactSums
+from afm_dist.training.exchange.exchange import Step
+from afm_dist.training.gradients import sum_rows
+from afm_dist.training.loop import Trainer, Worker
 from afm_dist.training.optimizer import SplitOptimizer
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.state import State
+from afm_dist.training.step import train_step
 from tests.small_dataset import write_dataset
 
 # 1000 rows in batches of 333: the last one has a single row, so the second of two workers has none.
@@ -32,41 +37,48 @@ FINE_TUNING = {"trained": "dense", "average": True, "distill_weight": 0.5, "dist
 OTHER = {"reset_tables": True, "table_optimizer": "adagrad", "plateau_factor": 0.5, "clip_norm": 0.1}
 
 
-def _ignore(*arguments: Any) -> None:
-    del arguments
-
-
 def _model(manifest: Manifest, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return build_model("deepfm", manifest.fields, {"embedding_dim": 4, "hidden": (8, 8), "dropout": 0.0})
 
 
+@dataclass
+class _Noted:
+    """What a training calls: it asks for a checkpoint once."""
+
+    due_before: int
+    saved: list[int] = field(default_factory=list)
+    averages: list[dict[str, Tensor]] = field(default_factory=lambda: [{}])
+    steps: Iterator[int] = field(default_factory=itertools.count)
+
+    def keep(self, model: nn.Module, step: int) -> None:
+        pass
+
+    def progress(self, rows: int) -> None:
+        pass
+
+    def checkpoint_due(self) -> bool:
+        return next(self.steps) == self.due_before
+
+    def save(self, state: State) -> None:
+        self.saved.append(state.step)
+        self.averages.append({name: mean.clone() for name, mean in state.average.items()})
+
+
 def _train(worker: Worker, manifest: Manifest, **changes: Any) -> dict[str, Any]:
     """The trained weights; when it was saved, of which each worker asked for one."""
-    model = _model(manifest)
-    saved: list[int] = []
-    averages: list[dict[str, Tensor]] = [{}]
-
-    def save(state: State) -> None:
-        saved.append(state.step)
-        averages.append({name: mean.clone() for name, mean in state.average.items()})
-
-    steps = iter(range(100))
-    history = train(
-        model,
-        manifest,
-        RECIPE.using(**changes),
-        worker=worker,
-        start=None,
-        evaluate_first=False,
-        keep=_ignore,
-        save=save,
-        checkpoint_due=lambda: next(steps) == 4 + worker.rank,
-        progress=_ignore,
-        teacher=_model(manifest, seed=1),
+    model, noted = _model(manifest), _Noted(due_before=4 + worker.rank)
+    trainer = Trainer(
+        model, manifest, RECIPE.using(**changes), worker=worker, teacher=_model(manifest, seed=1)
     )
-    losses = [point.train_loss for point in history.curve]
-    return {"weights": model.state_dict(), "saved": saved, "losses": losses, "average": averages[-1]}
+    history = trainer.run(noted)
+    return {
+        "weights": model.state_dict(),
+        "saved": noted.saved,
+        "losses": [point.train_loss for point in history.curve],
+        "average": noted.averages[-1],
+        "bytes": history.bytes_sent,
+    }
 
 
 class _Tables(nn.Module):
@@ -95,27 +107,29 @@ def _sum(worker: Worker) -> dict[str, Any]:
         parameter.grad = sum_rows(parameter.grad)
     with _noted_collectives() as shapes:
         loss = torch.tensor(0.5 + worker.rank, dtype=torch.float64)
-        taken = sum_over_workers(tables, loss, worker.world_size, checkpoint=worker.rank == 1)
+        exchange = ExactSums(worker.world_size)
+        taken = exchange.exchange(tables, Step(loss, worker.rank == 1))
     return {
         "ours": [parameter.grad.to_dense() for parameter in tables.parameters()],
         "theirs": [gradient.to_dense() for gradient in theirs],
         "shapes": shapes,
         "loss": taken.loss,
         "checkpoint": taken.checkpoint,
+        "bytes": exchange.bytes_sent,
     }
 
 
 @contextmanager
-def _noted_collectives() -> Iterator[list[tuple[str, tuple[int, ...]]]]:
+def _noted_collectives() -> Iterator[list[tuple[str, tuple[int, ...], int]]]:
     """Which collectives are called with what; NCCL takes dense tensors of one shape on all ranks."""
-    noted: list[tuple[str, tuple[int, ...]]] = []
+    noted: list[tuple[str, tuple[int, ...], int]] = []
 
     def noting(name: str, call: Any, tensor_at: int) -> Any:
         def noted_call(*arguments: Any) -> None:
             tensor: Tensor = arguments[tensor_at]
             assert tensor.layout == torch.strided
             assert tensor.is_contiguous()
-            noted.append((name, tuple(tensor.shape)))
+            noted.append((name, tuple(tensor.shape), tensor.untyped_storage().nbytes()))
             call(*arguments)
 
         return noted_call
@@ -232,4 +246,24 @@ def test_collectives_get_tensors_of_one_shape_on_all_workers(results: list[dict[
     shapes = [result["sum"]["shapes"] for result in results]
     assert shapes[0] == shapes[1] == shapes[2]
     # Lengths, all dense gradients, and rows and values of each table.
-    assert [name for name, _ in shapes[0]] == ["all_gather", "all_reduce"] + 4 * ["all_gather"]
+    assert [name for name, _, _ in shapes[0]] == ["all_gather", "all_reduce"] + 4 * ["all_gather"]
+
+
+def test_the_bytes_of_a_sum_are_those_given_to_collectives(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        assert result["sum"]["bytes"] == sum(size for _, _, size in result["sum"]["shapes"])
+    # Losses and lengths, six dense numbers, and of the two tables as many rows as the longest has.
+    tables = [_Tables(rank) for rank in range(WORKERS)]
+    longest = [
+        max(getattr(table, name).grad.coalesce()._nnz() for table in tables) for name in ("wide", "narrow")
+    ]
+    expected = 4 * 8 + 6 * 4 + longest[0] * (8 + 5 * 4) + longest[1] * (8 + 4)
+    assert results[0]["sum"]["bytes"] == expected
+
+
+def test_the_history_counts_the_bytes_of_all_workers(results: list[dict[str, Any]]) -> None:
+    first, *others = (result["train"]["bytes"] for result in results)
+    assert first > 0
+    assert all(other == first for other in others)
+    # Frozen tables are not sent.
+    assert results[0]["fine-tuning"]["bytes"] < first / 2

@@ -36,8 +36,7 @@ def main(config: Compare) -> None:
     console.say(f"afm-dist compare: {', '.join(config.runs)}")
     from afm_dist import storage
     from afm_dist.report.comparison import compare
-    from afm_dist.report.comparison_page import sentence, write_comparison
-    from afm_dist.report.comparison_table import table
+    from afm_dist.report.comparison_page import sentence, table, write_comparison
     from afm_dist.report.finished_run import FinishedRun
     from afm_dist.runs.run import Run, Stage
     from afm_dist.runtime.cluster import check_paths

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from afm_dist.compression.config import MethodConfig
+from afm_dist.compression.look import Look
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.statistics.statistics import Statistics
 
@@ -13,7 +14,15 @@ C = TypeVar("C", bound=MethodConfig)
 
 
 class Facts(Generic[C]):
-    """Facts of one method, for its config; what a method has nothing to say of stays as it is here."""
+    """Facts of one method, for its config; what a method has nothing to say of stays as it is here.
+
+    Attributes:
+        looks: By the name in a report: a row is called that, or that and a hyphen and more, and a layer's
+            method by the config's label. In the order in which reports list them. What is not here has its
+            name for a label.
+    """
+
+    looks: ClassVar[Mapping[str, Look]] = {}
 
     def layer(self, key: str, config: C, known: Statistics) -> dict[str, Any] | None:
         """Describe what became of some outputs, as ``report.json`` has it under ``layers``.

@@ -20,6 +20,7 @@ from afm_dist.errors import DataError
 
 if TYPE_CHECKING:
     from afm_dist.compression.facts import Facts
+    from afm_dist.compression.look import Look
     from afm_dist.compression.plan import PlanEntry
 
     EarlierReader = Callable[[Mapping[str, Any]], tuple[PlanEntry, ...]]
@@ -64,6 +65,12 @@ def facts_of(config_type: type[MethodConfig]) -> Facts[Any]:
 
     _discover()
     return _FACTS.get(config_type) or Facts()
+
+
+def looks() -> Mapping[str, Look]:
+    """Give how reports show what each method made, by the name in a report."""
+    _discover()
+    return {name: look for facts in _FACTS.values() for name, look in facts.looks.items()}
 
 
 def register_earlier_reader(version: int, reader: EarlierReader) -> None:

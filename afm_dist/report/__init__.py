@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afm_dist import storage
-from afm_dist.report.markdown import markdown
+from afm_dist.report.results import table
 from afm_dist.report.schema import Report
 from afm_dist.report.seeds import over_seeds, seeds_table, sentence, write_seeds_report
-from afm_dist.report.table import table
 from afm_dist.report.validate import read_report, validated
+from afm_dist.report.writing import write
 
 __all__ = [
     "Report",
@@ -38,11 +37,6 @@ def write_report(report: Mapping[str, Any], output: str) -> str:
     Raises:
         DataError: a number is NaN, a key is missing, or the figures contradict each other.
     """
-    from afm_dist.report.page import page  # matplotlib takes a second to import, and only this needs it
+    from afm_dist.report.page import document  # matplotlib takes a second to import, and only this needs it
 
-    content = validated(report)
-    rendered = {"report.md": markdown(content), "report.html": page(content)}
-    storage.write_json(storage.join(output, "report.json"), dict(report))
-    for name, text in rendered.items():
-        storage.write_bytes(storage.join(output, name), text.encode())
-    return storage.join(output, "report.html")
+    return write(report, document(validated(report)), output)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from afm_dist.errors import DataError
 from afm_dist.evaluation.paired import paired
 from afm_dist.report import text
 from afm_dist.report.finished_run import FinishedRun, names_of
-from afm_dist.report.schema import Data, Report, Row, Stage
-from afm_dist.report.seeds import defined, over_seeds
-from afm_dist.report.summary import auc_difference, baseline_of, control_of, find, ordered
+from afm_dist.report.schema import Data, Report, Shipped, Stage
+from afm_dist.report.seeds import Measured, defined, differences, measured, over_seeds
+from afm_dist.report.summary import ordered
 
 FORMAT_VERSION = 1
 KIND = "comparison"
@@ -187,31 +187,22 @@ def _rows(name: str, run: FinishedRun) -> list[ComparedRow]:
     reports = list(run.reports.values())
     if len(reports) > 1:
         over_seeds(run.reports)  # refuses seeds that have other models
-    shipped = run.first["shipped"]
     return [
-        _row(name, [_of(report, row["name"], row["stage"]) for report in reports], shipped=row_ships)
+        _row(name, run.first["shipped"], measured(reports, row["name"], row["stage"]))
         for row in ordered(run.first["rows"])
-        for row_ships in [(row["name"], row["stage"]) == (shipped["name"], shipped["stage"])]
     ]
 
 
-def _of(report: Report, name: str, stage: Stage) -> tuple[Row, Row, Row | None]:
-    """A model, the baseline and the control of the same seed."""
-    row = find(report["rows"], name, stage)
-    assert row is not None, "all seeds have the same rows"
-    return row, baseline_of(report["rows"]), control_of(report["rows"], row)
-
-
-def _row(run: str, seeds: Sequence[tuple[Row, Row, Row | None]], *, shipped: bool) -> ComparedRow:
+def _row(run: str, shipped: Shipped, seeds: Sequence[Measured]) -> ComparedRow:
     first = seeds[0][0]
     rows: Sequence[Mapping[str, Any]] = [row for row, _, _ in seeds]
-    found: ComparedRow = {
+    found: dict[str, Any] = {
         "run": run,
         "name": first["name"],
         "stage": first["stage"],
-        "ships": shipped,
-        "auc": _defined_mean(rows, "auc"),
-        "log_loss": _defined_mean(rows, "log_loss"),
+        "ships": (first["name"], first["stage"]) == (shipped["name"], shipped["stage"]),
+        "auc": _mean(rows, "auc"),
+        "log_loss": _mean(rows, "log_loss"),
         "parameters": _mean(rows, "parameters"),
         "bytes": _mean(rows, "bytes"),
         "smaller": statistics.mean(baseline["bytes"] / row["bytes"] for row, baseline, _ in seeds),
@@ -221,23 +212,14 @@ def _row(run: str, seeds: Sequence[tuple[Row, Row, Row | None]], *, shipped: boo
     aucs = defined([row["auc"] for row in rows])
     if aucs is not None and len(aucs) > 1:
         found["auc_deviation"] = statistics.stdev(aucs)
-    if first["name"] != "baseline":
-        against = defined([auc_difference(row, baseline) for row, baseline, _ in seeds])
-        if against is not None:
-            found["vs_baseline"] = _difference(against)
-    controls = defined([auc_difference(row, control) for row, _, control in seeds])
-    if controls is not None:
-        found["vs_control"] = _difference(controls)
-    return found
+    found |= {key: _difference(values) for key, values in differences(seeds).items()}
+    return cast(ComparedRow, found)
 
 
-def _defined_mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Average a figure over the seeds; None where it is undefined for one."""
     values = defined([row[key] for row in rows])
-    return None if values is None else statistics.mean(values)
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    return statistics.mean(float(row[key]) for row in rows)
+    return None if values is None else statistics.mean(map(float, values))
 
 
 def _difference(values: Sequence[float]) -> Difference:

@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from afm_dist import storage
+from rich.table import Table
+
 from afm_dist.report import text
 from afm_dist.report.comparison import ComparedRow, ComparedRun, Comparison, Difference
-from afm_dist.report.document import document
-from afm_dist.report.elements import (
-    EMPTY,
-    Grid,
-    Html,
-    Line,
-    code,
-    columns,
-    definitions,
-    disclosure,
-    figure,
-    grid,
-    join,
-    paragraph,
-    plain,
-)
-from afm_dist.report.markdown import fenced, markdown_table
-from afm_dist.report.markdown import plain as escaped
-from afm_dist.report.model_sections import name_cell
+from afm_dist.report.data_section import facts_of_data, splits
+from afm_dist.report.looks import marked
 from afm_dist.report.run_sections import facts_of
 from afm_dist.report.schema import Data
 from afm_dist.report.summary import NO_AUC, scored
-
-HEADINGS = (
-    *("Model", "Fine-tuning", "AUC", "vs baseline", "vs control", "Log loss"),
-    *("MB", "Smaller", "Parameters", "Rows/s", "Faster"),
+from afm_dist.report.terminal import to_terminal
+from afm_dist.report.view import (
+    Beside,
+    Block,
+    Code,
+    Column,
+    Document,
+    Facts,
+    Folded,
+    Grid,
+    Inline,
+    Items,
+    Line,
+    Paragraph,
+    Part,
+    Plot,
+    Section,
+    code,
+    grid,
+    texts,
 )
-NOISE = "≈"
+from afm_dist.report.writing import write
+
+COLUMNS = (
+    Column("Model", text=True, short="model", breaks=True),
+    Column("Fine-tuning", text=True),
+    Column("AUC", short="AUC"),
+    Column("vs baseline"),
+    Column("vs control", short="vs ctrl"),
+    Column("Log loss", short="logloss"),
+    Column("MB", short="MB"),
+    Column("Smaller", short="smaller"),
+    Column("Parameters"),
+    Column("Rows/s"),
+    Column("Faster", short="faster"),
+)
 
 
 def write_comparison(content: Comparison, output: str) -> str:
@@ -48,11 +63,18 @@ def write_comparison(content: Comparison, output: str) -> str:
     Returns:
         The location of ``report.html``.
     """
-    rendered = {"report.md": markdown(content), "report.html": page(content)}
-    storage.write_json(storage.join(output, "report.json"), dict(content))
-    for name, words in rendered.items():
-        storage.write_bytes(storage.join(output, name), words.encode())
-    return storage.join(output, "report.html")
+    return write(content, document(content), output)
+
+
+def table(content: Comparison) -> Table:
+    """Make the table for the terminal: a row a run, of what it ships."""
+    lines = [Line(cells=[row["run"], *_line(row, "").cells]) for row in content["rows"] if row["ships"]]
+    columns = [Column("Run", text=True, short="run", breaks=True), *COLUMNS]
+    return to_terminal(
+        Grid("what ships", columns, lines),
+        "what ships",
+        f"vs ctrl: the uncompressed model of the same run, fine-tuned alike · {text.NOISE}: within noise",
+    )
 
 
 def sentence(content: Comparison) -> str:
@@ -115,7 +137,7 @@ def notes(content: Comparison) -> list[str]:
         )
     if any(len(run["seeds"]) > 1 for run in content["runs"]):
         found.append(
-            f"Runs of several seeds show mean ± sample deviation; {NOISE} marks differences that chance "
+            f"Runs of several seeds show mean ± sample deviation; {text.NOISE} marks differences that chance "
             "explains (paired t-test, p ≥ 0.05). A run of one seed shows no deviation, but has one."
         )
     else:
@@ -130,22 +152,6 @@ def _machines(machines: set[tuple[Any, Any]]) -> str:
     return "; ".join(sorted(f"{processor}, {cores} cores" for processor, cores in machines))
 
 
-def _figures(row: ComparedRow) -> list[str]:
-    """A row's cells after its name and stage."""
-    deviation = row.get("auc_deviation")
-    return [
-        text.measured(row["auc"]) + ("" if deviation is None else f" ± {deviation:.4f}"),
-        _signed(row.get("vs_baseline")),
-        _signed(row.get("vs_control")),
-        text.measured(row["log_loss"]),
-        _megabytes(row),
-        text.ratio(row["smaller"]),
-        text.millions(round(row["parameters"])),
-        text.count(row["rows_per_second"]),
-        text.ratio(row["throughput_ratio"]),
-    ]
-
-
 def _megabytes(row: ComparedRow) -> str:
     return text.significant(row["bytes"] / 1e6)
 
@@ -154,10 +160,7 @@ def _signed(difference: Difference | None) -> str:
     if difference is None:
         return text.NONE
     mean = text.signed(difference["mean"])
-    if "deviation" not in difference:
-        return mean
-    mark = f"{NOISE} " if difference.get("noise") else ""
-    return f"{mark}{mean} ± {difference['deviation']:.4f}"
+    return text.deviating(mean, difference.get("deviation"), noise=difference.get("noise", False))
 
 
 def _heading(run: ComparedRun) -> str:
@@ -165,40 +168,42 @@ def _heading(run: ComparedRun) -> str:
     return f"{run['name']}: {run['title']}{seeds}"
 
 
-def page(content: Comparison) -> str:
-    """The whole of ``report.html``."""
-    # Names of runs in large type are not broken at their hyphens.
-    lead = sentence(content).replace("-", "\N{NON-BREAKING HYPHEN}")
-    header = Html(
-        f"<h1>{plain(content['title'])}</h1>\n"
-        f'<p class="origin">afm-dist comparison of {len(content["runs"])} runs</p>\n'
-        f'<p class="lead">{plain(lead)}</p>'
-    )
+def document(content: Comparison) -> Document:
+    """Lay out a comparison."""
     several = len(content["data"]) > 1
-    parts = [
-        (
+    results = [
+        Section(
             f"results-{index}" if several else "results",
             f"Results on {_data_name(data, index)}" if several else "Results",
             _results(content, index),
         )
         for index, data in enumerate(content["data"])
     ]
-    words = Html("<ul>\n" + "\n".join(f"<li>{plain(note)}</li>" for note in notes(content)) + "\n</ul>")
-    parts += [
-        ("notes", "How to read it", words),
-        ("options", "What differs", _options(content)),
-        ("data", "Data", columns(*(_data(data, index) for index, data in enumerate(content["data"])))),
-        ("runs", "Runs", join(_run(run) for run in content["runs"])),
+    data = [
+        Part(f"Dataset {index + 1}", [Facts(facts_of_data(data)), *splits(data)])
+        for index, data in enumerate(content["data"])
     ]
-    return document(f"Comparison of {content['title']}", header, parts)
+    return Document(
+        title=f"Comparison of {content['title']}",
+        origin=f"afm-dist comparison of {len(content['runs'])} runs",
+        # Names of runs in large type are not broken at their hyphens.
+        lead=sentence(content).replace("-", "\N{NON-BREAKING HYPHEN}"),
+        sections=[
+            *results,
+            Section("notes", "How to read it", [Items(notes(content))]),
+            Section("options", "What differs", _options(content)),
+            Section("data", "Data", [Beside(data)]),
+            Section("runs", "Runs", [_run(run) for run in content["runs"]]),
+        ],
+    )
 
 
 def _data_name(data: Data, index: int) -> str:
     return f"dataset {index + 1} ({data.get('fingerprint', 'unknown')[:12]})"
 
 
-def _results(content: Comparison, data: int) -> Html:
-    """The table of the runs on one dataset, and its figures."""
+def _results(content: Comparison, data: int) -> list[Block]:
+    """Show the table of the runs on one dataset, and its plots."""
     from afm_dist.report.plots import comparison as plots
 
     runs = [run for run in content["runs"] if run["data"] == data]
@@ -211,143 +216,73 @@ def _results(content: Comparison, data: int) -> Html:
     plotted = scored(finished)
     drawn = bayes is not None and bool(plotted) and plots.reaches(plotted, bayes)
     dotted = " Dotted: the best possible (Bayes)." if drawn else ""
-    shown = [
-        figure(
-            plots.auc_against_bytes(plotted, names, bayes, f"auc-bytes-{data}"),
-            "AUC against size",
-            plain(
+    shown: list[Block] = [Paragraph(NO_AUC)]
+    if plotted:
+        shown = [
+            Plot(
+                partial(plots.auc_against_bytes, plotted, names, bayes, f"auc-bytes-{data}"),
+                "AUC against size",
                 "A colour a run. Filled: ships; squares: baselines, diamonds: controls. Dashed: from a run's "
-                f"baseline to what it ships.{dotted}"
-            ),
-        )
-        if plotted
-        else paragraph(plain(NO_AUC))
-    ]
+                f"baseline to what it ships.{dotted}",
+            )
+        ]
     if against:
         shown.append(
-            figure(
-                plots.to_control(against, names, f"to-control-{data}"),
+            Plot(
+                partial(plots.to_control, against, names, f"to-control-{data}"),
                 "What compression costs",
-                plain(
-                    "Each fine-tuned model against the control of its run, whose fine-tuning is the same. "
-                    "Filled: ships."
-                ),
+                "Each fine-tuned model against the control of its run, whose fine-tuning is the same. "
+                "Filled: ships.",
             )
         )
-    return join(
-        [
-            grid(_grid(runs, finished, "Quality on the test split, size and speed of every model")),
-            columns(*shown),
-            disclosure("Before fine-tuning", grid(_grid(runs, earlier, "The same before fine-tuning")))
-            if earlier
-            else EMPTY,
-        ]
-    )
+    before = _grid(runs, earlier, "The same before fine-tuning")
+    return [
+        _grid(runs, finished, "Quality on the test split, size and speed of every model"),
+        Beside(shown),
+        *([Folded("Before fine-tuning", [before])] if earlier else []),
+    ]
 
 
 def _grid(runs: Sequence[ComparedRun], rows: Sequence[ComparedRow], caption: str) -> Grid:
-    return Grid(
-        caption=caption,
-        columns=HEADINGS,
-        words=(0, 1),
-        groups=[(_heading(run), [_line(row) for row in rows if row["run"] == run["name"]]) for run in runs],
-    )
+    lines = [_line(row, _heading(run)) for run in runs for row in rows if row["run"] == run["name"]]
+    return Grid(caption, COLUMNS, lines)
 
 
-def _line(row: ComparedRow) -> Line:
-    badge = Html('<span class="badge">ships</span>') if row["ships"] else EMPTY
-    return Line(
-        cells=[
-            Html(name_cell(row["name"]) + badge),
-            plain(text.FINE_TUNING[row["stage"]]),
-            *(plain(figure) for figure in _figures(row)),
-        ],
-        style="ships-row" if row["ships"] else "",
-    )
+def _line(row: ComparedRow, group: str) -> Line:
+    cells: list[Inline] = [
+        marked(row["name"], badge="ships" if row["ships"] else ""),
+        text.FINE_TUNING[row["stage"]],
+        text.deviating(text.measured(row["auc"]), row.get("auc_deviation")),
+        _signed(row.get("vs_baseline")),
+        _signed(row.get("vs_control")),
+        text.measured(row["log_loss"]),
+        _megabytes(row),
+        text.ratio(row["smaller"]),
+        text.millions(round(row["parameters"])),
+        text.count(row["rows_per_second"]),
+        text.ratio(row["throughput_ratio"]),
+    ]
+    return Line(cells=cells, strong=row["ships"], group=group)
 
 
-def _options(content: Comparison) -> Html:
+def _options(content: Comparison) -> list[Block]:
     if not content["options"]:
-        return paragraph(plain("All runs have the same options."))
-    lines = [
-        Line(cells=[code(f"--{option.replace('_', '-')}"), *(plain(_value(value)) for value in values)])
+        return [Paragraph("All runs have the same options.")]
+    cells: list[list[Inline]] = [
+        [code(f"--{option.replace('_', '-')}"), *(text.NONE if one is None else str(one) for one in values)]
         for option, values in content["options"].items()
     ]
-    table = Grid(
-        caption=f"Options in which the runs differ; {text.NONE} was not given, or not known to that release",
-        columns=["Option", *(run["name"] for run in content["runs"])],
-        words=tuple(range(len(content["runs"]) + 1)),
-        groups=[("", lines)],
-    )
-    return grid(table)
+    caption = f"Options in which the runs differ; {text.NONE} was not given, or not known to that release"
+    return [grid(caption, texts("Option", *(run["name"] for run in content["runs"])), cells)]
 
 
-def _value(value: Any) -> str:
-    return text.NONE if value is None else str(value)
-
-
-def _data(data: Data, index: int) -> Html:
-    return Html(f"<div><h3>Dataset {index + 1}</h3>\n{definitions(facts_of_data(data))}</div>")
-
-
-def facts_of_data(data: Data) -> list[tuple[str, Html]]:
-    """Name, rows of each split, digest."""
-    facts = [("Name", plain(data["name"]))]
-    for name, split in (data.get("splits") or {}).items():
-        facts.append((f"Rows in {name}", plain(text.count(split["rows"]))))
-    if "ids" in data:
-        facts.append(("Ids in the vocabularies", plain(text.count(data["ids"]))))
-    if "bayes_auc" in data:
-        facts.append(("Best possible AUC (Bayes)", plain(text.score(data["bayes_auc"]))))
-    if data.get("fingerprint"):
-        facts.append(("Fingerprint", code(data["fingerprint"])))
-    return facts
-
-
-def _run(run: ComparedRun) -> Html:
-    command = Html(f"<pre>{plain(run['command'])}</pre>") if run.get("command") else EMPTY
+def _run(run: ComparedRun) -> Part:
     created = f", {text.moment(run['created'])}" if run.get("created") else ""
-    folder = paragraph(Html(f"{code(run['location'])}{plain(created)}"), "small muted")
-    environment = definitions(facts_of(run.get("environment") or {}))
-    return join(
+    return Part(
+        run["name"],
         [
-            Html(f"<h3>{plain(run['name'])}</h3>"),
-            folder,
-            command,
-            disclosure("Environment", environment) if environment else EMPTY,
-        ]
+            Paragraph([code(run["location"]), created], small=True),
+            *([Code(run["command"])] if run.get("command") else []),
+            Folded("Environment", [Facts(facts_of(run.get("environment") or {}))]),
+        ],
     )
-
-
-def markdown(content: Comparison) -> str:
-    """The whole of ``report.md``."""
-    parts = [f"# Comparison of {escaped(content['title'])}", f"**{escaped(sentence(content))}**"]
-    for index, data in enumerate(content["data"]):
-        if len(content["data"]) > 1:
-            parts.append(f"## On {escaped(_data_name(data, index))}")
-        names = [run["name"] for run in content["runs"] if run["data"] == index]
-        body = [
-            [
-                escaped(row["run"]),
-                f"**{escaped(row['name'])}**" if row["ships"] else escaped(row["name"]),
-                text.FINE_TUNING[row["stage"]],
-                *_figures(row),
-            ]
-            for row in content["rows"]
-            if row["run"] in names and row["stage"] != "before-finetune"
-        ]
-        parts.append(markdown_table(("Run", *HEADINGS), body, 3))
-    parts.append("\n".join(f"- {escaped(note)}" for note in ["Bold ships.", *notes(content)]))
-    if content["options"]:
-        body = [
-            [escaped(f"--{option.replace('_', '-')}"), *(escaped(_value(value)) for value in values)]
-            for option, values in content["options"].items()
-        ]
-        heads = ["Option", *(escaped(run["name"]) for run in content["runs"])]
-        parts.append(f"## What differs\n\n{markdown_table(heads, body, len(heads))}")
-    parts.append("## Runs")
-    for run in content["runs"]:
-        parts.append(f"{escaped(_heading(run))}")
-        if run.get("command"):
-            parts.append(fenced(run["command"]))
-    return "\n\n".join(parts) + "\n"

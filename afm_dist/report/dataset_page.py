@@ -6,51 +6,42 @@ from afm_dist.dataset.description import Description
 from afm_dist.report import dataset_sections as sections
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
-from afm_dist.report.document import document
-from afm_dist.report.elements import Html, figures, plain
-
-SECTIONS = (
-    ("splits", "Splits", sections.splits),
-    ("categorical", "Categorical fields", sections.categorical),
-    ("numeric", "Numeric fields", sections.numeric),
-    ("thresholds", "Thresholds", sections.thresholds),
-    ("origin", "Origin", sections.origin),
-)
+from afm_dist.report.html import to_html
+from afm_dist.report.view import Document, Headline, Section
 
 
 def page(description: Description) -> str:
-    """The whole page; the same description gives the same text."""
-    parts = [(anchor, heading, build(description)) for anchor, heading, build in SECTIONS]
-    return document(description.name, _header(description), parts)
-
-
-def _header(description: Description) -> Html:
+    """Render the whole page; the same description gives the same text."""
     source = f" from a {description.source} log" if description.source else ""
-    return Html(
-        f"<h1>{plain(description.name)}</h1>\n"
-        f'<p class="origin">afm-dist dataset{plain(source)}</p>\n'
-        f'<p class="lead">{plain(words.sentence(description))}</p>\n{_figures(description)}'
+    return to_html(
+        Document(
+            title=description.name,
+            origin=f"afm-dist dataset{source}",
+            lead=words.sentence(description),
+            opening=[_headline(description)],
+            sections=[
+                Section("splits", "Splits", sections.splits(description)),
+                Section("categorical", "Categorical fields", sections.categorical(description)),
+                Section("numeric", "Numeric fields", sections.numeric(description)),
+                Section("thresholds", "Thresholds", sections.thresholds(description)),
+                Section("origin", "Origin", sections.origin(description)),
+            ],
+        )
     )
 
 
-def _figures(description: Description) -> Html:
-    blocks = []
-    for split in description.splits:
-        blocks.append(
-            (
-                f"Rows in {split.name}",
-                text.count(split.rows),
-                f"{words.label_rate(split.label_rate)} positive",
-            )
+def _headline(description: Description) -> Headline:
+    figures = [
+        (
+            f"Rows in {split.name}",
+            text.count(split.rows),
+            f"{words.label_rate(split.label_rate)} positive",
         )
+        for split in description.splits
+    ]
     if description.thresholds:
         effect = description.thresholds[0]
-        blocks.append(
-            (
-                "Coverage",
-                f"{words.percent(effect.coverage)} %",
-                f"of the training tokens; least of all {effect.least_covered}, "
-                f"{words.percent(effect.least_coverage)} %",
-            )
-        )
-    return figures(blocks)
+        least = f"least of all {effect.least_covered}, {words.percent(effect.least_coverage)} %"
+        of_tokens = f"of the training tokens; {least}"
+        figures.append(("Coverage", f"{words.percent(effect.coverage)} %", of_tokens))
+    return Headline(figures)

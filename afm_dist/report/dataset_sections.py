@@ -2,235 +2,198 @@
 
 from __future__ import annotations
 
-from afm_dist.dataset.description import CategoricalField, Description, InputFile
+from functools import partial
+
+from afm_dist.dataset.description import CategoricalField, Description
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
-from afm_dist.report.elements import (
-    EMPTY,
-    Grid,
-    Html,
-    Line,
-    code,
-    columns,
-    definitions,
-    disclosure,
-    figure,
-    grid,
-    join,
-    plain,
-)
 from afm_dist.report.plots import vocabularies
+from afm_dist.report.view import (
+    Beside,
+    Block,
+    Column,
+    Facts,
+    Folded,
+    Grid,
+    Inline,
+    Line,
+    Plot,
+    Span,
+    code,
+    grid,
+    numbers,
+    pruned,
+    texts,
+)
 
 PLOTTED_FIELDS = 60
 FOLDED_FROM = 6
 TOKEN_LENGTH = 32
-LONG_NAME = 20
 
 
-def splits(description: Description) -> Html:
-    """Rows, label rate and files of each split."""
-    lines = [
-        Line(
-            cells=[
-                plain(split.name),
-                plain(text.count(split.rows)),
-                plain(words.label_rate(split.label_rate)),
-                plain(text.count(split.shards)),
-                plain(text.megabytes(split.bytes)),
+def splits(description: Description) -> list[Block]:
+    """Show rows, label rate and files of each split, and how they were made."""
+    table = grid(
+        "Rows of each split",
+        [*texts("Split"), *numbers("Rows", "Positive", "Shards", "MB")],
+        [
+            [
+                split.name,
+                text.count(split.rows),
+                words.label_rate(split.label_rate),
+                text.count(split.shards),
+                text.megabytes(split.bytes),
             ]
-        )
-        for split in description.splits
-    ]
-    table = Grid(
-        caption="Rows of each split",
-        columns=["Split", "Rows", "Positive", "Shards", "MB"],
-        groups=[("", lines)],
+            for split in description.splits
+        ],
     )
-    return columns(grid(table), definitions(_protocol(description)))
-
-
-def _protocol(description: Description) -> list[tuple[str, Html]]:
-    facts = [
+    facts: list[tuple[str, Inline]] = [
         ("Label", code(description.label)),
         ("Preset", code(description.preset)),
-        ("Threshold", plain(words.optional(description.threshold))),
-        ("Seed", plain(description.seed)),
-        ("Rejected rows", plain(words.rejected(description))),
+        ("Threshold", words.optional(description.threshold)),
+        ("Seed", str(description.seed)),
+        ("Rejected rows", words.rejected(description)),
     ]
-    if description.best is not None:
-        best = f"AUC {text.score(description.best.auc)}, log loss {text.score(description.best.log_loss)}"
-        where = f" on {description.best.split}" if description.best.split else ""
-        facts.append((f"Best possible (Bayes){where}", plain(best)))
-    return facts
+    best = description.best
+    if best is not None:
+        facts.append(text.best_possible(best.auc, best.log_loss, best.split))
+    return [Beside([table, Facts(facts)])]
 
 
-def categorical(description: Description) -> Html:
-    """The fields of ids: figures first, then all of them in numbers."""
-    return join([ids(description), categorical_numbers(description)])
+def categorical(description: Description) -> list[Block]:
+    """Show the fields of ids: plots first, then all of them in numbers."""
+    return [*ids(description), *categorical_numbers(description)]
 
 
-def ids(description: Description) -> Html:
-    """Which ids the training rows hold, and how many ids each field has, as figures."""
+def ids(description: Description) -> list[Block]:
+    """Draw which ids the training rows hold, and how many ids each field has."""
     fields = description.categorical
     if not fields:
-        return EMPTY
+        return []
     largest = sorted(fields, key=lambda field: -field.cardinality)[:PLOTTED_FIELDS]
     plotted = [field for field in fields if field in largest]
     of_all = "" if len(plotted) == len(fields) else f" The {len(plotted)} fields with most ids."
-    return columns(
-        figure(
-            vocabularies.rows_by_rank(plotted),
-            "Which ids the training rows hold",
-            plain(f"From the most frequent id of each field to the rare ones.{of_all}"),
-        ),
-        figure(
-            vocabularies.ids_by_field(plotted),
-            "How many ids each field has",
-            plain(f"An embedding table has a row for each. Linear axis.{of_all}"),
-        ),
+    rows = Plot(
+        partial(vocabularies.rows_by_rank, plotted),
+        "Which ids the training rows hold",
+        f"From the most frequent id of each field to the rare ones.{of_all}",
     )
+    sizes = Plot(
+        partial(vocabularies.ids_by_field, plotted),
+        "How many ids each field has",
+        f"An embedding table has a row for each. Linear axis.{of_all}",
+    )
+    return [Beside([rows, sizes])]
 
 
-def categorical_numbers(description: Description) -> Html:
-    """All fields of ids in numbers, and what the columns mean."""
+def categorical_numbers(description: Description) -> list[Block]:
+    """List all fields of ids, and what the columns mean."""
     if not description.categorical:
-        return EMPTY
-    tokens = _with_tokens(description)
+        return []
+    columns = [
+        *texts("Field"),
+        *numbers("Ids", f"Ids for 90{text.SPACE}%"),
+        *_shares("Coverage", "Missing", *(f"Unknown in {name}" for name in description.held_out)),
+        Column("Most frequent", text=True, optional=True),
+    ]
+    lines = [_categorical_line(field, description) for field in description.categorical]
+    table = pruned(Grid("Categorical fields", columns, lines))
+    # A report that is passed around leaves the tokens out.
+    tokens = len(table.columns) == len(columns)
     meanings = [pair for pair in words.DEFINITIONS if tokens or pair[0] != words.MOST_FREQUENT]
-    return join(
-        [
-            grid(_categorical_grid(description)),
-            definitions([(name.capitalize(), plain(meaning)) for name, meaning in meanings]),
-        ]
-    )
+    return [table, Facts([(name.capitalize(), meaning) for name, meaning in meanings])]
 
 
-def _with_tokens(description: Description) -> bool:
-    """Whether the most frequent tokens are known; a report that is passed around leaves them out."""
-    return any(field.top for field in description.categorical)
-
-
-def _categorical_grid(description: Description) -> Grid:
-    headings = ["Field", "Ids", f"Ids for 90{text.SPACE}%", _in_percent("Coverage"), _in_percent("Missing")]
-    headings += [_in_percent(f"Unknown in {name}") for name in description.held_out]
-    tokens = _with_tokens(description)
-    return Grid(
-        caption="Categorical fields",
-        columns=[*headings, *(["Most frequent"] if tokens else [])],
-        words=(0, len(headings)) if tokens else (0,),
-        groups=[("", [_categorical_line(field, description, tokens) for field in description.categorical])],
-    )
-
-
-def _categorical_line(field: CategoricalField, description: Description, tokens: bool) -> Line:
+def _categorical_line(field: CategoricalField, description: Description) -> Line:
     unknown = (field.unknown_share.get(name) for name in description.held_out)
-    shares = [field.coverage, field.missing_share, *unknown]
-    top = (
-        (code(words.token(token.token, TOKEN_LENGTH)), plain(words.percent(token.share)))
-        for token in field.top
-    )
+    top: list[str | Span] = []
+    for token in field.top:
+        share = f"{text.SPACE}{words.percent(token.share)}{text.SPACE}%"
+        top += [", " if top else "", code(words.token(token.token, TOKEN_LENGTH)), share]
     made_of = words.made_of(field)
     return Line(
         cells=[
-            _name(field.name),
-            plain(text.count(field.cardinality)),
-            plain(words.optional(field.ids_for_90_percent)),
-            *(plain(words.percent(share)) for share in shares),
-            *(
-                [join((Html(f"{token}{text.SPACE}{share}{text.SPACE}%") for token, share in top), ", ")]
-                if tokens
-                else []
-            ),
+            Span(text=field.name),
+            text.count(field.cardinality),
+            words.optional(field.ids_for_90_percent),
+            *(words.percent(share) for share in (field.coverage, field.missing_share, *unknown)),
+            top or "",
         ],
-        note=plain(f"made by {made_of}") if made_of else EMPTY,
+        note=f"made by {made_of}" if made_of else "",
     )
 
 
-def numeric(description: Description) -> Html:
-    """The fields of numbers."""
-    if not description.numeric:
-        return EMPTY
-    lines = [
-        Line(
-            cells=[
-                _name(field.name),
-                plain(words.percent(field.missing_share)),
-                plain(f"{field.mean:.4g}"),
-                plain(f"{field.deviation:.4g}"),
-                plain(words.made_of(field) or text.NONE),
-            ]
-        )
+def numeric(description: Description) -> list[Block]:
+    """List the fields of numbers."""
+    cells: list[list[Inline]] = [
+        [
+            Span(text=field.name),
+            words.percent(field.missing_share),
+            f"{field.mean:.4g}",
+            f"{field.deviation:.4g}",
+            words.made_of(field) or text.NONE,
+        ]
         for field in description.numeric
     ]
-    table = Grid(
-        caption="Numeric fields: mean and deviation of the transformed values over the training rows",
-        columns=["Field", _in_percent("Missing"), "Mean", "Deviation", "Transform"],
-        words=(0, 4),
-        groups=[("", lines)],
-    )
-    return grid(table)
+    caption = "Numeric fields: mean and deviation of the transformed values over the training rows"
+    columns = [
+        *texts("Field"),
+        *_shares("Missing"),
+        *numbers("Mean", "Deviation"),
+        *texts("Transform"),
+    ]
+    return [grid(caption, columns, cells)] if cells else []
 
 
-def thresholds(description: Description) -> Html:
-    """What a higher threshold would leave."""
+def thresholds(description: Description) -> list[Block]:
+    """Show what a higher threshold would leave."""
     if not description.thresholds:
-        return EMPTY
+        return []
     now = description.thresholds[0]
     lines = [
         Line(
             cells=[
-                plain(text.count(effect.threshold)),
-                plain(text.count(effect.ids)),
-                plain(words.percent(effect.ids / now.ids)),
-                plain(words.percent(effect.coverage)),
-                plain(words.percent(effect.least_coverage)),
-                plain(effect.least_covered),
+                text.count(effect.threshold),
+                text.count(effect.ids),
+                words.percent(effect.ids / now.ids),
+                words.percent(effect.coverage),
+                words.percent(effect.least_coverage),
+                effect.least_covered,
             ],
-            style="ships-row" if effect is now else "",
+            strong=effect is now,
         )
         for effect in description.thresholds
     ]
-    shares = [_in_percent(name) for name in ("Share of ids", "Coverage", "Least covered")]
-    table = Grid(
-        caption="If tokens that occur fewer times than the threshold in training became unknown; the first "
-        "row is this dataset",
-        columns=[
-            "Threshold",
-            "Ids",
-            *shares,
-            "Field",
-        ],
-        words=(0, 5),
-        groups=[("", lines)],
+    caption = (
+        "If tokens that occur fewer times than the threshold in training became unknown; the first row is "
+        "this dataset"
     )
-    return grid(table)
+    columns = [
+        *texts("Threshold"),
+        *numbers("Ids"),
+        *_shares("Share of ids", "Coverage", "Least covered"),
+        *texts("Field"),
+    ]
+    return [Grid(caption, columns, lines)]
 
 
-def origin(description: Description) -> Html:
-    """The raw files."""
-    if not description.inputs:
-        return EMPTY
-    total = sum(file.bytes or 0 for file in description.inputs)
-    number = len(description.inputs)
-    heading = f"{number} raw file{'s' if number > 1 else ''}, {text.megabytes(total)} MB"
+def origin(description: Description) -> list[Block]:
+    """List the raw files."""
+    files = description.inputs
+    if not files:
+        return []
+    total = sum(file.bytes or 0 for file in files)
+    heading = f"{len(files)} raw file{'s' if len(files) > 1 else ''}, {text.megabytes(total)} MB"
     table = grid(
-        Grid(
-            caption=heading,
-            columns=["File", "Bytes", "SHA-256"],
-            words=(0, 2),
-            groups=[("", [_input_line(file) for file in description.inputs])],
-        )
+        heading,
+        [*texts("File"), *numbers("Bytes"), *texts("SHA-256")],
+        [
+            [Span(text=file.name), words.optional(file.bytes), code(file.sha256 or text.NONE)]
+            for file in files
+        ],
     )
-    return disclosure(heading, table) if number > FOLDED_FROM else table
+    return [Folded(heading, [table])] if len(files) > FOLDED_FROM else [table]
 
 
-def _input_line(file: InputFile) -> Line:
-    return Line(cells=[_name(file.name), plain(words.optional(file.bytes)), code(file.sha256 or text.NONE)])
-
-
-def _in_percent(heading: str) -> str:
-    return f"{heading},{text.SPACE}%"
-
-
-def _name(name: str) -> Html:
-    return Html(f'<span class="long">{plain(name)}</span>') if len(name) > LONG_NAME else plain(name)
+def _shares(*headings: str) -> list[Column]:
+    return numbers(*(f"{heading},{text.SPACE}%" for heading in headings))

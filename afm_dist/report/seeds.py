@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from rich.table import Table
 
-from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.evaluation.paired import SIGNIFICANT, paired
 from afm_dist.report import text
-from afm_dist.report.document import document
-from afm_dist.report.elements import Grid, Html, Line, grid, join, paragraph, plain
-from afm_dist.report.markdown import markdown_table
-from afm_dist.report.markdown import plain as escaped
+from afm_dist.report.looks import look_of, marked
 from afm_dist.report.schema import Report, Row, Stage
 from afm_dist.report.summary import auc_difference, baseline_of, control_of, find, ordered
-from afm_dist.report.terminal import add_row, terminal_table
+from afm_dist.report.terminal import to_terminal
+from afm_dist.report.view import Column, Document, Grid, Inline, Items, Line, Paragraph, Section, Span
+from afm_dist.report.writing import write
 
 FORMAT_VERSION = 1
-HEADINGS = ("Model", "Fine-tuning", "AUC", "vs baseline", "vs control", "Log loss", "Smaller", "Faster")
+COLUMNS = (
+    Column("Model", text=True, short="model", breaks=True),
+    Column("Fine-tuning", text=True, short="stage"),
+    Column("AUC", short="AUC"),
+    Column("vs baseline", short="vs base"),
+    Column("vs control", short="vs ctrl"),
+    Column("Log loss"),
+    Column("Smaller", short="smaller"),
+    Column("Faster"),
+)
+Measured = tuple[Row, Row, Row | None]
+"""A model, the baseline and the control of the same seed."""
 
 
 class Spread(TypedDict):
@@ -93,35 +102,47 @@ def over_seeds(reports: Mapping[int, Report]) -> SeedsReport:
         "format_version": FORMAT_VERSION,
         "title": first["title"],
         "seeds": list(reports),
-        "rows": [_row(list(reports.values()), name, stage) for name, stage in keys],
+        "rows": [_row(measured(list(reports.values()), name, stage)) for name, stage in keys],
         "shipped": shipped.pop(),
         "same_baseline": bool(first.get("config", {}).get("checkpoint")),
         "same_rows": len({report.get("data", {}).get("fingerprint") for report in reports.values()}) == 1,
     }
 
 
-def _row(reports: Sequence[Report], name: str, stage: Stage) -> SeedsRow:
-    rows: list[tuple[Row, Row, Row | None]] = []
+def measured(reports: Sequence[Report], name: str, stage: Stage) -> list[Measured]:
+    """Find a model in the reports of all seeds."""
+    found: list[Measured] = []
     for report in reports:
         row = find(report["rows"], name, stage)
-        assert row is not None
-        rows.append((row, baseline_of(report["rows"]), control_of(report["rows"], row)))
-    found: SeedsRow = {
-        "name": name,
-        "stage": stage,
-        "auc": _spread([row["auc"] for row, _, _ in rows]),
-        "log_loss": _spread([row["log_loss"] for row, _, _ in rows]),
-        "smaller": statistics.mean(baseline["bytes"] / row["bytes"] for row, baseline, _ in rows),
-        "throughput_ratio": statistics.mean(row["throughput_ratio"] for row, _, _ in rows),
-    }
-    if name != "baseline":
-        against = _difference([auc_difference(row, baseline) for row, baseline, _ in rows])
-        if against is not None:
-            found["vs_baseline"] = against
-    controls = _difference([auc_difference(row, control) for row, _, control in rows])
-    if controls is not None:
-        found["vs_control"] = controls
+        assert row is not None, "all seeds have the same rows"
+        found.append((row, baseline_of(report["rows"]), control_of(report["rows"], row)))
     return found
+
+
+def differences(seeds: Sequence[Measured]) -> dict[str, list[float]]:
+    """Subtract baseline and control from a model, seed by seed; left out where that is undefined for one."""
+    against = {
+        "vs_baseline": [auc_difference(row, baseline) for row, baseline, _ in seeds],
+        "vs_control": [auc_difference(row, control) for row, _, control in seeds],
+    }
+    if seeds[0][0]["name"] == "baseline":
+        del against["vs_baseline"]
+    found = {key: defined(values) for key, values in against.items()}
+    return {key: values for key, values in found.items() if values is not None}
+
+
+def _row(seeds: Sequence[Measured]) -> SeedsRow:
+    row = seeds[0][0]
+    found: SeedsRow = {
+        "name": row["name"],
+        "stage": row["stage"],
+        "auc": _spread([row["auc"] for row, _, _ in seeds]),
+        "log_loss": _spread([row["log_loss"] for row, _, _ in seeds]),
+        "smaller": statistics.mean(baseline["bytes"] / row["bytes"] for row, baseline, _ in seeds),
+        "throughput_ratio": statistics.mean(row["throughput_ratio"] for row, _, _ in seeds),
+    }
+    against = {key: _difference(values) for key, values in differences(seeds).items()}
+    return cast(SeedsRow, {**found, **against})
 
 
 def defined(values: Sequence[float | None]) -> list[float] | None:
@@ -135,38 +156,24 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     return None if known is None else {"mean": statistics.mean(known), "deviation": statistics.stdev(known)}
 
 
-def _difference(values: Sequence[float | None]) -> Difference | None:
-    known = defined(values)
-    if known is None:
-        return None
-    test = paired(known)
+def _difference(values: Sequence[float]) -> Difference:
+    test = paired(values)
     return {"mean": test.mean, "deviation": test.deviation, "p": test.p, "noise": test.noise}
 
 
 def write_seeds_report(content: SeedsReport, output: str) -> None:
     """Write ``report.json``, ``report.md`` and ``report.html`` into a folder beside those of the seeds."""
-    storage.write_json(storage.join(output, "report.json"), dict(content))
-    storage.write_bytes(storage.join(output, "report.md"), _markdown(content).encode())
-    storage.write_bytes(storage.join(output, "report.html"), _page(content).encode())
+    write(content, document(content), output)
 
 
 def seeds_table(content: SeedsReport) -> Table:
-    """For the terminal."""
-    result = terminal_table(
-        f"{content['title']}, seeds {_seeds(content)}",
-        "mean ± deviation over the seeds · ~: within noise",
-        names=("model",),
-        words=("stage",),
-        figures=("AUC", "vs base", "vs ctrl", "smaller"),
-    )
-    for row in content["rows"]:
-        cells = [row["name"], text.FINE_TUNING[row["stage"]], *_figures(row, "~")]
-        add_row(result, (*cells[:5], cells[6]), ships=_ships(content, row))
-    return result
+    """Make the table for the terminal."""
+    caption = f"mean ± deviation over the seeds · {text.NOISE}: within noise · bold: ships"
+    return to_terminal(_grid(content), _title(content), caption)
 
 
 def sentence(content: SeedsReport) -> str:
-    """The result in one sentence."""
+    """Give the result in one sentence."""
     row = next(row for row in content["rows"] if _ships(content, row))
     words = (
         f"{text.ratio(row['smaller'])} smaller; AUC {_score(row['auc'])} over {len(content['seeds'])} seeds"
@@ -186,31 +193,34 @@ def _ships(content: SeedsReport, row: SeedsRow) -> bool:
     return row["name"] == content["shipped"] and row["stage"] == "after-finetune"
 
 
-def _seeds(content: SeedsReport) -> str:
-    return ", ".join(str(seed) for seed in content["seeds"])
+def _title(content: SeedsReport) -> str:
+    return f"{content['title']}, seeds {', '.join(map(str, content['seeds']))}"
 
 
 def _score(value: Spread | None) -> str:
-    return text.UNDEFINED if value is None else f"{text.score(value['mean'])} ± {value['deviation']:.4f}"
+    return text.UNDEFINED if value is None else text.deviating(text.score(value["mean"]), value["deviation"])
 
 
-def _signed(value: Spread) -> str:
-    return f"{text.signed(value['mean'])} ± {value['deviation']:.4f}"
+def _signed(value: Difference, *, noise: bool = False) -> str:
+    return text.deviating(text.signed(value["mean"]), value["deviation"], noise=noise)
 
 
-def _figures(row: SeedsRow, noise: str) -> list[str]:
-    """Without name and stage; a difference within noise is marked."""
-    differences = [
-        text.NONE if found is None else (f"{noise} " if found["noise"] else "") + _signed(found)
-        for found in (row.get("vs_baseline"), row.get("vs_control"))
-    ]
-    return [
-        _score(row["auc"]),
-        *differences,
-        _score(row["log_loss"]),
-        text.ratio(row["smaller"]),
-        text.ratio(row["throughput_ratio"]),
-    ]
+def _grid(content: SeedsReport) -> Grid:
+    lines = []
+    for row in content["rows"]:
+        ships = _ships(content, row)
+        against = (row.get("vs_baseline"), row.get("vs_control"))
+        cells: list[Inline] = [
+            marked(row["name"], badge="ships" if ships else ""),
+            text.FINE_TUNING[row["stage"]],
+            _score(row["auc"]),
+            *(text.NONE if one is None else _signed(one, noise=one["noise"]) for one in against),
+            _score(row["log_loss"]),
+            text.ratio(row["smaller"]),
+            text.ratio(row["throughput_ratio"]),
+        ]
+        lines.append(Line(cells=cells, strong=ships, group=look_of(row["name"]).label))
+    return Grid("Quality on the test split, size and speed over the seeds", COLUMNS, lines)
 
 
 def _notes(content: SeedsReport) -> list[str]:
@@ -234,59 +244,18 @@ def _notes(content: SeedsReport) -> list[str]:
     ]
 
 
-def _markdown(content: SeedsReport) -> str:
-    body = [
-        [
-            f"**{escaped(row['name'])}**" if _ships(content, row) else escaped(row["name"]),
-            text.FINE_TUNING[row["stage"]],
-            *_figures(row, "≈"),
-        ]
-        for row in content["rows"]
-    ]
-    links = ", ".join(f"[seed {seed}](../seed-{seed}/report/report.md)" for seed in content["seeds"])
-    parts = [
-        f"# {escaped(content['title'])}, seeds {_seeds(content)}",
-        f"**{escaped(sentence(content))}**",
-        markdown_table(HEADINGS, body, 2),
-        "\n".join(f"- {escaped(note)}" for note in _notes(content)),
-        f"Reports: {links}",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _page(content: SeedsReport) -> str:
-    lines = [
-        Line(
-            cells=[
-                plain(row["name"]),
-                plain(text.FINE_TUNING[row["stage"]]),
-                *(plain(figure) for figure in _figures(row, "≈")),
-            ],
-            style="ships-row" if _ships(content, row) else "",
-        )
-        for row in content["rows"]
-    ]
-    table = Grid(
-        caption="Quality on the test split, size and speed over the seeds",
-        columns=HEADINGS,
-        words=(0, 1),
-        groups=[("", lines)],
-    )
-    header = Html(
-        f"<h1>{plain(content['title'])}</h1>\n"
-        f'<p class="origin">afm-dist compression report over the seeds {_seeds(content)}</p>\n'
-        f'<p class="lead">{plain(sentence(content))}</p>'
-    )
-    links = join(
-        (Html(f'<a href="../seed-{seed}/report/report.html">seed {seed}</a>') for seed in content["seeds"]),
-        ", ",
-    )
-    notes = join(paragraph(plain(note), "small muted") for note in _notes(content))
-    return document(
-        content["title"],
-        header,
-        [
-            ("results", "Results", join([grid(table), notes])),
-            ("seeds", "Seeds", paragraph(Html(f"The report of each: {links}"))),
+def document(content: SeedsReport) -> Document:
+    """Lay out the report over the seeds."""
+    links: list[str | Span] = ["The report of each: "]
+    for seed in content["seeds"]:
+        separator = ", " if len(links) > 1 else ""
+        links += [separator, Span(text=f"seed {seed}", report=f"../seed-{seed}/report")]
+    return Document(
+        title=_title(content),
+        origin="afm-dist compression report over seeds",
+        lead=sentence(content),
+        sections=[
+            Section("results", "Results", [_grid(content), Items(_notes(content))]),
+            Section("seeds", "Seeds", [Paragraph(links)]),
         ],
     )

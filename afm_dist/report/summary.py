@@ -8,19 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from afm_dist.report import text
+from afm_dist.report.looks import UNCOMPRESSED, in_order, method_of
 from afm_dist.report.schema import STAGES, Command, Report, Row
 
-METHODS = ("baseline", "control", "afm", "budget", "svd", "weighted", "sequential", "scratch")
-GROUPS = {
-    "baseline": "Uncompressed",
-    "control": "Uncompressed",
-    "afm": "AFM",
-    "budget": "Weighted AFM, ranks for the bytes",
-    "svd": "SVD",
-    "weighted": "AFM, weighted by sensitivity",
-    "sequential": "AFM, layer after layer",
-    "scratch": "Small model from scratch",
-}
 SAME = 0.005
 NO_AUC = (
     "The AUC is undefined on the test split, which has rows of one label only, or none; models were compared "
@@ -30,32 +20,18 @@ NO_AUC = (
 Scored = TypeVar("Scored", bound=Mapping[str, Any])
 
 
-def method(name: str) -> str:
-    """The part of a row's name that says how the model was made: ``afm`` of ``afm-emb``."""
-    return name.partition("-")[0]
-
-
 def ordered(rows: list[Row]) -> list[Row]:
-    """Baseline, controls, AFM, SVD, others as they came; within each by round, then by stage."""
-    others = [method(row["name"]) for row in rows if method(row["name"]) not in METHODS]
-    rank = {name: index for index, name in enumerate((*METHODS, *dict.fromkeys(others)))}
+    """Sort the rows by method, as looks are sorted; within each by round, then by stage."""
+    methods = in_order(method_of(row["name"]) for row in rows)
     return sorted(
         rows,
         key=lambda row: (
-            rank[method(row["name"])],
+            methods.index(method_of(row["name"])),
             not _is_mlp(row),
             row["name"],
             STAGES.index(row["stage"]),
         ),
     )
-
-
-def grouped(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """The ordered rows under headings."""
-    groups: dict[str, list[Row]] = {}
-    for row in ordered(rows):
-        groups.setdefault(GROUPS.get(method(row["name"]), method(row["name"])), []).append(row)
-    return list(groups.items())
 
 
 def find(rows: list[Row], name: str, stage: str | None = None) -> Row | None:
@@ -76,12 +52,14 @@ def control_of(rows: list[Row], row: Row) -> Row | None:
 
     A compressed model that was not fine-tuned at all has the baseline as its control.
     """
-    if method(row["name"]) in ("baseline", "control") or row["stage"] == "trained":
+    if method_of(row["name"]) in UNCOMPRESSED or row["stage"] == "trained":
         return None
     rounds = _rounds(rows, row)
     if rounds == 0:
         return baseline_of(rows)
-    controls = [row for row in rows if method(row["name"]) == "control" and row["stage"] == "after-finetune"]
+    controls = [
+        row for row in rows if method_of(row["name"]) == "control" and row["stage"] == "after-finetune"
+    ]
     return next((control for control in controls if _rounds(rows, control) == rounds), None)
 
 
@@ -187,7 +165,7 @@ def _compared(value: float, more: str, less: str, same: str) -> str:
 def attribution(figures: Headline) -> str:
     """Which part of the difference to the baseline is training, and which is compression."""
     shipped, control, baseline = figures.shipped, figures.control, figures.baseline
-    if method(shipped["name"]) in ("baseline", "control"):
+    if method_of(shipped["name"]) in UNCOMPRESSED:
         return "What ships is not compressed; no compressed candidate was chosen."
     if figures.to_baseline is None:
         return NO_AUC

@@ -2,133 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from afm_dist.compression.plan import TABLE
 from afm_dist.report import text
-from afm_dist.report.elements import (
-    EMPTY,
-    Grid,
-    Html,
-    Line,
-    columns,
-    disclosure,
-    figure,
-    grid,
-    join,
-    paragraph,
-    plain,
-)
-from afm_dist.report.model_sections import name_cell
+from afm_dist.report.looks import in_order, look_of, marked
 from afm_dist.report.plots import sweep as plots
 from afm_dist.report.schema import Report, Row, SweepPoint
 from afm_dist.report.summary import NO_AUC, auc_of, scored
+from afm_dist.report.view import Beside, Block, Column, Folded, Grid, Paragraph, Plot, grid, numbers, texts
 
 FULL = "full"
-METHODS = {"afm": "AFM", "weighted": "Weighted AFM", "svd": "SVD of the weights"}
-
-
-def sweep(report: Report) -> Html:
-    """What every rank costs before fine-tuning."""
-    points = report.get("sweep")
-    if not points:
-        return EMPTY
-    rows = report["rows"]
-    plotted = scored(points) == points and scored(rows) == rows
-    return join(
-        [
-            paragraph(plain(WORDS)),
-            _plot(points, rows) if plotted else paragraph(plain(NO_AUC)),
-            columns(*(grid(_matrix(points, method)) for method in METHODS if _tried(points, method))),
-            disclosure(f"All {len(points)} models in numbers", grid(_all(points))),
-        ]
-    )
-
-
-def _plot(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html:
-    lowest, _ = plots.limits(points, rows)
-    below = sum(auc_of(point) < lowest for point in points)
-    hidden = f" {below} of {len(points)} models lie below the axis." if below else ""
-    return figure(
-        plots.auc_against_bytes(points, rows),
-        "AUC against size, every rank",
-        plain(
-            "Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins the models "
-            f"that none beats (SVD apart): no other has as few bytes with as high a validation AUC.{hidden}"
-        ),
-    )
-
-
+BASELINE = "baseline"
 WORDS = (
     "All models come from the same uncompressed one and the same statistics, and are shown before any "
     "fine-tuning. What was fine-tuned was chosen on the validation split."
 )
+Cell = tuple[int | None, int | None]
+"""Rank of the linear layers and embedding dimension; None: as it was."""
 
 
-def _tried(points: Sequence[SweepPoint], method: str) -> bool:
-    return any(point["method"] == method for point in points)
+def sweep(report: Report) -> list[Block]:
+    """Show what every rank costs before fine-tuning."""
+    points = report.get("sweep")
+    if not points:
+        return []
+    rows = report["rows"]
+    plotted = scored(points) == points and scored(rows) == rows
+    methods = in_order(point["method"] for point in points if point["method"] != BASELINE)
+    matrices = [_matrix(points, method) for method in methods]
+    return [
+        Paragraph(WORDS),
+        _plot(points, rows) if plotted else Paragraph(NO_AUC),
+        Beside([matrix for matrix in matrices if matrix is not None]),
+        Folded(f"All {len(points)} models in numbers", [_all(points)]),
+    ]
 
 
-def _cell(point: SweepPoint) -> tuple[int | None, int | None]:
-    """Rank of the linear layers and embedding dimension; None: as it was. Of fields alike, as of a grid."""
-    common = {name: rank for name, rank in point["ranks"].items() if isinstance(rank, int)}
-    linear = [rank for name, rank in common.items() if name != TABLE]
-    return (linear[0] if linear else None), common.get(TABLE)
+def _plot(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Plot:
+    lowest, _ = plots.limits(points, rows)
+    below = sum(auc_of(point) < lowest for point in points)
+    hidden = f" {below} of {len(points)} models lie below the axis." if below else ""
+    return Plot(
+        partial(plots.auc_against_bytes, points, rows),
+        "AUC against size, every rank",
+        "Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins the models that none "
+        "beats: no other that may ship has as few bytes with as high a validation AUC." + hidden,
+    )
 
 
-def _rank(item: tuple[str, int | dict[str, int]]) -> str:
-    """A module with its rank, or those of its fields."""
-    name, rank = item
-    if isinstance(rank, int):
-        return f"{name} {rank}"
-    return f"{name} {min(rank.values())} to {max(rank.values())} by field"
+def _cell(ranks: Mapping[str, int | Mapping[str, int]]) -> Cell | None:
+    """Place a model in a grid; None where its layers, or its fields, differ in rank."""
+    common = {name: rank for name, rank in ranks.items() if isinstance(rank, int)}
+    linear = {rank for name, rank in common.items() if name != TABLE}
+    if len(common) < len(ranks) or len(linear) > 1:
+        return None
+    return next(iter(linear), None), common.get(TABLE)
 
 
-def _matrix(points: Sequence[SweepPoint], method: str) -> Grid:
-    """Test AUC by rank of the linear layers (rows) and embedding dimension (columns)."""
-    (baseline,) = (point for point in points if point["method"] == "baseline")
-    cells = {_cell(point): point for point in points if point["method"] == method}
-    cells[None, None] = baseline
+def _matrix(points: Sequence[SweepPoint], method: str) -> Grid | None:
+    """Lay out test AUC by rank of the linear layers (rows) and embedding dimension (columns).
 
-    def ascending(values: set[int | None]) -> list[int | None]:
-        return [*sorted(value for value in values if value is not None), None]
-
-    ranks, dims = ascending({rank for rank, _ in cells}), ascending({dim for _, dim in cells})
-    lines = []
-    for rank in ranks:
-        found = [cells.get((rank, dim)) for dim in dims]
-        shown = [plain(text.NONE if point is None else text.measured(point["auc"])) for point in found]
-        lines.append(Line(cells=[plain(rank or FULL), *shown]))
-    return Grid(
-        caption=f"{METHODS[method]}: test AUC by rank of the linear layers (down) and embedding dimension",
-        columns=["Rank", *(f"dim {dim}" if dim else FULL for dim in dims)],
-        words=(),
-        groups=[("", lines)],
+    None where the models of the method leave more than half of that empty: they were chosen one by one.
+    """
+    found = {
+        cell: point
+        for point in points
+        if point["method"] in (BASELINE, method) and (cell := _cell(point.get("ranks", {}))) is not None
+    }
+    ranks, dims = (sorted({cell[axis] for cell in found}, key=lambda one: one or 1 << 60) for axis in (0, 1))
+    if len(found) < 2 or 2 * len(found) <= len(ranks) * len(dims):
+        return None
+    shown = {cell: text.measured(point["auc"]) for cell, point in found.items()}
+    return grid(
+        f"{look_of(method).label}: test AUC by rank of the linear layers (down) and embedding dimension",
+        [Column("Rank"), *(Column(f"dim {dim}" if dim else FULL) for dim in dims)],
+        [[str(rank or FULL), *(shown.get((rank, dim), text.NONE) for dim in dims)] for rank in ranks],
     )
 
 
 def _all(points: Sequence[SweepPoint]) -> Grid:
-    (before,) = (point["bytes"] for point in points if point["method"] == "baseline")
-    lines = [
-        Line(
-            cells=[
-                Html(
-                    name_cell(point["name"])
-                    + ('<span class="badge">front</span>' if point["front"] else EMPTY)
-                ),
-                plain(text.megabytes(point["bytes"])),
-                plain(text.ratio(before / point["bytes"])),
-                plain(text.score(point["validation_auc"])),
-                plain(text.measured(point["auc"])),
-                plain(text.measured(point["log_loss"])),
-                plain(", ".join(map(_rank, point["ranks"].items())) or FULL),
+    (before,) = (point["bytes"] for point in points if point["method"] == BASELINE)
+    return grid(
+        "Every model of the sweep before fine-tuning, by size",
+        [
+            *texts("Model"),
+            *numbers("MB", "Smaller", "Validation AUC", "AUC", "Log loss"),
+            *texts("Ranks"),
+        ],
+        [
+            [
+                marked(point["name"], badge="front" if point["front"] else ""),
+                text.megabytes(point["bytes"]),
+                text.ratio(before / point["bytes"]),
+                text.score(point["validation_auc"]),
+                text.measured(point["auc"]),
+                text.measured(point["log_loss"]),
+                ", ".join(map(_rank, point.get("ranks", {}).items())) or FULL,
             ]
-        )
-        for point in sorted(points, key=lambda point: (point["bytes"], point["name"]))
-    ]
-    return Grid(
-        caption="Every model of the sweep before fine-tuning, by size",
-        columns=["Model", "MB", "Smaller", "Validation AUC", "AUC", "Log loss", "Ranks"],
-        words=(0, 6),
-        groups=[("", lines)],
+            for point in sorted(points, key=lambda point: (point["bytes"], point["name"]))
+        ],
     )
+
+
+def _rank(item: tuple[str, int | dict[str, int]]) -> str:
+    """Name a module with its rank, or those of its fields."""
+    name, rank = item
+    if isinstance(rank, int):
+        return f"{name} {rank}"
+    return f"{name} {min(rank.values())} to {max(rank.values())} by field"

@@ -1,25 +1,21 @@
-"""What the tables for the terminal have in common."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from afm_dist.report.view import Grid, Inline, Span
 
-def terminal_table(
-    title: str, caption: str, *, names: Sequence[str], words: Sequence[str] = (), figures: Sequence[str]
-) -> Table:
-    """A table without rows, that fits 100 columns and can be read at 80.
+
+def to_terminal(grid: Grid, title: str, caption: str) -> Table:
+    """Render a table that fits 100 columns and can be read at 80: the columns with a short heading.
 
     Args:
+        grid: The table; its rows that stand out are bold, and its groups lie apart.
         title: Above it.
         caption: Below it.
-        names: Headings of columns whose cells are broken where there is no room.
-        words: Of columns whose cells never are.
-        figures: The same, to the right.
     """
     table = Table(
         title=Text(title),
@@ -30,15 +26,25 @@ def terminal_table(
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in names:
-        table.add_column(name, overflow="fold", min_width=8)
-    for name in words:
-        table.add_column(name, no_wrap=True)
-    for name in figures:
-        table.add_column(name, justify="right", no_wrap=True)
+    shown = [index for index, column in enumerate(grid.columns) if column.short]
+    for column in (grid.columns[index] for index in shown):
+        table.add_column(
+            column.short,
+            justify="left" if column.text else "right",
+            overflow="fold" if column.breaks else "ellipsis",
+            no_wrap=not column.breaks,
+            min_width=8 if column.breaks else None,
+        )
+    for _, lines in grid.groups:
+        for line in lines:
+            cells = (Text(words(line.cells[index])) for index in shown)
+            table.add_row(*cells, style="bold" if line.strong else "")
+        table.add_section()
     return table
 
 
-def add_row(table: Table, cells: Sequence[str], *, ships: bool = False) -> None:
-    """Add a row; what ships is bold."""
-    table.add_row(*(Text(cell) for cell in cells), style="bold" if ships else "")
+def words(content: Inline) -> str:
+    """Give the text alone."""
+    if isinstance(content, str):
+        return content
+    return content.text if isinstance(content, Span) else "".join(map(words, content))

@@ -8,6 +8,7 @@ SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 UNDEFINED = "undefined"
+NOISE = "≈"
 FINE_TUNING = {"trained": "none", "before-finetune": "before", "after-finetune": "after"}
 STAGE_WORDS = {
     "trained": "trained",
@@ -119,3 +120,15 @@ def power_of_ten(value: float) -> str:
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def best_possible(auc: float, log_loss: float | None, split: str | None) -> tuple[str, str]:
+    """Name and value of what the true probabilities reach: ``AUC 0.8047, log loss 0.4462``."""
+    where = f" on {split}" if split else ""
+    loss = "" if log_loss is None else f", log loss {score(log_loss)}"
+    return f"Best possible (Bayes){where}", f"AUC {score(auc)}{loss}"
+
+
+def deviating(value: str, deviation: float | None, *, noise: bool = False) -> str:
+    """A mean over seeds with its deviation: ``≈ +0.0001 ± 0.0002``, where chance explains the difference."""
+    return value if deviation is None else f"{NOISE + ' ' if noise else ''}{value} ± {deviation:.4f}"

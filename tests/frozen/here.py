@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from afm_dist.evaluation import throughput
-from afm_dist.report import page
+from afm_dist.report import html
 from afm_dist.runtime import machine
 from afm_dist.training import fit, worker
 
@@ -59,5 +59,8 @@ def without_times() -> Iterator[None]:
     ) -> dict[str, Sequence[float]]:
         return {name: [1.0] * rounds for name in actions}
 
-    with patch.object(throughput, "time_in_turn", in_turn), patch.object(page, "page", lambda report: ""):
+    with (
+        patch.object(throughput, "time_in_turn", in_turn),
+        patch.object(html, "to_html", lambda document: ""),
+    ):
         yield

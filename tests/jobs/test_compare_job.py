@@ -33,7 +33,7 @@ def test_runs_and_seeds_become_a_page(run: Path, tmp_path: Path, capsys: pytest.
     assert (content["format_version"], content["kind"]) == (1, "comparison")
     assert [each["seeds"] for each in content["runs"]] == [[0], [0, 1, 2]]
     assert "<svg" in (folder / "report.html").read_text()
-    assert "| first |" in (folder / "report.md").read_text()
+    assert "| *first: " in (folder / "report.md").read_text()
     main(config)
     assert "[report] up to date" in capsys.readouterr().out
 

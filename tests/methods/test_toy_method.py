@@ -21,7 +21,9 @@ from afm_dist.large_tables.source import Source
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.report import validated
-from afm_dist.report.markdown import markdown
+from afm_dist.report.html import blocks_to_html
+from afm_dist.report.markdown import to_markdown
+from afm_dist.report.page import document
 from afm_dist.report.size_sections import embeddings
 from afm_dist.serving.prepare import prepare_for_inference
 from afm_dist.stages.report_parts import layers, plan_notes
@@ -164,7 +166,7 @@ def test_it_stands_in_reports_by_what_it_says_of_itself(plan: Plan) -> None:
     own = [layer for layer in report["layers"] if layer["method"] == "toy"]
     assert [layer["name"] for layer in own] == [f"embedding[{field}]" for field in ("site", "ad", "hour")]
     assert all("rank" not in layer and set(layer["details"]) == {"Own slots"} for layer in own)
-    page, text = embeddings(report), markdown(report)
+    page, text = blocks_to_html(embeddings(report)), to_markdown(document(report))
     for shown in (page, text):
         assert "Own slots" in shown
     assert plan_notes(plan)[-1] == "embedding has integer codes."

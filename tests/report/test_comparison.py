@@ -9,7 +9,9 @@ import pytest
 
 from afm_dist.errors import DataError
 from afm_dist.report.comparison import Comparison, compare
-from afm_dist.report.comparison_page import markdown, page, sentence
+from afm_dist.report.comparison_page import document, sentence
+from afm_dist.report.html import to_html
+from afm_dist.report.markdown import to_markdown
 from afm_dist.report.plots.comparison import to_control
 from tests.report.example_runs import example_run, example_runs
 from tests.report.parsed_page import Page
@@ -18,6 +20,14 @@ from tests.report.parsed_page import Page
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     return compare(example_runs())
+
+
+def page(comparison: Comparison) -> str:
+    return to_html(document(comparison))
+
+
+def markdown(comparison: Comparison) -> str:
+    return to_markdown(document(comparison))
 
 
 def row(comparison: Comparison, run: str, name: str) -> dict:
@@ -82,8 +92,8 @@ def test_runs_on_other_data_have_sections_of_their_own() -> None:
     sections = [attributes["id"] for tag, attributes in parsed.tags if tag == "section"]
     assert sections[:2] == ["results-0", "results-1"]
     assert "highest AUC" not in sentence(comparison)
-    second = markdown(comparison).partition("## On dataset 2 (ffffffffffff)")[2].partition("\n- ")[0]
-    assert "| b |" in second and "| a |" not in second
+    second = markdown(comparison).partition("## Results on dataset 2 (ffffffffffff)")[2].partition("\n## ")[0]
+    assert "| *b: " in second and "| *a: " not in second
 
 
 @pytest.mark.parametrize(
@@ -208,10 +218,16 @@ def test_markdown_has_a_row_a_run_and_model(comparison: Comparison) -> None:
     lines = [line for line in markdown(comparison).splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
-    assert [row for row in cells if row[:2] == ["first", "**afm-emb**"]] == [
-        ["first", "**afm-emb**", "after", "0.8027", "+0.0011", "−0.0007", "0.4484", "406", "5.66×",
-         "101.42\N{NO-BREAK SPACE}M", "248,980", "2.11×"],
+    headings = [row[0] for row in cells if row[0].startswith("*") and not any(row[1:])]
+    assert [heading.partition(":")[0] for heading in headings[:3]] == [
+        "*first",
+        "*second",
+        "*over-three-seeds",
+    ]
+    shipped = [row for row in cells if row[0] == "**afm-emb (ships)**"]
+    assert shipped[0] == [
+        "**afm-emb (ships)**", "after", "0.8027", "+0.0011", "−0.0007", "0.4484", "406", "5.66×",
+        "101.42\N{NO-BREAK SPACE}M", "248,980", "2.11×",
     ]  # fmt: skip
-    (seeds,) = [row for row in cells if row[:2] == ["over-three-seeds", "**afm-emb**"]]
-    assert seeds[3] == "0.8034 ± 0.0006"
-    assert seeds[5] == "≈ −0.0010 ± 0.0004"
+    assert shipped[2][2] == "0.8034 ± 0.0006"
+    assert shipped[2][4] == "≈ −0.0010 ± 0.0004"

@@ -47,7 +47,7 @@ def test_figures_follow_the_theme_and_can_be_read_aloud(html: str) -> None:
     figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
 
     assert len(figures) == 2
-    assert all("C26" in figure.partition(">")[0] and "var(--afm)" in figure for figure in figures)
+    assert all("C26" in figure.partition(">")[0] and "var(--blue)" in figure for figure in figures)
     assert not re.findall(r"(?:fill|stroke): #(?!000000)[0-9a-f]{6}", "".join(figures))
 
 

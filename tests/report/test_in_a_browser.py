@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from afm_dist.report.comparison import compare
-from afm_dist.report.comparison_page import page as comparison_page
+from afm_dist.report.comparison_page import document as comparison_document
 from afm_dist.report.dataset_page import page as dataset_page
-from afm_dist.report.page import page as report_page
+from afm_dist.report.html import to_html
+from afm_dist.report.page import document
 from tests.report.example import example_report
 from tests.report.example_description import example_description
 from tests.report.example_runs import example_runs
@@ -42,9 +43,9 @@ onload = () => {
 def test_no_page_scrolls_sideways_on_a_phone_or_a_desk(tmp_path: Path) -> None:
     report = example_report()
     pages = {
-        "report": report_page(report),
+        "report": to_html(document(report)),
         "dataset": dataset_page(example_description()),
-        "comparison": comparison_page(compare(example_runs())),
+        "comparison": to_html(comparison_document(compare(example_runs()))),
     }
     frames = "".join(
         f'<iframe id="{name}-{width}" style="width:{width}px;height:900px;border:0" '

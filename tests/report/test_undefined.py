@@ -15,8 +15,8 @@ from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Field
 from afm_dist.report import over_seeds, read_report, validated, write_report
 from afm_dist.report.comparison import compare
+from afm_dist.report.comparison_page import table as comparison_table
 from afm_dist.report.comparison_page import write_comparison
-from afm_dist.report.comparison_table import table as comparison_table
 from afm_dist.report.finished_run import FinishedRun
 from afm_dist.report.model_card import model_card
 from afm_dist.report.seeds import seeds_table, sentence, write_seeds_report

@@ -16,7 +16,9 @@ from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.methods.low_rank.config import FACTORS, Factors, LowRank
 from afm_dist.methods.low_rank.facts import LowRankFacts
 from afm_dist.report import validated
-from afm_dist.report.markdown import markdown
+from afm_dist.report.html import blocks_to_html
+from afm_dist.report.markdown import to_markdown
+from afm_dist.report.page import document
 from afm_dist.report.size_sections import embeddings, linear_layers
 from afm_dist.stages.report_parts import layers
 from afm_dist.statistics.keys import field_key
@@ -89,7 +91,7 @@ def test_every_spectrum_makes_a_report_that_validates(drawn: tuple[Statistics, P
     for layer in report["layers"]:
         if layer["rank"] == layer["width"]:
             assert layer["kept_energy"] == 1.0
-    markdown(report)
+    to_markdown(document(report))
 
 
 @given(compressed())
@@ -97,7 +99,7 @@ def test_every_spectrum_makes_a_report_that_validates(drawn: tuple[Statistics, P
 def test_every_spectrum_can_be_drawn(drawn: tuple[Statistics, Plan]) -> None:
     report = validated(report_of(*drawn))
 
-    assert "<svg" in linear_layers(report) + embeddings(report)
+    assert "<svg" in blocks_to_html([*linear_layers(report), *embeddings(report)])
 
 
 @given(st.lists(st.sampled_from([0.0, 5e-324, 1e-16, 1e-8, 0.1, 1 / 3, 1.0, 3.0, 1e8, 1e300]), min_size=1))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from afm_dist.compression.facts import Facts
+from afm_dist.compression.look import Look
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.methods.low_rank.absorb import in_agreeing_units
 from afm_dist.methods.low_rank.config import LowRank
@@ -24,6 +25,14 @@ def as_decomposed(config: LowRank, known: Statistics, key: str) -> Statistics:
 
 class LowRankFacts(Facts[LowRank]):
     """Spectra, ranks, and what became of the neighbours."""
+
+    looks = {  # noqa: RUF012
+        "afm": Look(label="AFM", colour="blue", marker="o"),
+        "budget": Look(label="Weighted AFM, ranks for the bytes", colour="green", marker="P"),
+        "svd": Look(label="SVD", colour="plum", marker="^"),
+        "weighted": Look(label="Weighted AFM", colour="violet", marker="p"),
+        "sequential": Look(label="AFM, layer after layer", colour="teal", marker="h"),
+    }
 
     def kept_share(self, key: str, config: LowRank, known: Statistics) -> float:
         """Compute the share of the variance of some outputs that the factors keep.

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from afm_dist.report import text
-from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, axes, render, role_of
+from afm_dist.report.looks import look_of
+from afm_dist.report.plots.canvas import COLOUR, DASHED, SMALL, axes, render
 from afm_dist.report.schema import ReliabilityBin, Row
 
 HEIGHT = 430
@@ -22,7 +23,7 @@ WITHIN = 1.96
 """Deviations of a normal variable within which 95 % of its values lie."""
 
 
-def reliability(rows: Sequence[Row]) -> Html:
+def reliability(rows: Sequence[Row]) -> Markup:
     """Observed against predicted rate, and below their ratio, which shows what the diagonal hides.
 
     Args:
@@ -46,18 +47,18 @@ def reliability(rows: Sequence[Row]) -> Html:
         upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         upper.set_ylabel("observed clicks")
         upper.tick_params(labelbottom=False)
-        upper.plot(limits, limits, color=COLOUR["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        upper.plot(limits, limits, color=COLOUR["muted"], linewidth=1, linestyle=DASHED, zorder=1)
         _chance(lower, rows[-1]["reliability"], floor)
-        lower.axhline(1, color=COLOUR["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        lower.axhline(1, color=COLOUR["muted"], linewidth=1, linestyle=DASHED, zorder=1)
         lower.yaxis.set_major_locator(MaxNLocator(5))
         lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}"))
         lower.set_ylabel("observed /\npredicted")
         lower.set_xlabel("predicted clicks")
         for row, points in shown:
-            role = role_of(row["name"])
+            look = look_of(row["name"])
             style: dict[str, Any] = {
-                "color": COLOUR[role],
-                "marker": MARKER[role],
+                "color": COLOUR[look.colour],
+                "marker": look.marker,
                 "markersize": 5,
                 "linewidth": 1.4,
             }

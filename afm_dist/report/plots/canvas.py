@@ -1,7 +1,7 @@
 """A matplotlib figure as SVG that lives inside a page: its colours and fonts, light and dark.
 
-Figures are drawn in placeholder colours, one a role, that become CSS variables in the SVG; so a
-page restyles them as it does its text. No pyplot, no dates, no random ids: equal input gives
+Figures are drawn in placeholder colours, one for each of the stylesheet's, that become CSS variables
+in the SVG; so a page restyles them as it does its text. No pyplot, no dates, no random ids: equal input gives
 equal bytes.
 """
 
@@ -12,36 +12,28 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from afm_dist.report.elements import Html
-from afm_dist.report.summary import method
+from afm_dist.compression.look import Colour, Look
 
 WIDTH = 440
 FONT = 12.0
 SMALL = 11.0
 POINTS_PER_INCH = 72
 
-ROLES = (
-    *("ink", "muted", "grid", "surface"),
-    *("baseline", "control", "afm", "svd", "weighted", "sequential", "scratch", "other"),
-)
-COLOUR = {role: f"#0101{index:02x}" for index, role in enumerate(ROLES, start=1)}
-MARKER = {
-    "baseline": "s",
-    "control": "D",
-    "afm": "o",
-    "svd": "^",
-    "weighted": "p",
-    "sequential": "h",
-    "scratch": "X",
-    "other": "P",
+DASHED: Any = (0, (4, 3))
+COLOUR = {
+    name: f"#0101{index:02x}"
+    for index, name in enumerate(("ink", "muted", "grid", "surface", *get_args(Colour)), start=1)
 }
+"""Of the stylesheet, by name: what stands for each of them while a figure is drawn."""
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -71,12 +63,7 @@ RC: dict[Any, Any] = {
 }
 
 
-def role_of(name: str) -> str:
-    """The colour role of a row: its method, or ``other``."""
-    return method(name) if method(name) in COLOUR else "other"
-
-
-def render(paint: Callable[[Figure], None], *, name: str, label: str, height: int) -> Html:
+def render(paint: Callable[[Figure], None], *, name: str, label: str, height: int) -> Markup:
     """Draw a figure and return it as inline SVG.
 
     Args:
@@ -95,7 +82,7 @@ def render(paint: Callable[[Figure], None], *, name: str, label: str, height: in
     return _inline(buffer.getvalue(), name, label, height)
 
 
-def _inline(document: str, name: str, label: str, height: int) -> Html:
+def _inline(document: str, name: str, label: str, height: int) -> Markup:
     body = document.partition("<svg")[2].partition(">")[2]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', body))
@@ -106,10 +93,10 @@ def _inline(document: str, name: str, label: str, height: int) -> Html:
     body = re.sub(r" font-family: [^;\"]*;", "", body)
     body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
-    for role, colour in COLOUR.items():
-        body = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{role})", body)
+    for colour, placeholder in COLOUR.items():
+        body = re.sub(rf"(fill|stroke): {placeholder}", rf"\1: var(--{colour})", body)
     opening = f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {WIDTH} {height}">'
-    return Html(opening + body.strip())
+    return Markup(opening + body.strip())
 
 
 def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
@@ -118,6 +105,73 @@ def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -
     return figure.add_axes(
         (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
     )
+
+
+def field_axes(figure: Figure, names: Sequence[str], *, right: float, top: float) -> Axes:
+    """Axes with a row a field, from top to bottom."""
+    ax = axes(figure, 92, 42, right, top)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    row_names(ax, names)
+    return ax
+
+
+def row_names(ax: Axes, names: Sequence[str], length: int = 14) -> None:
+    """Name the rows of a figure, in its ink and without a line beside them."""
+    ax.set_yticks(range(len(names)), [short(name, length) for name in names])
+    ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
+    ax.spines["left"].set_visible(False)
+
+
+def beside(ax: Axes, place: float, words: str, end: float | None = None) -> None:
+    """Words at the end of a row: behind its bar, or without one behind the axes."""
+    at = (1.0, "axes fraction") if end is None else (end, "data")
+    ax.annotate(words, (at[0], place), (6 if end is None else 5, 0), xycoords=(at[1], "data"),
+                textcoords="offset points", va="center", size=SMALL)  # fmt: skip
+
+
+def above_rows(ax: Axes, words: str) -> None:
+    """What the words behind the axes are."""
+    ax.annotate(words, (1, 1), (6, 6), xycoords="axes fraction", textcoords="offset points",
+                color=COLOUR["muted"], size=SMALL)  # fmt: skip
+
+
+def key(figure: Figure, left: float, top: float, words: str, **shade: Any) -> None:
+    """An entry of a key: a square of a shade, and what it stands for.
+
+    Args:
+        figure: It is drawn on.
+        left: In the figure's units.
+        top: Of the middle of the words.
+        words: Behind the square.
+        shade: Of the square, for matplotlib.
+    """
+    width, height = (side * POINTS_PER_INCH for side in figure.get_size_inches())
+    place = (left / width, 1 - (top + 5) / height)
+    figure.add_artist(
+        Rectangle(place, 10 / width, 10 / height, linewidth=0, transform=figure.transFigure, **shade)
+    )
+    figure.text((left + 14) / width, 1 - top / height, words, size=SMALL, va="center")
+
+
+def marker(look: Look, *, filled: bool, size: float = 7.5, colour: str = "") -> dict[str, Any]:
+    """A point of a model, for matplotlib: the shape and the colour of its method.
+
+    Args:
+        look: Of the method.
+        filled: Or hollow.
+        size: In points.
+        colour: Instead of the method's.
+    """
+    edge = COLOUR[colour or look.colour]
+    return {
+        "marker": look.marker,
+        "markersize": size,
+        "markerfacecolor": edge if filled else COLOUR["surface"],
+        "markeredgecolor": edge,
+        "markeredgewidth": 1.4,
+        "linestyle": "none",
+        "clip_on": False,
+    }
 
 
 def auc_axis(ax: Axes) -> None:

@@ -4,33 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.comparison import ComparedRow
-from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of, short
+from afm_dist.report.looks import look_of, method_of
+from afm_dist.report.plots.canvas import (
+    COLOUR,
+    DASHED,
+    SMALL,
+    auc_axis,
+    axes,
+    marker,
+    render,
+    row_names,
+    short,
+)
 from afm_dist.report.plots.models import Point, labels, size_axis
-from afm_dist.report.summary import auc_of, method
+from afm_dist.report.summary import auc_of
 
 HEIGHT = 380
 BELOW, ABOVE = 44.0, 12.0
 ROW = 40
 LEAST_WIDTH = 0.0006
-PALETTE = ("afm", "control", "other", "svd", "weighted", "sequential", "scratch", "baseline")
-"""Roles whose colours tell runs apart; from the ninth run on they come again."""
+PALETTE = ("blue", "amber", "green", "plum", "violet", "teal", "rust", "grey")
+"""Tells runs apart; from the ninth run on the colours come again."""
 
 
 def colour_of(index: int) -> str:
-    """The role whose colour a run has."""
+    """The colour of a run."""
     return PALETTE[index % len(PALETTE)]
 
 
 def auc_against_bytes(
     rows: Sequence[ComparedRow], runs: Sequence[str], bayes: float | None, name: str
-) -> Html:
+) -> Markup:
     """What each run has in the end, its baseline included; a line joins a run's baseline and what ships.
 
     Args:
@@ -58,10 +69,14 @@ def auc_against_bytes(
             ends = [row for row in own if row["ships"] or row["name"] == "baseline"]
             ax.plot(
                 [row["bytes"] / 1e6 for row in ends], [auc_of(row) for row in ends],
-                color=COLOUR[colour_of(index)], linewidth=1, linestyle=(0, (4, 3)), zorder=1,
+                color=COLOUR[colour_of(index)], linewidth=1, linestyle=DASHED, zorder=1,
             )  # fmt: skip
             for row in own:
-                _mark(ax, row, colour_of(index))
+                ax.plot(
+                    [row["bytes"] / 1e6], [auc_of(row)], zorder=4 if row["ships"] else 3,
+                    **marker(look_of(row["name"]), filled=row["ships"], size=8 if row["ships"] else 6,
+                             colour=colour_of(index)),
+                )  # fmt: skip
         points = [
             Point(row["run"], colour_of(runs.index(row["run"])), row["bytes"], auc_of(row)) for row in shipped
         ]
@@ -87,17 +102,7 @@ def reaches(rows: Sequence[ComparedRow], bayes: float) -> bool:
     return bayes <= high + (high - low)
 
 
-def _mark(ax: Axes, row: ComparedRow, role: str) -> None:
-    """Filled: ships. The shape is that of the method in every figure."""
-    ax.plot(
-        [row["bytes"] / 1e6], [auc_of(row)], marker=MARKER[role_of(row["name"])], linestyle="none",
-        markersize=8 if row["ships"] else 6, markeredgecolor=COLOUR[role], markeredgewidth=1.4,
-        markerfacecolor=COLOUR[role if row["ships"] else "surface"], clip_on=False,
-        zorder=4 if row["ships"] else 3,
-    )  # fmt: skip
-
-
-def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> Html:
+def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> Markup:
     """AUC minus the control's, of every fine-tuned model of each run; whiskers: deviation over the seeds.
 
     Args:
@@ -107,29 +112,27 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> H
     """
     shown = [run for run in runs if any(row["run"] == run for row in rows)]
     height = ROW * len(shown) + 92
-    methods = list(dict.fromkeys(method(row["name"]) for row in rows))
+    methods = list(dict.fromkeys(method_of(row["name"]) for row in rows))
 
     def paint(figure: Figure) -> None:
         ax = axes(figure, 112, 44, 16, 36)
         ax.set_ylim(len(shown) - 0.5, -0.5)
-        ax.axvline(0, color=COLOUR["control"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+        ax.axvline(0, color=COLOUR["amber"], linewidth=1.2, linestyle=DASHED, zorder=1)
         for row in rows:
-            _difference(ax, row, shown.index(row["run"]) + _offset(method(row["name"]), methods))
+            _difference(ax, row, shown.index(row["run"]) + _offset(method_of(row["name"]), methods))
         low, high = ax.get_xlim()
         # Wide enough that labels of four decimals tell its ticks apart.
         margin = 0.08 * (high - low) + max(0.0, LEAST_WIDTH - (high - low)) / 2
         ax.set_xlim(low - margin, high + margin)
-        ax.set_yticks(range(len(shown)), [short(run, 16) for run in shown])
-        ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
+        row_names(ax, shown, 16)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.signed(value)))
         ax.grid(axis="x")
         ax.set_xlabel("test AUC minus the control's")
-        ax.spines["left"].set_visible(False)
         for index, name_of_method in enumerate(methods):
             left, top = 0.03 + 0.19 * (index % 5), 14 + 16 * (index // 5)
             figure.text(left, 1 - top / height, f"■ {short(name_of_method, 10)}", size=SMALL, va="center",
-                        color=COLOUR[role_of(name_of_method)])  # fmt: skip
+                        color=COLOUR[look_of(name_of_method).colour])  # fmt: skip
 
     words = ", ".join(f"{row['run']} {row['name']} {text.signed(row['vs_control']['mean'])}" for row in rows)
     return render(paint, name=name, label=f"Test AUC minus the control's: {words}.", height=height)
@@ -141,10 +144,7 @@ def _offset(name: str, methods: Sequence[str]) -> float:
 
 
 def _difference(ax: Axes, row: ComparedRow, place: float) -> None:
-    role, difference = role_of(row["name"]), row["vs_control"]
+    look, difference = look_of(row["name"]), row["vs_control"]
     mean, deviation = difference["mean"], difference.get("deviation", 0.0)
-    ax.plot([mean - deviation, mean + deviation], [place, place], color=COLOUR[role], linewidth=1.4)
-    ax.plot(
-        [mean], [place], marker=MARKER[role], markersize=7, linestyle="none", markeredgecolor=COLOUR[role],
-        markerfacecolor=COLOUR[role if row["ships"] else "surface"], markeredgewidth=1.4, zorder=3,
-    )  # fmt: skip
+    ax.plot([mean - deviation, mean + deviation], [place, place], color=COLOUR[look.colour], linewidth=1.4)
+    ax.plot([mean], [place], zorder=3, **marker(look, filled=row["ships"], size=7))

@@ -6,21 +6,21 @@ import math
 from collections.abc import Sequence
 from itertools import dropwhile
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afm_dist.report import text
-from afm_dist.report.elements import Html
+from afm_dist.report.looks import look_of
 from afm_dist.report.plots.canvas import (
     COLOUR,
-    MARKER,
+    DASHED,
     SMALL,
     auc_axis,
     axes,
     leader,
     render,
-    role_of,
     short,
     spread_out,
 )
@@ -35,7 +35,7 @@ MANY = 40
 
 def validation_auc(
     candidates: Sequence[FineTuning], baseline: float | None, name: str, *, whole: bool = False
-) -> Html:
+) -> Markup:
     """The curves of one round; a ring marks the step that was kept.
 
     Args:
@@ -57,26 +57,27 @@ def validation_auc(
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         if baseline is not None:
-            ax.axhline(baseline, color=COLOUR["baseline"], linewidth=1.2, linestyle=(0, (4, 3)))
+            ax.axhline(baseline, color=COLOUR["grey"], linewidth=1.2, linestyle=DASHED)
         for candidate in candidates:
             _curve(ax, candidate)
         _labels(ax, candidates, baseline)
         _starts_below(ax, candidates, low)
 
     label = "Validation AUC of the kept step: " + ", ".join(
-        f"{one['name']} {text.score(_kept(one)['validation_auc'])} at step {one['kept_step']}"
+        f"{one['name']} {text.score(kept(one)['validation_auc'])} at step {one['kept_step']}"
         for one in candidates
     )
     return render(paint, name=name, label=label, height=HEIGHT)
 
 
-def _kept(candidate: FineTuning) -> CurvePoint:
+def kept(candidate: FineTuning) -> CurvePoint:
+    """Find what was kept."""
     return next(point for point in candidate["curve"] if point["step"] == candidate["kept_step"])
 
 
 def _limits(candidates: Sequence[FineTuning], baseline: float | None, *, whole: bool) -> tuple[float, float]:
     """Limits set by what the curves reach; a start far below them leaves the figure."""
-    ends = [_kept(candidate)["validation_auc"] for candidate in candidates]
+    ends = [kept(candidate)["validation_auc"] for candidate in candidates]
     ends += [candidate["curve"][-1]["validation_auc"] for candidate in candidates]
     ends += [] if baseline is None else [baseline]
     near = -math.inf if whole else min(ends) - FAR_BELOW * max(max(ends) - min(ends), 0.001)
@@ -89,36 +90,37 @@ def _limits(candidates: Sequence[FineTuning], baseline: float | None, *, whole: 
 
 
 def _curve(ax: Axes, candidate: FineTuning) -> None:
-    role = role_of(candidate["name"])
+    look = look_of(candidate["name"])
+    colour = COLOUR[look.colour]
     points = [(point["step"], point["validation_auc"]) for point in candidate["curve"]]
     ax.plot(
-        *zip(*points, strict=True), color=COLOUR[role], linewidth=1.8,
-        marker=MARKER[role] if len(points) <= MANY else "", markersize=4,
+        *zip(*points, strict=True), color=colour, linewidth=1.8,
+        marker=look.marker if len(points) <= MANY else "", markersize=4,
     )  # fmt: skip
-    kept = _kept(candidate)
+    end = kept(candidate)
     ax.plot(
-        [kept["step"]], [kept["validation_auc"]], marker="o", markersize=12, linestyle="none",
-        markerfacecolor="none", markeredgecolor=COLOUR[role], markeredgewidth=1.6, clip_on=False, zorder=4,
+        [end["step"]], [end["validation_auc"]], marker="o", markersize=12, linestyle="none",
+        markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.6, clip_on=False, zorder=4,
     )  # fmt: skip
 
 
 def _labels(ax: Axes, candidates: Sequence[FineTuning], baseline: float | None) -> None:
     """Names at the right ends of the lines, moved apart where they would collide."""
     ends = [
-        (short(candidate["name"], 14), role_of(candidate["name"]), candidate["curve"][-1])
+        (short(candidate["name"], 14), look_of(candidate["name"]).colour, candidate["curve"][-1])
         for candidate in candidates
     ]
-    lines = [(label, role, point["validation_auc"], point["step"]) for label, role, point in ends]
+    lines = [(label, colour, point["validation_auc"], point["step"]) for label, colour, point in ends]
     if baseline is not None:
-        lines.append(("baseline", "baseline", baseline, max(line[3] for line in lines)))
+        lines.append(("baseline", "grey", baseline, max(line[3] for line in lines)))
     low, high = ax.get_ylim()
     gap = LINE * (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3])
     places = spread_out([line[2] for line in lines], gap, low, high)
     last = max(line[3] for line in lines)
-    for (label, role, value, step), place in zip(lines, places, strict=True):
+    for (label, colour, value, step), place in zip(lines, places, strict=True):
         ax.annotate(
             f"{label} {text.score(value)}", (step, value), (last + 0.1 * max(last, 1), place), va="center",
-            annotation_clip=False, size=SMALL, color=COLOUR[role], arrowprops=leader(8),
+            annotation_clip=False, size=SMALL, color=COLOUR[colour], arrowprops=leader(8),
         )  # fmt: skip
 
 
@@ -140,6 +142,6 @@ def _starts_below(ax: Axes, candidates: Sequence[FineTuning], low: float) -> Non
             textcoords="offset points",
             ha="right" if right else "left",
             size=SMALL,
-            color=COLOUR[role_of(candidate["name"])],
+            color=COLOUR[look_of(candidate["name"]).colour],
         )
         lines[right] += 1

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from afm_dist.report import text
-from afm_dist.report.elements import Html
+from afm_dist.report.looks import look_of
 from afm_dist.report.plots.canvas import (
     COLOUR,
-    MARKER,
+    DASHED,
     SMALL,
     WIDTH,
     auc_axis,
     axes,
+    beside,
     leader,
+    marker,
     render,
-    role_of,
+    row_names,
     short,
     spread_out,
 )
@@ -38,7 +41,7 @@ LOG_FROM = 30
 FAR_BELOW = 1.0
 
 
-def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Html:
+def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Markup:
     """AUC against bytes: hollow before fine-tuning, filled after, one line a model; all have an AUC."""
 
     def paint(figure: Figure) -> None:
@@ -93,22 +96,10 @@ def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
 
 
 def _point(ax: Axes, row: Row, low: float) -> None:
-    role = role_of(row["name"])
-    before = row["stage"] == "before-finetune"
-    face = COLOUR["surface"] if before else COLOUR[role]
-    below = auc_of(row) < low
-    ax.plot(
-        [row["bytes"] / 1e6],
-        [low if below else auc_of(row)],
-        marker="v" if below else MARKER[role],
-        markersize=7.5,
-        markerfacecolor=face,
-        markeredgecolor=COLOUR[role],
-        markeredgewidth=1.5,
-        linestyle="none",
-        clip_on=False,
-        zorder=3,
-    )
+    style = marker(look_of(row["name"]), filled=row["stage"] != "before-finetune")
+    if auc_of(row) < low:
+        style["marker"] = "v"
+    ax.plot([row["bytes"] / 1e6], [max(auc_of(row), low)], zorder=3, **style)
 
 
 def _place(ax: Axes, size: float) -> float:
@@ -134,7 +125,7 @@ def _far_below(ax: Axes, rows: Sequence[Row], low: float) -> None:
                 textcoords="offset points",
                 ha="right" if right else "left",
                 size=SMALL,
-                color=COLOUR[role_of(row["name"])],
+                color=COLOUR[look_of(row["name"]).colour],
             )
             lines[right] += 1
 
@@ -147,7 +138,7 @@ def _paths_of_finetuning(ax: Axes, rows: Sequence[Row], low: float) -> None:
         if start is not None and row["stage"] == "after-finetune":
             ax.plot(
                 [start["bytes"] / 1e6, row["bytes"] / 1e6], [max(auc_of(start), low), auc_of(row)],
-                color=COLOUR[role_of(row["name"])], linewidth=1.2, zorder=2, clip_on=False,
+                color=COLOUR[look_of(row["name"]).colour], linewidth=1.2, zorder=2, clip_on=False,
             )  # fmt: skip
 
 
@@ -160,7 +151,7 @@ class Point(NamedTuple):
     """A point to be named in a figure of AUC against bytes."""
 
     words: str
-    role: str
+    colour: str
     bytes: float
     auc: float
 
@@ -183,7 +174,7 @@ def labels(ax: Axes, points: Sequence[Point], low: float, unit: float) -> None:
                 ha="left" if offset > 0 else "right",
                 va="center",
                 annotation_clip=False,
-                color=COLOUR[point.role],
+                color=COLOUR[point.colour],
                 arrowprops=leader(5),
             )
 
@@ -208,10 +199,10 @@ def _groups(ax: Axes, points: Sequence[Point]) -> list[list[tuple[Point, float]]
 
 def points_of(rows: Sequence[Row]) -> list[Point]:
     """The rows by their names, in the colours of their methods."""
-    return [Point(row["name"], role_of(row["name"]), row["bytes"], auc_of(row)) for row in rows]
+    return [Point(row["name"], look_of(row["name"]).colour, row["bytes"], auc_of(row)) for row in rows]
 
 
-def throughput(rows: Sequence[Row]) -> Html:
+def throughput(rows: Sequence[Row]) -> Markup:
     """Throughput over the baseline's as bars, with the smallest and largest measurement."""
     shown = _labelled(rows)
     height = 34 * len(shown) + 56
@@ -221,17 +212,16 @@ def throughput(rows: Sequence[Row]) -> Html:
         longest = max(row.get("throughput_ratio_max", row["throughput_ratio"]) for row in shown)
         ax.set_xlim(0, max(longest, 1.0) * 1.5)
         ax.set_ylim(len(shown) - 0.4, -0.6)
-        ax.axvline(1, color=COLOUR["baseline"], linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        ax.axvline(1, color=COLOUR["grey"], linewidth=1, linestyle=DASHED, zorder=0)
         for place, row in enumerate(shown):
             _bar(ax, place, row)
-        ax.set_yticks(range(len(shown)), [short(row["name"], 14) for row in shown])
+        row_names(ax, [row["name"] for row in shown])
         for tick, row in zip(ax.get_yticklabels(), shown, strict=True):
-            tick.set_color(COLOUR[role_of(row["name"])])
+            tick.set_color(COLOUR[look_of(row["name"]).colour])
             tick.set_fontsize(12)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         ax.set_xlabel("rows per second over the baseline's")
-        ax.spines["left"].set_visible(False)
 
     values = ", ".join(f"{row['name']} {text.ratio(row['throughput_ratio'])}" for row in shown)
     label = f"Throughput over the baseline's: {values}."
@@ -241,7 +231,7 @@ def throughput(rows: Sequence[Row]) -> Html:
 def _bar(ax: Axes, place: int, row: Row) -> None:
     value = row["throughput_ratio"]
     low, high = row.get("throughput_ratio_min", value), row.get("throughput_ratio_max", value)
-    ax.barh(place, value, height=0.56, color=COLOUR[role_of(row["name"])], alpha=0.85, linewidth=0)
+    ax.barh(place, value, height=0.56, color=COLOUR[look_of(row["name"]).colour], alpha=0.85, linewidth=0)
     if high > low:
         ax.plot([low, high], [place, place], color=COLOUR["ink"], linewidth=1.4, zorder=3)
         for end in (low, high):
@@ -249,4 +239,4 @@ def _bar(ax: Axes, place: int, row: Row) -> None:
     words = text.ratio(value)
     if high > low:
         words += f" ({text.spread(low, high)})"
-    ax.annotate(words, (high, place), (7, 0), textcoords="offset points", va="center", size=SMALL)
+    beside(ax, place, words, high)

@@ -6,15 +6,26 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from afm_dist.report import text
-from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, axes, render, role_of, short
+from afm_dist.report.looks import look_of
+from afm_dist.report.plots.canvas import (
+    COLOUR,
+    SMALL,
+    WIDTH,
+    above_rows,
+    axes,
+    beside,
+    field_axes,
+    key,
+    render,
+)
 from afm_dist.report.schema import Layer
 
 HEIGHT = 400
@@ -26,10 +37,10 @@ LEVELS = ((0.5, 1.0), (0.1, 0.66), (0.01, 0.4), (0.001, 0.2), (0.0, 0.07))
 LEVEL_WORDS = ("≥ 50 %", "10–50 %", "1–10 %", "0.1–1 %", "< 0.1 %")
 
 
-def linear(layer: Layer, name: str) -> Html:
+def linear(layer: Layer, name: str) -> Markup:
     """Eigenvalues on a logarithmic axis above the share that the first of them keep."""
     values = layer.get("eigenvalues") or []
-    colour = COLOUR[role_of(layer["method"])]
+    colour = COLOUR[look_of(layer["method"]).colour]
 
     def paint(figure: Figure) -> None:
         upper, lower = axes(figure, 58, 226, 16, 24), axes(figure, 58, 44, 16, 204)
@@ -82,7 +93,7 @@ def _component_axis(ax: Axes, layer: Layer) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    colour = COLOUR[role_of(layer["method"])]
+    colour = COLOUR[look_of(layer["method"]).colour]
     ax.axvspan(ax.get_xlim()[0], layer["rank"], color=colour, alpha=0.09, linewidth=0)
     ax.axvline(layer["rank"], color=colour, linewidth=1)
 
@@ -93,16 +104,15 @@ def _cumulative(values: Sequence[float]) -> list[float]:
     return [100 * part / total if total > 0 else 100.0 for part in accumulate(values)]
 
 
-def embeddings(layers: Sequence[Layer]) -> Html:
+def embeddings(layers: Sequence[Layer]) -> Markup:
     """One row a table, one cell a component, shaded by its share of the table's variance."""
     height = 15 * len(layers) + 92
-    colour = COLOUR[role_of(layers[0]["method"])]
+    colour = COLOUR[look_of(layers[0]["method"]).colour]
     widest = max(layer["width"] for layer in layers)
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 92, 42, 64, 50)
+        ax = field_axes(figure, names(layers), right=64, top=50)
         ax.set_xlim(0.5, widest + 0.5)
-        ax.set_ylim(len(layers) - 0.5, -0.5)
         for level, cells in enumerate(_cells_by_level(layers)):
             if cells:
                 path = Path.make_compound_path(*cells)
@@ -111,18 +121,17 @@ def embeddings(layers: Sequence[Layer]) -> Html:
             edge = layer["rank"] + 0.5
             ax.plot([edge, edge], [place - 0.5, place + 0.5], color=COLOUR["ink"], linewidth=1.6,
                     solid_capstyle="butt")  # fmt: skip
-            kept = text.share(layer["kept_energy"])
-            ax.annotate(kept, (1, place), (6, 0), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", va="center", size=SMALL)  # fmt: skip
-        ax.set_yticks(range(len(layers)), names(layers))
-        ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
+            beside(ax, place, text.share(layer["kept_energy"]))
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.set_xlabel("component (the line is the chosen rank)")
-        for side in ("left", "bottom"):
-            ax.spines[side].set_visible(False)
-        ax.annotate("kept", (1, 1), (6, 6), xycoords="axes fraction", textcoords="offset points",
-                    color=COLOUR["muted"], size=SMALL)  # fmt: skip
-        _key(figure, colour, height)
+        ax.spines["bottom"].set_visible(False)
+        above_rows(ax, "kept")
+        heading = "share of the table's variance in each component"
+        figure.text(
+            KEY_LEFT / WIDTH, 1 - 10 / height, heading, color=COLOUR["muted"], size=SMALL, va="center"
+        )
+        for index, ((_, alpha), words) in enumerate(zip(LEVELS, LEVEL_WORDS, strict=True)):
+            key(figure, KEY_LEFT + KEY_STEP * index, 28, words, facecolor=colour, alpha=alpha)
 
     label = "Share of each embedding table's variance by component. Kept: " + ", ".join(
         f"{layer['name']} rank {layer['rank']} of {layer['width']} {text.share(layer['kept_energy'])}"
@@ -135,7 +144,7 @@ def names(layers: Sequence[Layer]) -> list[str]:
     """Layer names as far as they tell the tables apart: ``C1`` for ``embedding.table[C1]``."""
     tails = [re.split(r"[.\[]", layer["name"].rstrip("]"))[-1] for layer in layers]
     distinct = len(set(tails)) == len(tails)
-    return [short(tail if distinct else layer["name"], 14) for tail, layer in zip(tails, layers, strict=True)]
+    return [tail if distinct else layer["name"] for tail, layer in zip(tails, layers, strict=True)]
 
 
 def _cells_by_level(layers: Sequence[Layer]) -> list[list[Path]]:
@@ -150,15 +159,3 @@ def _cells_by_level(layers: Sequence[Layer]) -> list[list[Path]]:
             corners = [(low, place - 0.44), (high, place - 0.44), (high, place + 0.44), (low, place + 0.44)]
             cells[level].append(Path([*corners, corners[0]], closed=True))
     return cells
-
-
-def _key(figure: Figure, colour: str, height: int) -> None:
-    heading = "share of the table's variance in each component"
-    figure.text(KEY_LEFT / WIDTH, 1 - 10 / height, heading, color=COLOUR["muted"], size=SMALL, va="center")
-    for index, ((_, alpha), words) in enumerate(zip(LEVELS, LEVEL_WORDS, strict=True)):
-        left = KEY_LEFT + KEY_STEP * index
-        figure.add_artist(
-            Rectangle((left / WIDTH, 1 - 33 / height), 10 / WIDTH, 10 / height, facecolor=colour, alpha=alpha,
-                      linewidth=0, transform=figure.transFigure)
-        )  # fmt: skip
-        figure.text((left + 14) / WIDTH, 1 - 28 / height, words, size=SMALL, va="center")

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from afm_dist.report import text
-from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, MARKER, SMALL, auc_axis, axes, render, role_of
+from afm_dist.report.looks import in_order, look_of
+from afm_dist.report.plots.canvas import COLOUR, SMALL, auc_axis, axes, marker, render
 from afm_dist.report.plots.models import labels, points_of
 from afm_dist.report.schema import Row, SweepPoint
 from afm_dist.report.summary import auc_of
 
 HEIGHT = 360
 BELOW, ABOVE = 44.0, 44.0
-NAMES = {
-    "afm": "AFM",
-    "weighted": "weighted AFM",
-    "budget": "weighted, ranks for the bytes",
-    "svd": "SVD",
-}
 
 
 def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, float]:
@@ -35,7 +29,7 @@ def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, fl
     return low - margin, high + margin
 
 
-def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html:
+def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Markup:
     """Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins what none beats.
 
     All points and rows have an AUC.
@@ -60,15 +54,20 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Html
             [point["bytes"] / 1e6 for point in front], [auc_of(point) for point in front],
             color=COLOUR["muted"], linewidth=1, zorder=1,
         )  # fmt: skip
-        for point in points:
-            if point["method"] in NAMES and auc_of(point) >= low:
-                _mark(ax, point["method"], point["bytes"], auc_of(point), filled=False)
+        tried = [point for point in points if point["method"] != "baseline"]
+        for point in tried:
+            if auc_of(point) >= low:
+                style = marker(look_of(point["method"]), filled=False, size=5.5)
+                ax.plot([point["bytes"] / 1e6], [auc_of(point)], zorder=3, **style)
         finished = [row for row in rows if row["stage"] != "before-finetune"]
         for row in finished:
-            _mark(ax, row["name"], row["bytes"], auc_of(row), filled=True)
+            style = marker(look_of(row["name"]), filled=True)
+            ax.plot([row["bytes"] / 1e6], [auc_of(row)], zorder=4, **style)
         labels(ax, points_of(finished), low, (high - low) / (HEIGHT - BELOW - ABOVE))
-        present = [method for method in NAMES if any(point["method"] == method for point in points)]
-        handles = [_handle(method) for method in present]
+        handles = [
+            Line2D([], [], label=look.label, **marker(look, filled=False, size=5.5))
+            for look in map(look_of, in_order(point["method"] for point in tried))
+        ]
         ax.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2, frameon=False,
             fontsize=SMALL, borderpad=0, borderaxespad=0, handletextpad=0.3, columnspacing=1.2,
@@ -86,20 +85,3 @@ def _round_sizes(low: float, high: float) -> list[float]:
     """1, 2 and 5 of every power of ten between two sizes."""
     sizes = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
     return [size for size in sizes if low <= size <= high]
-
-
-def _mark(ax: Axes, method: str, size: int, auc: float, *, filled: bool) -> None:
-    role = role_of(method)
-    ax.plot(
-        [size / 1e6], [auc], marker=MARKER[role], markersize=7.5 if filled else 5.5, linestyle="none",
-        markerfacecolor=COLOUR[role] if filled else COLOUR["surface"], markeredgecolor=COLOUR[role],
-        markeredgewidth=1.3, clip_on=False, zorder=4 if filled else 3,
-    )  # fmt: skip
-
-
-def _handle(method: str) -> Line2D:
-    role = role_of(method)
-    return Line2D(
-        [], [], marker=MARKER[role], markersize=5.5, linestyle="none", label=NAMES[method],
-        markerfacecolor=COLOUR["surface"], markeredgecolor=COLOUR[role], markeredgewidth=1.3,
-    )  # fmt: skip

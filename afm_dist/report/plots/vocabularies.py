@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from matplotlib.axes import Axes
+from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afm_dist.dataset.description import CategoricalField
 from afm_dist.report import text
 from afm_dist.report.dataset_words import percent
-from afm_dist.report.elements import Html
-from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, axes, render, short
+from afm_dist.report.plots.canvas import COLOUR, above_rows, beside, field_axes, key, render
 
 SHADES = (1.0, 0.75, 0.54, 0.36, 0.22, 0.11)
 HEAD_WORDS = ("1st id", "to 10th", "to 100th", "to 1,000th", "to 10,000th", "rarer", "unknown")
@@ -23,26 +21,25 @@ KEY_LEFT, KEY_STEP, KEY_PER_LINE = 26, 100, 4
 ROW = 15
 
 
-def rows_by_rank(fields: Sequence[CategoricalField]) -> Html:
+def rows_by_rank(fields: Sequence[CategoricalField]) -> Markup:
     """One bar a field: the training rows by how frequent their id is, the unknown last."""
     height = ROW * len(fields) + 112
 
     def paint(figure: Figure) -> None:
-        ax = _field_axes(figure, fields, right=64, top=70)
+        ax = field_axes(figure, [field.name for field in fields], right=64, top=70)
         ax.set_xlim(0, 100)
         for place, field in enumerate(fields):
             edges = [0.0, *field.heads, field.coverage, 1.0]
             for index, (low, high) in enumerate(pairwise(edges)):
                 ax.barh(place, 100 * (high - low), left=100 * low, height=0.76, linewidth=0,
                         **_shade_of_rows(index))  # fmt: skip
-            ax.annotate(f"{percent(field.coverage)} %", (1, place), (6, 0),
-                        xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
-                        size=SMALL)  # fmt: skip
+            beside(ax, place, f"{percent(field.coverage)} %")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
         ax.set_xlabel("training rows")
-        ax.annotate("coverage", (1, 1), (6, 6), xycoords="axes fraction", textcoords="offset points",
-                    color=COLOUR["muted"], size=SMALL)  # fmt: skip
-        _key(figure, height)
+        above_rows(ax, "coverage")
+        for index, words in enumerate(HEAD_WORDS):
+            line, place = divmod(index, KEY_PER_LINE)
+            key(figure, KEY_LEFT + KEY_STEP * place, 12 + 18 * line, words, **_shade_of_rows(index))
 
     label = "Training rows by how frequent their id is. Coverage: " + ", ".join(
         f"{field.name} {percent(field.coverage)} %" for field in fields
@@ -50,7 +47,7 @@ def rows_by_rank(fields: Sequence[CategoricalField]) -> Html:
     return render(paint, name="rows-by-rank", label=label, height=height)
 
 
-def ids_by_field(fields: Sequence[CategoricalField]) -> Html:
+def ids_by_field(fields: Sequence[CategoricalField]) -> Markup:
     """Two bars a field, the ids that make up 90 % of the training rows inside all of them.
 
     The axis is linear, as bytes are: the figure is there to show which fields hold the ids.
@@ -59,57 +56,30 @@ def ids_by_field(fields: Sequence[CategoricalField]) -> Html:
     words = ("ids that make up 90 % of the training rows", "the others", "all ids make up less")
 
     def paint(figure: Figure) -> None:
-        ax = _field_axes(figure, fields, right=16, top=70)
+        ax = field_axes(figure, [field.name for field in fields], right=16, top=70)
         ax.set_xlim(0, 1.25 * max(field.cardinality for field in fields))
         for place, field in enumerate(fields):
             needed = field.ids_for_90_percent
             everything = _shade_of_ids(2 if needed is None else 1)
             ax.barh(place, field.cardinality, height=0.76, linewidth=0, **everything)
             ax.barh(place, needed or 0, height=0.76, linewidth=0, **_shade_of_ids(0))
-            ax.annotate(text.count(field.cardinality), (field.cardinality, place), (5, 0),
-                        textcoords="offset points", va="center", size=SMALL)  # fmt: skip
+            beside(ax, place, text.count(field.cardinality), field.cardinality)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         ax.set_xlabel("ids")
         places = ((KEY_LEFT, 12), (KEY_LEFT, 30), (KEY_LEFT + KEY_STEP, 30))
         for index, (left, top) in enumerate(places):
-            _key_entry(figure, height, left, top, words[index], _shade_of_ids(index))
+            key(figure, left, top, words[index], **_shade_of_ids(index))
 
     label = "Ids by field: " + ", ".join(f"{field.name} {text.count(field.cardinality)}" for field in fields)
     return render(paint, name="ids-by-field", label=label, height=height)
 
 
-def _field_axes(figure: Figure, fields: Sequence[CategoricalField], *, right: float, top: float) -> Axes:
-    ax = axes(figure, 92, 42, right, top)
-    ax.set_ylim(len(fields) - 0.5, -0.5)
-    ax.set_yticks(range(len(fields)), [short(field.name, 14) for field in fields])
-    ax.tick_params(axis="y", labelcolor=COLOUR["ink"])
-    ax.spines["left"].set_visible(False)
-    return ax
-
-
 def _shade_of_rows(index: int) -> dict[str, Any]:
     if index < len(SHADES):
-        return {"color": COLOUR["afm"], "alpha": SHADES[index]}
-    return {"color": COLOUR["control"], "alpha": 0.8}
+        return {"color": COLOUR["blue"], "alpha": SHADES[index]}
+    return {"color": COLOUR["amber"], "alpha": 0.8}
 
 
 def _shade_of_ids(index: int) -> dict[str, Any]:
-    return {"color": COLOUR["control" if index == 2 else "afm"], "alpha": (1.0, 0.3, 0.5)[index]}
-
-
-def _key(figure: Figure, height: int) -> None:
-    for index, words in enumerate(HEAD_WORDS):
-        line, place = divmod(index, KEY_PER_LINE)
-        left, top = KEY_LEFT + KEY_STEP * place, 12 + 18 * line
-        _key_entry(figure, height, left, top, words, _shade_of_rows(index))
-
-
-def _key_entry(
-    figure: Figure, height: int, left: float, top: float, words: str, shade: dict[str, Any]
-) -> None:
-    place = (left / WIDTH, 1 - (top + 5) / height)
-    figure.add_artist(
-        Rectangle(place, 10 / WIDTH, 10 / height, linewidth=0, transform=figure.transFigure, **shade)
-    )
-    figure.text((left + 14) / WIDTH, 1 - top / height, words, size=SMALL, va="center")
+    return {"color": COLOUR["amber" if index == 2 else "blue"], "alpha": (1.0, 0.3, 0.5)[index]}

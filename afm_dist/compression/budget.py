@@ -79,23 +79,25 @@ class Allocation:
 
 
 class Modelled:
-    """A model without values, and what plans make of its size.
+    """A model, and what plans make of its size.
 
     Args:
-        config: The uncompressed model.
+        config: The model; uncompressed, or with the plan that was applied.
         plan: Of each module how it would be compressed, but for what is chosen.
         always: What is done besides, whatever is chosen.
+        model: With its values, for methods whose candidates follow from them; None: there are none.
     """
 
-    def __init__(self, config: ModelConfig, plan: Plan, always: Plan = NOTHING) -> None:
+    def __init__(
+        self, config: ModelConfig, plan: Plan, always: Plan = NOTHING, model: nn.Module | None = None
+    ) -> None:
         self.config, self.plan, self.always = config, plan, always
-        with torch.device("meta"):
-            self._model = config.build()
+        self._model = _empty(config, config.plan) if model is None else model
         self.now = self.bytes()
 
     def bytes(self, *entries: PlanEntry) -> int:
         """Count the bytes of all tensors with these entries, and what is always done."""
-        return structure_bytes(self.config, Plan(entries=entries) + self.always)
+        return structure_bytes(self.config, self.config.plan + Plan(entries=entries) + self.always)
 
     def cost(self, module: str, config: MethodConfig) -> int:
         """Count the bytes more, or fewer, than now with a module compressed."""
@@ -148,6 +150,7 @@ def allocate(
     always: Plan = NOTHING,
     by_field: bool = False,
     emphasis: Mapping[str, float] = EVEN,
+    model: nn.Module | None = None,
 ) -> Allocation:
     """Choose what becomes of some modules with the least error, such that the whole model fits into a budget.
 
@@ -158,22 +161,23 @@ def allocate(
     factors of a layer cuts is not among them.
 
     Args:
-        config: The uncompressed model.
+        config: The model; uncompressed, or with the plan that was applied.
         plan: Of each module how it would be compressed, but for what is chosen (a rank, for example).
         statistics: Of the modules' outputs, with the sensitivity.
         budget: Bytes of all tensors of the model.
         always: What is done besides, whatever is chosen.
         by_field: Whether the fields of a table are chosen one by one, too.
         emphasis: How many times its error a module counts in the choice; 1 where none is given.
+        model: What ``config`` describes, with its values: methods whose candidates follow from these need it.
 
     Raises:
         OptionError: the budget is less than the smallest the model can become, or no error is predicted
             for an entry's method.
     """
-    model = Modelled(config, plan, always)
-    _check_budget(model, budget, besides=0, by_field=by_field)
-    found = {entry.name: model.candidates(entry, statistics, by_field=by_field) for entry in plan.entries}
-    spare = budget - model.now
+    modelled = Modelled(config, plan, always, model)
+    _check_budget(modelled, budget, besides=0, by_field=by_field)
+    found = {entry.name: modelled.candidates(entry, statistics, by_field=by_field) for entry in plan.entries}
+    spare = budget - modelled.now
     picked = [_pick_whole(found, spare, emphasis)]
     if by_field:
         # Among them are equal choices for all fields, too; a thinned front may have lost the best of those.
@@ -187,7 +191,7 @@ def allocate(
     return Allocation(
         configs=configs,
         always=always,
-        bytes=model.bytes(*_chosen(configs).entries),
+        bytes=modelled.bytes(*_chosen(configs).entries),
         error=sum(errors.values()),
         errors=errors,
     )
@@ -334,17 +338,23 @@ def most_description_bytes(
         by_field: As in ``allocate``.
     """
     longest = Modelled(config, plan, always).longest(by_field=by_field)
-    described = _described(config, longest)
+    described = _described(config, config.plan + longest)
     # No offset in the file of what is chosen has more digits than the largest of these.
-    end = max(structure_bytes(config, NOTHING), sum(tensor.nbytes for tensor in described.values()))
+    end = max(structure_bytes(config, config.plan), sum(tensor.nbytes for tensor in described.values()))
     return _text_bytes(config, longest) + header_bytes_at_most(described, end)
+
+
+def _empty(config: ModelConfig, plan: Plan) -> nn.Module:
+    """Give a model without values, to which a plan was applied."""
+    with torch.device("meta"):
+        model = config.build()
+        restructure_(model, plan)
+    return model
 
 
 def _described(config: ModelConfig, plan: Plan) -> dict[str, Described]:
     """Describe the tensors of a checkpoint, by name."""
-    with torch.device("meta"):
-        model = config.build()
-        restructure_(model, plan)
+    model = _empty(config, plan)
     stored = stored_dtypes(model, plan)
     return {
         name: Described(shape=tuple(tensor.shape), dtype=stored.get(name, tensor.dtype))

@@ -54,22 +54,47 @@ def compress_(
         Moments straight from ``collect_moments`` know a batch, on which the model is tried before and after;
         those from a file do not.
     """
-    known = Statistics.of(statistics, sensitivity)
+    _compress(model, plan, Statistics.of(statistics, sensitivity), carried=False)
+    return model
+
+
+def compress_carrying_(model: nn.Module, plan: Plan, statistics: Statistics) -> Statistics:
+    """Do what ``compress_`` does, and give the statistics of what the modules became.
+
+    A budget that chooses among methods that stack on this plan needs them.
+
+    Args:
+        model: As in ``compress_``.
+        plan: As in ``compress_``.
+        statistics: Of this model.
+
+    Returns:
+        Of modules that were replaced by what says so (``Method.carried``), of their codes.
+
+    Raises:
+        OptionError: as in ``compress_``.
+    """
+    return _compress(model, plan, statistics, carried=True)
+
+
+def _compress(model: nn.Module, plan: Plan, known: Statistics, *, carried: bool) -> Statistics:
+    """Rewrite a model, and give what is known afterwards; of what nobody stacks on only with ``carried``."""
     fresh, grown = known.bytes_of is not None, []
     with all_or_nothing(model), trial(model, plan, known.probe):
+        sizes = [_bytes(model, Plan())]
         for i, entry in enumerate(plan.entries):
-            before = _bytes(model)
-            stacked = any(_concerns(later, entry.name) for later in plan.entries[i + 1 :])
+            stacked = carried or any(_concerns(later, entry.name) for later in plan.entries[i + 1 :])
             known = _rewrite(model, entry, known, stacked=stacked) or known
-            if _bytes(model) > before:
-                grown.append(f"{entry.name} {entry.config.in_words} by {_bytes(model) - before:,} bytes")
+            sizes.append(_bytes(model, Plan(entries=plan.entries[: i + 1])))
+            if sizes[-1] > sizes[-2]:
+                grown.append(f"{entry.name} {entry.config.in_words} by {sizes[-1] - sizes[-2]:,} bytes")
         stored_dtypes(model, plan)
     if grown and fresh:
         # Of moments from a file, whoever made the plan has said so.
-        warnings.warn(f"the plan makes the model larger: {', '.join(grown)}; lower the ranks", stacklevel=2)
+        warnings.warn(f"the plan makes the model larger: {', '.join(grown)}; lower the ranks", stacklevel=3)
     finish_(model, plan)
     _record_values(model, plan)
-    return model
+    return known
 
 
 def restructure_(model: nn.Module, plan: Plan) -> nn.Module:
@@ -174,8 +199,16 @@ def _rewrite(
     return known
 
 
-def _bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+def _bytes(model: nn.Module, done: Plan) -> int:
+    """Count the bytes of what a checkpoint would hold, after what was done so far."""
+    short = stored_dtypes(model, done)
+    state = model.state_dict(keep_vars=True)
+    sizes = {
+        id(tensor): tensor.numel() * short.get(name, tensor.dtype).itemsize
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+    return sum(sizes.values())
 
 
 def _find(model: nn.Module, name: str) -> nn.Module:

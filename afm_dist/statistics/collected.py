@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from afm_dist.statistics.moments import Moments
 
@@ -26,6 +26,7 @@ class CollectedMoments(dict[str, Moments]):
             file.
         bytes_of: Says whether an entry of a plan makes its module smaller; None: not known, as of moments
             from a file.
+        counts: How often each id occurs, of moments that were made of that, by their names.
     """
 
     def __init__(
@@ -34,18 +35,27 @@ class CollectedMoments(dict[str, Moments]):
         *,
         probe: Probe | None = None,
         bytes_of: BytesOf | None = None,
+        counts: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(moments or {})
         self.probe = probe
         self.bytes_of = bytes_of
+        self.counts = dict(counts or {})
 
     def __or__(self, other: Mapping[str, Moments]) -> CollectedMoments:  # type: ignore[override]
         """The moments of both."""
         if not isinstance(other, CollectedMoments):
-            return CollectedMoments({**self, **other}, probe=self.probe, bytes_of=self.bytes_of)
+            return CollectedMoments(
+                {**self, **other}, probe=self.probe, bytes_of=self.bytes_of, counts=self.counts
+            )
         both = [known for known in (self.bytes_of, other.bytes_of) if known is not None]
 
         def bytes_of(entry: PlanEntry) -> tuple[int, int] | None:
             return next((found for known in both if (found := known(entry)) is not None), None)
 
-        return CollectedMoments({**self, **other}, probe=self.probe or other.probe, bytes_of=bytes_of)
+        return CollectedMoments(
+            {**self, **other},
+            probe=self.probe or other.probe,
+            bytes_of=bytes_of,
+            counts={**self.counts, **other.counts},
+        )

@@ -7,15 +7,16 @@ from torch import nn
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError
+from afm_dist.statistics.collected import CollectedMoments
 from afm_dist.statistics.keys import field_key
-from afm_dist.statistics.moments import Moments, moments_of_table
+from afm_dist.statistics.moments import moments_of_table
 from afm_dist.tables.first_order import first_order_of, joint_rows
 from afm_dist.tables.table import Table
 
 
 def moments_from_counts(
     model: nn.Module, manifest: Manifest, module: str = "embedding", *, absorbs: str | None = None
-) -> dict[str, Moments]:
+) -> CollectedMoments:
     """Moments of every field of a fused table from the vocabulary's counts: exact, no inference.
 
     Args:
@@ -25,7 +26,7 @@ def moments_from_counts(
         absorbs: Name of a first-order term whose weight is one more, the last, coordinate of each row.
 
     Returns:
-        By ``module[field]``, the same names as ``collect_moments`` gives.
+        By ``module[field]``, the same names as ``collect_moments`` gives; with the counts.
 
     Raises:
         OptionError: the module is not a fused table, or must not absorb that term.
@@ -38,11 +39,12 @@ def moments_from_counts(
         )
     term = None if absorbs is None else first_order_of(model, module, absorbs)
     counts = read_counts(manifest)
-    moments = {}
+    moments, seen = {}, {}
     for i, field in enumerate(table.names):
         rows = table.codes(i).detach().cpu() if term is None else joint_rows(table, term, i)
         try:
             moments[field_key(module, field)] = moments_of_table(rows, counts[field])
         except (ValueError, KeyError) as error:
             raise DataError(f"{module}, field {field!r}: {error}") from error
-    return moments
+        seen[field_key(module, field)] = counts[field]
+    return CollectedMoments(moments, counts=seen)

@@ -20,6 +20,8 @@ class Statistics(Mapping[str, Moments]):
     Args:
         moments: From ``collect_moments``.
         sensitivity: E[ggᵀ] by the same names, from ``output_sensitivity``; None: not measured.
+        counts: How often each id of a table occurs, by the names that its moments have, shape (V,), integers;
+            None: those that the moments come with, as from ``moments_from_counts``.
 
     Attributes:
         probe: Runs the model on a batch that it was watched on; None: there was none, or the moments come
@@ -28,26 +30,34 @@ class Statistics(Mapping[str, Moments]):
     """
 
     def __init__(
-        self, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None
+        self,
+        moments: Mapping[str, Moments],
+        sensitivity: Mapping[str, Tensor] | None = None,
+        counts: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._moments = moments
         self.probe: Probe | None = getattr(moments, "probe", None)
         self.bytes_of: BytesOf | None = getattr(moments, "bytes_of", None)
         self._sensitivity = sensitivity
+        self._counts: Mapping[str, Tensor] = getattr(moments, "counts", {}) if counts is None else counts
 
     @classmethod
     def of(cls, known: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None) -> Statistics:
         """Take statistics as they are, or make some of moments; with a sensitivity where one is given."""
         if isinstance(known, Statistics) and sensitivity is None:
             return known
-        return cls(known, sensitivity)
+        return cls(known, sensitivity, known._counts if isinstance(known, Statistics) else None)
 
     def keys_of(self, module: str) -> list[str]:
         """List the names of the statistics of a module: its own, or those of its fields."""
         return [key for key in self._moments if module_name(key) == module]
 
     def replacing(
-        self, module: str, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor]
+        self,
+        module: str,
+        moments: Mapping[str, Moments],
+        sensitivity: Mapping[str, Tensor],
+        names: Mapping[str, str] | None = None,
     ) -> Statistics:
         """Give the same with other statistics of one module.
 
@@ -55,11 +65,14 @@ class Statistics(Mapping[str, Moments]):
             module: What was known of it is left out.
             moments: In its place, by any names.
             sensitivity: Likewise.
+            names: By the names under which rows of the same ids were known those under which they are now,
+                where these are others.
         """
         return Statistics(
             {key: own for key, own in self._moments.items() if module_name(key) != module} | dict(moments),
             {key: own for key, own in (self._sensitivity or {}).items() if module_name(key) != module}
             | dict(sensitivity),
+            {(names or {}).get(key, key): own for key, own in self._counts.items()},
         )
 
     def __getitem__(self, key: str) -> Moments:
@@ -84,6 +97,26 @@ class Statistics(Mapping[str, Moments]):
             raise OptionError(
                 f"the moments of {key} have width {found.width}, the module has {width} outputs: they are "
                 "of another model; collect them with collect_moments(model, data, …) again"
+            )
+        return found
+
+    def counts(self, key: str, ids: int) -> Tensor | None:
+        """Give how often each id of a table, or of one of its fields, occurs, shape (V,); None: not known.
+
+        Args:
+            key: Of the rows' moments.
+            ids: V.
+
+        Raises:
+            OptionError: there are counts of another number of ids, or a negative one.
+        """
+        found = self._counts.get(key)
+        if found is None:
+            return None
+        if found.shape != (ids,) or (ids and int(found.min()) < 0):
+            raise OptionError(
+                f"the counts of {key} have shape {tuple(found.shape)}, and {ids} that are not negative are "
+                "needed: they are of another table; take those of the data that the model was trained on"
             )
         return found
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from afm_dist.tables.fused import FieldFactors, FusedEmbedding, check_ids, outside_fields, refuse_id
+from afm_dist.tables.parts import Stored
 from afm_dist.tables.table import Decoder, Table
 
 
@@ -45,6 +46,15 @@ class MeanEmbedding(nn.Module):
         """Views of what is stored of one field: codes and a projection of width 0, and its mean."""
         bias = self.bias[field]
         return FieldFactors(bias.new_empty(self.cardinalities[field], 0), bias.new_empty(self.dim, 0), bias)
+
+    def codes(self, field: int) -> Tensor:
+        """Give the codes of all ids of one field, of width 0."""
+        return self.factors(field).codes
+
+    def decoder(self, field: int) -> Decoder:
+        """Give a projection of width 0, and the mean."""
+        _, projection, bias = self.factors(field)
+        return Decoder(projection, bias)
 
     def field_numbers(self, field: int) -> dict[str, int]:
         """Count the numbers that are stored of one field: its mean."""
@@ -154,13 +164,17 @@ class GroupedEmbedding(Table):
     def codes(self, field: int) -> Tensor:
         """Give the codes of all ids of one field, shape (V_i, K_i)."""
         _, group, place = self._place(field)
-        return group.factors(place).codes
+        return group.codes(place)
 
-    def decoder(self, field: int) -> Decoder:
+    def stored(self, code_dim: int) -> Stored | None:
+        """Give what holds the codes of the fields of one rank."""
+        group = self.groups[str(code_dim)]
+        return group.stored(code_dim) if isinstance(group, FusedEmbedding) else None
+
+    def decoder(self, field: int) -> Decoder | None:
         """Give the projection and the bias of one field."""
         _, group, place = self._place(field)
-        _, projection, bias = group.factors(place)
-        return Decoder(projection, bias)
+        return group.decoder(place)
 
     def factors(self, field: int) -> FieldFactors:
         """Views of what is stored of one field; to write through them change the weights themselves."""
@@ -171,6 +185,10 @@ class GroupedEmbedding(Table):
         """Count the numbers that are stored of one field, by the name of the tensor they are in."""
         key, group, place = self._place(field)
         return {f"groups.{key}.{name}": count for name, count in group.field_numbers(place).items()}
+
+    def part_name(self, field: int) -> str:
+        """Name the group of a field, as a module of this one."""
+        return f"groups.{self.ranks[field]}"
 
     def _place(self, field: int) -> tuple[str, FusedEmbedding | MeanEmbedding, int]:
         """Find the group of a field, and which of its fields it is."""

@@ -107,9 +107,8 @@ def _carried(
     factors = TableFactors(codes=new.codes.weight, projection=new.projection, bias=new.bias)
     encode = FACTORIZATIONS[config.factors].encoder(module_key(name), config.rank, factors, known)
     codes = module_key(f"{name}.codes")
-    return known.replacing(
-        name, *carry(known, module_key(name), codes, encode.double().cpu(), new.projection)
-    )
+    moments, sensitivity = carry(known, module_key(name), codes, encode.double().cpu(), new.projection)
+    return known.replacing(name, moments, sensitivity, {module_key(name): codes})
 
 
 def _renormalising(module: nn.Embedding | nn.EmbeddingBag) -> str | None:

@@ -10,10 +10,10 @@ from afm_dist.compression.method import ALREADY_COMPRESSED
 from afm_dist.compression.registry import irreplaceable
 from afm_dist.compression.replacing import replace_module
 from afm_dist.errors import OptionError
-from afm_dist.methods.low_rank.absorb import joint_factors
+from afm_dist.methods.low_rank.absorb import in_agreeing_units, joint_factors
 from afm_dist.methods.low_rank.carrying import carry
 from afm_dist.methods.low_rank.config import LowRank
-from afm_dist.methods.low_rank.factorizations import FACTORIZATIONS, table_factors
+from afm_dist.methods.low_rank.factorizations import FACTORIZATIONS, ProjectedOutputs, table_factors
 from afm_dist.methods.low_rank.factorize import TableFactors
 from afm_dist.methods.low_rank.method import LowRankMethod, check_width
 from afm_dist.statistics.keys import field_key
@@ -65,23 +65,37 @@ class LowRankOfFused(LowRankMethod[FusedEmbedding]):
     def carried(
         self, name: str, new: Narrow, module: FusedEmbedding, config: LowRank, known: Statistics
     ) -> Statistics:
-        """Carry the statistics of each field to its codes, under the names that they have.
+        """Carry the statistics of each field to its codes.
 
-        Where first-order weights were absorbed nothing is known of the codes alone.
+        They have the names of the field in the table; of fields with ranks of their own, in the part of the
+        table with that rank. Where first-order weights were absorbed by a factorisation of the weights
+        nothing is known of the codes.
         """
+        method = FACTORIZATIONS[config.factors]
         moments: dict[str, Moments] = {}
         sensitivity: dict[str, Tensor] = {}
-        if config.absorbs is None:
-            for i, field in enumerate(module.names):
-                key, rank = field_key(name, field), config.rank_of(field)
-                if not rank:
-                    continue
-                part = new.factors(i)
-                factors = TableFactors(codes=part.codes, projection=part.projection, bias=part.bias)
-                encode = FACTORIZATIONS[config.factors].encoder(key, rank, factors, known)
-                own, gradients = carry(known, key, key, encode.double().cpu(), part.projection)
-                moments, sensitivity = moments | own, sensitivity | gradients
-        return known.replacing(name, moments, sensitivity)
+        names: dict[str, str] = {}
+        for i, field in enumerate(module.names):
+            key, rank = field_key(name, field), config.rank_of(field)
+            part = name if isinstance(new, FusedEmbedding) else f"{name}.{new.part_name(i)}"
+            names[key] = field_key(part, field)
+            if not rank:
+                continue
+            if isinstance(method, ProjectedOutputs) and config.absorbs is not None:
+                units = in_agreeing_units(known, [key])
+                whole = method.projection(key, module.dim + 1, rank, units)
+                own, gradients = carry(units, key, names[key], whole.encode, whole.decode)
+            elif config.absorbs is None:
+                of_field = new.factors(i)
+                factors = TableFactors(
+                    codes=of_field.codes, projection=of_field.projection, bias=of_field.bias
+                )
+                encode = method.encoder(key, rank, factors, known)
+                own, gradients = carry(known, key, names[key], encode.double().cpu(), of_field.projection)
+            else:
+                continue
+            moments, sensitivity = moments | own, sensitivity | gradients
+        return known.replacing(name, moments, sensitivity, names)
 
     def connect(
         self,

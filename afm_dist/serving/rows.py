@@ -5,8 +5,10 @@ Shape legend: B batch, F fields, K code dimension, V rows of all fields.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from afm_dist.errors import OptionError
+from afm_dist.tables.fused import first_rows
+from afm_dist.tables.parts import Stored
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -39,7 +43,7 @@ class PackedRows(nn.Module, ABC):
         Args:
             field: Its place among the fields.
             rows: Where its rows lie.
-            codes: Shape (V of the field, K).
+            codes: Shape (V of the field, K); of rows that hold codes already of no width.
             weights: Shape (V of the field, 1); None without first-order weights.
 
         Raises:
@@ -174,6 +178,44 @@ class Int8Rows(PackedRows):
         if not self.weighted:
             return codes, None
         return codes, (256 * numbers[..., -2] + numbers[..., -1] + 128) * self.weight_step
+
+
+class StoredRows(PackedRows):
+    """Codes as a table's store holds them, packed, and first-order weights beside them in rows of their own.
+
+    Args:
+        stored: Address and store; are copied.
+        sizes: Ids of each field.
+        weights: Rows of codes of no width; None without first-order weights.
+    """
+
+    first: Tensor
+    shift: Tensor
+
+    def __init__(self, stored: Stored, sizes: Sequence[int], weights: PackedRows | None) -> None:
+        super().__init__(stored.store.width, weighted=weights is not None)
+        self.address, self.store = copy.deepcopy(stored.address), stored.store.packed()
+        self.weights = weights
+        slots = sizes if self.address is None else self.address.slots
+        self.ids, self.slots = sum(sizes), sum(slots)
+        device = next((tensor.device for tensor in self.store.state_dict().values()), None)
+        first = first_rows(sizes).to(device)
+        self.register_buffer("first", first)
+        self.register_buffer("shift", first_rows(slots).to(device))
+
+    def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
+        """Write the first-order weights; the codes are there."""
+        if self.weights is not None:
+            self.weights.write(field, rows, codes[:, :0], weights)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Look up the codes, and the weights beside them."""
+        slots = rows
+        if self.address is not None:
+            # Whatever an address makes of an id outside, it is sent outside the store.
+            slots = (self.address(rows - self.first) + self.shift).masked_fill(rows >= self.ids, self.slots)
+        codes: Tensor = self.store(slots)
+        return codes, None if self.weights is None else self.weights(rows)[1]
 
 
 # Rows that are rounded at a time: their temporaries stay small beside the table.

@@ -18,6 +18,7 @@ from afm_dist.serving.table import PackedTable
 from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.tables.folding import folded_linear
 from afm_dist.tables.fused import FusedEmbedding
+from afm_dist.tables.parts import EmptyStore, Store
 from afm_dist.tables.table import Table
 
 # What a compiler assumes of a batch when it decides how to share work among threads.
@@ -83,6 +84,8 @@ def _without_tables(model: CTRModel) -> CTRModel:
     for owner in model.modules():
         if isinstance(owner, FusedEmbedding | LinearTerm) and owner.weight is not None:
             memo[id(owner.weight)] = nn.Parameter(owner.weight.new_empty(0, owner.weight.shape[1]))
+        if isinstance(owner, Store):
+            memo[id(owner)] = EmptyStore(owner.width)
     rest = copy.deepcopy(model, memo).eval().float()
     for name, reader_name in rest.folds.items():
         table, reader = cast(Table, rest.get_submodule(name)), rest.get_submodule(reader_name)

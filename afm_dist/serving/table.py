@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from afm_dist.serving.rows import EmptyRows, FloatRows, Int8Rows, PackedRows, Precision
+from afm_dist.serving.rows import EmptyRows, FloatRows, Int8Rows, PackedRows, Precision, StoredRows
 from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.tables.fused import check_ids, first_rows, outside_fields, refuse_id
+from afm_dist.tables.parts import Stored
 from afm_dist.tables.table import Table
 
 
@@ -24,7 +25,8 @@ class PackedTable(nn.Module):
     Args:
         embedding: Its codes.
         linear: Of the same model; its weights are packed where it has a table of its own.
-        precision: Of the numbers in memory; what comes out is float32.
+        precision: Of plain numbers in memory; what a store holds stays as it is, and what comes out is
+            float32.
 
     Raises:
         OptionError: numbers that the precision cannot hold.
@@ -48,10 +50,16 @@ class PackedTable(nn.Module):
         groups, order, self.sizes = [], [], []
         for code_dim, fields in embedding.members():
             sizes = [self.cardinalities[i] for i in fields]
-            rows = _empty_rows(sizes, code_dim, weights is not None, precision, linear.numeric.device)
+            stored = embedding.stored(code_dim)
+            rows = _empty_rows(sizes, code_dim, weights is not None, precision, linear.numeric.device, stored)
             for place, (i, first) in enumerate(zip(fields, first_rows(sizes).tolist(), strict=True)):
                 own = None if weights is None else weights[starts[i] : starts[i] + sizes[place]]
-                rows.write(place, slice(first, first + sizes[place]), embedding.codes(i).detach(), own)
+                codes = (
+                    embedding.codes(i).detach()
+                    if stored is None
+                    else linear.numeric.new_empty(sizes[place], 0)
+                )
+                rows.write(place, slice(first, first + sizes[place]), codes, own)
                 offsets[i], ends[i] = first, sum(sizes)
             groups.append(rows)
             order += fields
@@ -114,8 +122,16 @@ class PackedTable(nn.Module):
 
 
 def _empty_rows(
-    sizes: Sequence[int], code_dim: int, weighted: bool, precision: Precision, device: torch.device
+    sizes: Sequence[int],
+    code_dim: int,
+    weighted: bool,
+    precision: Precision,
+    device: torch.device,
+    stored: Stored | None = None,
 ) -> PackedRows:
+    if stored is not None:
+        weights = _empty_rows(sizes, 0, True, precision, device) if weighted else None
+        return StoredRows(stored, sizes, weights)
     if code_dim == 0 and not weighted:
         return EmptyRows(sum(sizes), device=device)
     if precision == "int8":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from afm_dist.tables.parts import Address, Store
+from afm_dist.tables.parts import Address, Store, Stored
 from afm_dist.tables.table import Decoder, Table
 
 
@@ -185,12 +185,15 @@ class FusedEmbedding(Table):
         ids = torch.arange(self.cardinalities[field], device=self.limits.device)
         if self.address is not None:
             ids = self.address.of_field(field, ids)
-        start = self.rows(field).start
         if self.store is not None:
-            codes: Tensor = self.store(ids + start, torch.full_like(ids, field))
-            return codes
+            return self.store.of_field(field, ids)
         own = self.weight[self.rows(field)]
         return own if self.address is None else own[ids]
+
+    def stored(self, code_dim: int) -> Stored | None:
+        """Give address and store, if there is a store."""
+        del code_dim
+        return None if self.store is None else Stored(self.address, self.store)
 
     def decoder(self, field: int) -> Decoder | None:
         """Give the projection and the bias of one field."""
@@ -238,7 +241,7 @@ class FusedEmbedding(Table):
         try:
             if self.store is None:
                 return functional.embedding(rows, self.weight, sparse=self.sparse)
-            codes: Tensor = self.store(rows, torch.arange(len(self.names), device=ids.device))
+            codes: Tensor = self.store(rows)
             return codes
         except IndexError:
             refuse_id(ids, outside, self.names, self.cardinalities)

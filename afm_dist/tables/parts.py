@@ -1,13 +1,15 @@
 """The parts of a table that are not the plain ones: which slot an id has, and what a slot holds.
 
 A fused table without parts has a slot for each id and K float32 numbers in each. Shape legend: B batch,
-F fields, V_i ids and S_i slots of field i, K code dimension.
+F fields, V_i ids and S_i slots of field i, K code dimension, n ids.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,20 +78,61 @@ class Store(nn.Module, ABC):
     width: int
 
     @abstractmethod
-    def forward(self, rows: Tensor, fields: Tensor) -> Tensor:
+    def forward(self, rows: Tensor) -> Tensor:
         """Look up slots.
 
         Args:
-            rows: Slots counted over all fields, any shape (…).
-            fields: The field of each, broadcastable to that shape.
+            rows: Slots counted over all fields, a column a field, shape (B, F).
 
         Returns:
-            Codes (…, K), floating point.
+            Codes (B, F, K), floating point.
 
         Raises:
-            IndexError: a slot outside the store.
+            IndexError: a slot behind the last of all fields.
         """
+
+    @abstractmethod
+    def of_field(self, field: int, slots: Tensor) -> Tensor:
+        """Look up slots of one field, each within it, shape (n,) -> codes (n, K)."""
+
+    def packed(self) -> Store:
+        """Give the form for inference: the same numbers, in memory in no more bytes than a file has."""
+        return copy.deepcopy(self)
 
     @abstractmethod
     def field_numbers(self, field: int) -> dict[str, int]:
         """Count the numbers that are stored of one field, by the name of the tensor they are in."""
+
+
+class EmptyStore(Store):
+    """Stands for a store whose rows lie elsewhere: it has a width and no slots."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Refuse every slot."""
+        raise IndexError(f"slots {tuple(rows.shape)} of a store without rows")
+
+    def of_field(self, field: int, slots: Tensor) -> Tensor:
+        """Refuse every slot."""
+        del field
+        return self.forward(slots)
+
+    def field_numbers(self, field: int) -> dict[str, int]:
+        """Count none."""
+        del field
+        return {}
+
+
+class Stored(NamedTuple):
+    """What holds the codes of fields that are looked up together, where they are not plain numbers.
+
+    Attributes:
+        address: Takes ids to slots; None: each id has its own.
+        store: Holds the codes of the slots.
+    """
+
+    address: Address | None
+    store: Store

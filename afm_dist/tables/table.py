@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from afm_dist.tables.parts import Stored
+
 
 class Decoder(NamedTuple):
     """How the codes of one field become embeddings: e = projection·code + bias.
@@ -62,6 +64,11 @@ class Table(nn.Module, ABC):
     @abstractmethod
     def codes(self, field: int) -> Tensor:
         """Give the codes of all ids of one field, shape (V_i, K_i), as a lookup gives them."""
+
+    def stored(self, code_dim: int) -> Stored | None:
+        """Give what holds the codes of the fields of one code dimension; None: they are plain numbers."""
+        del code_dim
+        return None
 
     @abstractmethod
     def decoder(self, field: int) -> Decoder | None:

@@ -56,9 +56,13 @@ class IntegerStore(Store):
         self.register_buffer("codes", torch.zeros(sum(slots), width, dtype=torch.int8))
         self.step = nn.Parameter(torch.ones(len(slots)))
 
-    def forward(self, rows: Tensor, fields: Tensor) -> Tensor:
+    def forward(self, rows: Tensor) -> Tensor:
         codes = nn.functional.embedding(rows, self.codes)
-        return codes.to(self.step.dtype) * self.step[fields][..., None]
+        return codes.to(self.step.dtype) * self.step[:, None]
+
+    def of_field(self, field: int, slots: Tensor) -> Tensor:
+        codes = self.codes[sum(self.slots[:field]) :][slots]
+        return codes.to(self.step.dtype) * self.step[field]
 
     def field_numbers(self, field: int) -> dict[str, int]:
         return {"codes": self.slots[field] * self.width, "step": 1}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from afm_dist.methods.low_rank.ranks import FixedRank as FixedRank
     from afm_dist.methods.low_rank.ranks import KeptEnergy as KeptEnergy
     from afm_dist.methods.low_rank.ranks import plan_ranks as plan_ranks
+    from afm_dist.methods.quantization.config import Quantization as Quantization
     from afm_dist.methods.rounding.config import Rounding as Rounding
     from afm_dist.methods.rounding.rows import register_rows as register_rows
     from afm_dist.serving.prepare import prepare_for_inference as prepare_for_inference
@@ -54,6 +55,7 @@ _PUBLIC = {
     "Outputs": "afm_dist.statistics.outputs",
     "Plan": "afm_dist.compression.plan",
     "PlanEntry": "afm_dist.compression.plan",
+    "Quantization": "afm_dist.methods.quantization.config",
     "Rounding": "afm_dist.methods.rounding.config",
     "Statistics": "afm_dist.statistics.statistics",
     "applied_plan": "afm_dist.compression.applied",

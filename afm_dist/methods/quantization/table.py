@@ -1,0 +1,202 @@
+"""How the fused table of this library's models is quantised, field by field, alone or on top of low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from afm_dist.compression.allocate import Choice
+from afm_dist.compression.method import Candidates, Method
+from afm_dist.errors import OptionError
+from afm_dist.methods.quantization.config import Quantization, check_fields
+from afm_dist.methods.quantization.fields import FLOAT, Rows, effective, quantised
+from afm_dist.methods.quantization.options import EXAMPLES, LONGEST, options
+from afm_dist.methods.quantization.spec import MEAN, Spec
+from afm_dist.methods.quantization.store import QuantizedStore
+from afm_dist.runtime import console
+from afm_dist.statistics.keys import field_key
+from afm_dist.statistics.statistics import Statistics
+from afm_dist.tables.fused import FusedEmbedding
+from afm_dist.tables.parts import SharedSlot
+
+
+class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
+    """Each field has a store of its own; projections in front of it stay, and are trained on."""
+
+    stacks = True
+
+    def examples(self, module: FusedEmbedding) -> list[Quantization]:
+        """Give one of each kind, and some fields that differ."""
+        found = [Quantization(store=word) for word in EXAMPLES]
+        words = [*EXAMPLES, MEAN, "vq4@2"]
+        fields = {field: words[i % len(words)] for i, field in enumerate(module.names)}
+        return [*found, Quantization(store="int4", fields=fields)]
+
+    def lossless(self, module: FusedEmbedding) -> Quantization:
+        """Give rows as they are."""
+        return Quantization(store="float32")
+
+    def refusal(self, module: FusedEmbedding) -> str | None:
+        """Refuse rows that are no plain numbers."""
+        if module.store is not None:
+            return "has rows that are stored in another way already; start from plain ones"
+        if module.address is not None:
+            return "has ids that share rows; start from a table with a row for each"
+        return None
+
+    def needs_sensitivity(self, config: Quantization) -> bool:
+        """Tell whether errors count as the logit depends on them."""
+        return config.metric == "logit"
+
+    def build(self, name: str, module: FusedEmbedding, config: Quantization) -> FusedEmbedding:
+        """Make a table with the same projections, and a store without values."""
+        check_fields(name, module.names, config)
+        specs, width = _specs(module, config), module.code_dim
+        rows = list(zip(specs, module.cardinalities, strict=True))
+        layouts = [spec.layout(spec.slots(ids), width) for spec, ids in rows]
+        own = [ids if spec.own is None else min(spec.own, ids) for spec, ids in rows]
+        shares = any(layout.slots < ids for layout, ids in zip(layouts, module.cardinalities, strict=True))
+        new = FusedEmbedding(
+            module.names,
+            module.cardinalities,
+            module.dim,
+            code_dim=None if module.projection is None else width,
+            sparse=module.sparse,
+            address=SharedSlot(module.cardinalities, own) if shares else None,
+            store=QuantizedStore(layouts, sparse=module.sparse),
+        )
+        new.projection, new.bias = deepcopy(module.projection), deepcopy(module.bias)
+        new.folded = module.folded
+        return new
+
+    def fill(
+        self,
+        new: FusedEmbedding,
+        name: str,
+        module: FusedEmbedding,
+        config: Quantization,
+        known: Statistics,
+    ) -> None:
+        """Fit codes and levels, field by field."""
+        store = new.store
+        assert isinstance(store, QuantizedStore)
+        for i, spec in enumerate(_specs(module, config)):
+            rows = Rows.of(field_key(name, module.names[i]), module.codes(i), known)
+            store.write(i, quantised(rows, spec, config).books)
+        _say_left_alone(name, module, config)
+
+    def stored_dtypes(self, model: nn.Module, name: str, config: Quantization) -> Mapping[str, torch.dtype]:
+        """List levels and scales, which files hold in float16."""
+        del config
+        table = model.get_submodule(name)
+        assert isinstance(table, FusedEmbedding)
+        if not isinstance(table.store, QuantizedStore):
+            raise OptionError(f"{name} is not quantised, though the plan says so")
+        short = {
+            id(table.store.get_parameter(key)): dtype for key, dtype in table.store.stored_dtypes().items()
+        }
+        return {
+            key: short[id(parameter)]
+            for key, parameter in model.named_parameters(remove_duplicate=False)
+            if id(parameter) in short
+        }
+
+    @torch.no_grad()
+    def finish(self, model: nn.Module, name: str, config: Quantization) -> None:
+        """Round levels and scales to what files hold."""
+        for key, dtype in self.stored_dtypes(model, name, config).items():
+            parameter = model.get_parameter(key)
+            parameter.copy_(parameter.to(dtype))
+
+    def candidates(
+        self,
+        name: str,
+        module: FusedEmbedding,
+        config: Quantization,
+        known: Statistics,
+        cost: Callable[[Quantization], int],
+        *,
+        by_field: bool,
+    ) -> Candidates:
+        """List all ways to store the table, and each of its fields.
+
+        Raises:
+            OptionError: the model has no values, or the sensitivity is missing.
+        """
+        if any(parameter.is_meta for parameter in module.parameters()):
+            raise OptionError(
+                f"method {config.label!r} of {name}: what it does to the logit follows from the rows; give "
+                "allocate the model with its values"
+            )
+        ways = [self._ways(name, module, i, config, known) for i in range(len(module.names))]
+        base = cost(replace(config, store=MEAN, fields=None)) - sum(
+            choices[Spec.parse(MEAN).word].cost for choices in ways
+        )
+        words = dict.fromkeys(word for choices in ways for word in choices)
+        whole = []
+        for word in words:
+            # A field for which a way saves nothing stays as it is.
+            chosen = [choices.get(word) or choices[FLOAT.word] for choices in ways]
+            total = base + sum(choice.cost for choice in chosen)
+            if total < 0:
+                error = sum(choice.error for choice in chosen)
+                whole.append(Choice(replace(config, store=word, fields=None), total, error))
+        if not by_field:
+            return Candidates(whole=whole)
+        return Candidates(
+            whole=whole,
+            fields={field: list(choices.values()) for field, choices in zip(module.names, ways, strict=True)},
+            base=base,
+            combine=config.with_specs,
+        )
+
+    def _ways(
+        self, name: str, module: FusedEmbedding, i: int, config: Quantization, known: Statistics
+    ) -> dict[str, Choice]:
+        """List the ways to store a field, by their words, each with its own bytes."""
+        ids, width = module.cardinalities[i], module.code_dim
+        key = field_key(name, module.names[i])
+        known.sensitivity(key, width)
+        rows = Rows.of(key, module.codes(i), known)
+        found = {}
+        for spec in options(ids, width):
+            one = quantised(rows, spec, config)
+            found[spec.word] = Choice(spec, one.layout.bytes, one.error)
+        return found
+
+    def smallest(self, module: FusedEmbedding, config: Quantization, *, by_field: bool) -> list[Quantization]:
+        """Give the mean of each field."""
+        del module, by_field
+        return [replace(config, store=MEAN, fields=None)]
+
+    def longest(self, module: FusedEmbedding, config: Quantization, *, by_field: bool) -> Quantization:
+        """Give the longest word for each field."""
+        fields = dict.fromkeys(module.names, LONGEST) if by_field else None
+        return replace(config, store=LONGEST, fields=fields)
+
+
+def _specs(module: FusedEmbedding, config: Quantization) -> list[Spec]:
+    """Give how each field is stored."""
+    width = module.code_dim
+    return [
+        effective(config.spec_of(field), ids, width)
+        for field, ids in zip(module.names, module.cardinalities, strict=True)
+    ]
+
+
+def _say_left_alone(name: str, module: FusedEmbedding, config: Quantization) -> None:
+    """Say which fields stay as they are."""
+    alone: Sequence[str] = [
+        field
+        for field, spec in zip(module.names, _specs(module, config), strict=True)
+        if spec == FLOAT and config.spec_of(field) != FLOAT
+    ]
+    if alone:
+        console.warn(
+            f"{name}: {', '.join(alone)} stay float32: with so few ids, codes and what they stand for take "
+            "no fewer bytes than the rows"
+        )

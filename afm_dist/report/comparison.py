@@ -30,7 +30,7 @@ NO_CHOICE = (
 )
 
 
-class Difference(TypedDict):
+class ComparedDifference(TypedDict):
     """Of two models of the same seed, over the seeds."""
 
     mean: float
@@ -58,8 +58,8 @@ class ComparedRow(TypedDict):
     rows_per_second: float
     throughput_ratio: float
     """Over the run's baseline, timed in turn with it."""
-    vs_baseline: NotRequired[Difference]
-    vs_control: NotRequired[Difference]
+    vs_baseline: NotRequired[ComparedDifference]
+    vs_control: NotRequired[ComparedDifference]
 
 
 class ComparedRun(TypedDict):
@@ -222,7 +222,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return None if values is None else statistics.mean(map(float, values))
 
 
-def _difference(values: Sequence[float]) -> Difference:
+def _difference(values: Sequence[float]) -> ComparedDifference:
     if len(values) == 1:
         return {"mean": values[0]}
     test = paired(values)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from afm_dist.report import text
-from afm_dist.report.comparison import ComparedRow, ComparedRun, Comparison, Difference
+from afm_dist.report.comparison import ComparedDifference, ComparedRow, ComparedRun, Comparison
 from afm_dist.report.data_section import facts_of_data, splits
 from afm_dist.report.looks import marked
 from afm_dist.report.run_sections import facts_of
@@ -78,7 +78,7 @@ def table(content: Comparison) -> Table:
 
 
 def sentence(content: Comparison) -> str:
-    """Which of the models that ship is the smallest, and which has the highest AUC."""
+    """Say which of the models that ship is the smallest, and which has the highest AUC."""
     if len(content["data"]) > 1:
         return (
             f"{len(content['runs'])} runs on {len(content['data'])} datasets, each compared with its control."
@@ -118,7 +118,7 @@ def _size_and_auc(row: ComparedRow) -> str:
 
 
 def notes(content: Comparison) -> list[str]:
-    """What a reader must know to read the table."""
+    """Say what a reader must know to read the table."""
     found = [
         "“vs control” compares with the uncompressed model of the same run after as many rounds of the same "
         "fine-tuning; “Smaller” and “Faster” with the baseline of the same run.",
@@ -156,7 +156,7 @@ def _megabytes(row: ComparedRow) -> str:
     return text.significant(row["bytes"] / 1e6)
 
 
-def _signed(difference: Difference | None) -> str:
+def _signed(difference: ComparedDifference | None) -> str:
     if difference is None:
         return text.NONE
     mean = text.signed(difference["mean"])

@@ -44,7 +44,7 @@ def splits(content: Data) -> list[Block]:
         [
             name,
             text.count(split["rows"]),
-            f"{100 * split['positive_share']:.2f}{text.SPACE}%" if "positive_share" in split else text.NONE,
+            words.label_rate(split.get("positive_share")),
         ]
         for name, split in (content.get("splits") or {}).items()
     ]

@@ -20,7 +20,7 @@ DEFINITIONS = (
 
 
 def token(value: str, length: int) -> str:
-    """A raw token on one line: the missing one named, what cannot be seen escaped, cut when long.
+    """Show a raw token on one line: the missing one named, what cannot be seen escaped, cut when long.
 
     Args:
         value: The token; empty: the missing one.
@@ -37,12 +37,12 @@ def token(value: str, length: int) -> str:
 
 
 def visible(words: str) -> str:
-    """Words with what cannot be seen, or would move a terminal's cursor, as escapes."""
+    """Escape what cannot be seen, or would move a terminal's cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def cut(words: str, length: int) -> str:
-    """Words of at most so many characters, cut in the middle."""
+    """Cut words in the middle to at most so many characters."""
     if len(words) <= length:
         return words
     tail = (length - 1) // 2
@@ -50,7 +50,7 @@ def cut(words: str, length: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, without the sign; 0 and 100 only for none and all."""
+    """Show a share in percent, without the sign; 0 and 100 only for none and all."""
     if share is None:
         return NONE
     if share in (0, 1):
@@ -60,31 +60,31 @@ def percent(share: float | None) -> str:
 
 
 def label_rate(share: float | None) -> str:
-    """The label rate in percent, with the sign; rare labels to three digits."""
+    """Show the label rate in percent, with the sign; rare labels to three digits."""
     if share is None:
         return NONE
     return f"{100 * share:.2f}{SPACE}%" if share >= 0.01 else f"{significant(100 * share)}{SPACE}%"
 
 
 def optional(value: int | None) -> str:
-    """A whole number that may not be known."""
+    """Show a whole number that may not be known."""
     return NONE if value is None else count(value)
 
 
 def rejected(description: Description) -> str:
-    """How many rows were malformed: ``3 of 1,000``."""
+    """Say how many rows were malformed: ``3 of 1,000``."""
     return f"{optional(description.rows_rejected)} of {optional(description.rows_read)}"
 
 
 def made_of(field: CategoricalField | NumericField) -> str:
-    """Transform and raw column, as far as they are not what the field's name and kind say."""
+    """Name transform and raw column, as far as they are not what the field's name and kind say."""
     column = field.column if field.column != field.name else ""
     transform = field.transform if field.transform != "token" else ""
     return " of ".join(word for word in (transform, column) if word)
 
 
 def sentence(description: Description) -> str:
-    """The dataset in one sentence."""
+    """Describe the dataset in one sentence."""
     fields = []
     if description.categorical:
         fields.append(
@@ -96,5 +96,5 @@ def sentence(description: Description) -> str:
 
 
 def number(value: int, what: str) -> str:
-    """So many things: ``1 field``, ``1,200 fields``."""
+    """Count things: ``1 field``, ``1,200 fields``."""
     return f"{count(value)} {what}" if value == 1 else f"{count(value)} {what}s"

@@ -13,7 +13,7 @@ SHOWN = 3
 
 
 def degenerate_layers(layers: Sequence[Layer]) -> list[str]:
-    """Sentences on outputs that never change, on those that others determine, and on ranks above the need.
+    """Describe outputs that never change, those that others determine, and ranks above the need.
 
     Fields with fewer tokens than dimensions are the rule, and said only where the rank is more than they
     need.

@@ -32,7 +32,7 @@ class FinishedRun:
 
     @property
     def first(self) -> Report:
-        """The report of the first seed."""
+        """Give the report of the first seed."""
         return next(iter(self.reports.values()))
 
     @classmethod
@@ -139,7 +139,7 @@ def _valid(content: dict[str, Any], location: str) -> Report:
 
 
 def names_of(locations: Sequence[str]) -> list[str]:
-    """What to call each run: as much of the end of its location as tells it from the others.
+    """Name each run by as much of the end of its location as tells it from the others.
 
     Raises:
         DataError: a run is given twice.

@@ -137,9 +137,9 @@ class SweepPoint(TypedDict):
 
     name: str
     method: str
-    """``baseline``, ``afm``, ``weighted``, ``svd``, or ``budget``: weighted, its ranks chosen."""
-    ranks: dict[str, int | dict[str, int]]
-    """By module; what is left out is as it was."""
+    """``baseline``, or what its look is found by (``afm_dist.compression.facts.Facts.looks``)."""
+    ranks: NotRequired[dict[str, int | dict[str, int]]]
+    """By module; what is left out is as it was. Of a method with ranks."""
     bytes: int
     parameters: int
     validation_auc: float

@@ -82,7 +82,7 @@ class SeedsReport(TypedDict):
 
 
 def over_seeds(reports: Mapping[int, Report]) -> SeedsReport:
-    """What the reports of several seeds amount to.
+    """Summarise the reports of several seeds.
 
     Args:
         reports: By seed, two or more, of the same options otherwise.
@@ -146,7 +146,7 @@ def _row(seeds: Sequence[Measured]) -> SeedsRow:
 
 
 def defined(values: Sequence[float | None]) -> list[float] | None:
-    """The figures of all seeds; None where that of one is undefined: of the others the mean is another."""
+    """Give the figures of all seeds; None where one is undefined: of the others the mean is another."""
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else None
 

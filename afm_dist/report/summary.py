@@ -35,20 +35,20 @@ def ordered(rows: list[Row]) -> list[Row]:
 
 
 def find(rows: list[Row], name: str, stage: str | None = None) -> Row | None:
-    """The row of that name; of several, the one of the latest stage."""
+    """Find the row of that name; of several, the one of the latest stage."""
     found = [row for row in ordered(rows) if row["name"] == name and stage in (None, row["stage"])]
     return found[-1] if found else None
 
 
 def baseline_of(rows: list[Row]) -> Row:
-    """The uncompressed model as it was trained."""
+    """Find the uncompressed model as it was trained."""
     row = find(rows, "baseline", "trained")
     assert row is not None, "validated reports have a baseline"
     return row
 
 
 def control_of(rows: list[Row], row: Row) -> Row | None:
-    """The uncompressed model after as many rounds of fine-tuning as ``row`` has had.
+    """Find the uncompressed model after as many rounds of fine-tuning as ``row`` has had.
 
     A compressed model that was not fine-tuned at all has the baseline as its control.
     """
@@ -74,18 +74,18 @@ def _rounds(rows: list[Row], row: Row) -> int:
 
 
 def scored(rows: Sequence[Scored]) -> list[Scored]:
-    """Those whose AUC is defined."""
+    """Select those whose AUC is defined."""
     return [row for row in rows if row["auc"] is not None]
 
 
 def auc_of(row: Mapping[str, Any]) -> float:
-    """The AUC of one of those that are ``scored``."""
+    """Give the AUC of one of those that are ``scored``."""
     auc: float = row["auc"]
     return auc
 
 
 def auc_difference(row: Mapping[str, Any], other: Mapping[str, Any] | None) -> float | None:
-    """AUC minus that of another row; None where there is none, or one of the two is undefined."""
+    """Subtract the AUC of another row; None where there is none, or one of the two is undefined."""
     if other is None or row["auc"] is None or other["auc"] is None:
         return None
     return auc_of(row) - auc_of(other)
@@ -115,7 +115,7 @@ class Headline:
 
 
 def headline(report: Report) -> Headline:
-    """The headline figures, from the rows."""
+    """Find the headline figures in the rows."""
     rows = report["rows"]
     shipped = find(rows, report["shipped"]["name"], report["shipped"]["stage"])
     assert shipped is not None, "validated reports ship one of their rows"
@@ -134,7 +134,7 @@ def headline(report: Report) -> Headline:
 
 
 def sentence(figures: Headline) -> str:
-    """The headline as one sentence, for a pull request."""
+    """Give the headline as one sentence."""
     shipped = figures.shipped
     if shipped["name"] == "baseline":
         return f"The baseline ships unchanged: AUC {text.measured(shipped['auc'])}."
@@ -147,12 +147,12 @@ def sentence(figures: Headline) -> str:
 
 
 def size(figures: Headline) -> str:
-    """The size of the shipped model relative to the baseline: ``5.66× smaller``."""
+    """Say the size of the shipped model relative to the baseline: ``5.66× smaller``."""
     return _compared(figures.size_ratio, "smaller", "larger", "as large")
 
 
 def speed(figures: Headline) -> str:
-    """The throughput of the shipped model relative to the baseline: ``2.11× faster``."""
+    """Say the throughput of the shipped model relative to the baseline: ``2.11× faster``."""
     return _compared(figures.shipped["throughput_ratio"], "faster", "slower", "as fast")
 
 
@@ -163,7 +163,7 @@ def _compared(value: float, more: str, less: str, same: str) -> str:
 
 
 def attribution(figures: Headline) -> str:
-    """Which part of the difference to the baseline is training, and which is compression."""
+    """Say which part of the difference to the baseline is training, and which is compression."""
     shipped, control, baseline = figures.shipped, figures.control, figures.baseline
     if method_of(shipped["name"]) in UNCOMPRESSED:
         return "What ships is not compressed; no compressed candidate was chosen."
@@ -191,7 +191,7 @@ def attribution(figures: Headline) -> str:
 
 
 def auc_error(auc: float | None, rows: int, positive_share: float) -> float | None:
-    """Standard error of an AUC from the size of the split alone; None where it is undefined.
+    """Estimate the standard error of an AUC by the size of the split alone; None where it is undefined.
 
     Source: Hanley and McNeil, Radiology 143 (1982) 29, equation 1.
     """
@@ -205,7 +205,7 @@ def auc_error(auc: float | None, rows: int, positive_share: float) -> float | No
 
 
 def commands(report: Report) -> list[Command]:
-    """The command of the run, and those that go with it."""
+    """List the command of the run, and those that go with it."""
     own: list[Command] = []
     if report.get("command"):
         own.append({"what": "The command of this run", "command": report["command"]})

@@ -19,17 +19,17 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def score(value: float | None) -> str:
-    """AUC or log loss, to 4 decimals; a dash where there is none."""
+    """Show an AUC or a log loss to 4 decimals; a dash where there is none."""
     return NONE if value is None else f"{value:.4f}"
 
 
 def measured(value: float | None) -> str:
-    """What was measured on rows that may not define it, such as the AUC where only one label occurs."""
+    """Show what the rows may leave undefined, such as an AUC where only one label occurs."""
     return UNDEFINED if value is None else f"{value:.4f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference of scores, to 4 decimals; what rounds to zero carries no sign."""
+    """Show a difference of scores to 4 decimals; what rounds to zero carries no sign."""
     if value is None:
         return NONE
     digits = f"{abs(value):.4f}"
@@ -39,12 +39,12 @@ def signed(value: float | None) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Bytes in units of 10⁶, with three significant digits or all integer ones."""
+    """Show bytes in units of 10⁶, with three significant digits or all integer ones."""
     return significant(size / 1e6)
 
 
 def significant(value: float) -> str:
-    """A positive number with three significant digits or all integer ones: 2,298 and 40.6 and 0.0213."""
+    """Show a positive number with three significant digits or all integer ones: 2,298; 40.6; 0.0213."""
     for limit, decimals in ((99.95, 0), (9.995, 1), (0.9995, 2), (0.09995, 3)):
         if value >= limit:
             return f"{value:,.{decimals}f}"
@@ -52,7 +52,7 @@ def significant(value: float) -> str:
 
 
 def shrinkage(before: int, after: int) -> str:
-    """Bytes before and after in the unit that suits the smaller: ``2,298 → 406 MB``."""
+    """Show bytes before and after in the unit that suits the smaller: ``2,298 → 406 MB``."""
     for unit, name in ((1e6, "MB"), (1e3, "kB")):
         if min(before, after) >= unit:
             return f"{significant(before / unit)} → {significant(after / unit)}{SPACE}{name}"
@@ -60,12 +60,12 @@ def shrinkage(before: int, after: int) -> str:
 
 
 def millions(value: int) -> str:
-    """Parameters as the literature counts them: ``574.46 M``."""
+    """Count parameters as the literature does: ``574.46 M``."""
     return f"{value / 1e6:,.2f}{SPACE}M" if value >= 1e5 else count(value)
 
 
 def ratio(value: float) -> str:
-    """A ratio: ``5.66×``, ``12.3×``, ``120×``."""
+    """Show a ratio: ``5.66×``, ``12.3×``, ``120×``."""
     return f"{_ratio_digits(value)}×"
 
 
@@ -74,12 +74,12 @@ def _ratio_digits(value: float) -> str:
 
 
 def spread(low: float | None, high: float | None) -> str:
-    """The range of a measured ratio, empty when it was not measured."""
+    """Show the range of a measured ratio; empty when it was not measured."""
     return "" if low is None or high is None else f"{_ratio_digits(low)}{NONE}{_ratio_digits(high)}"
 
 
 def share(value: float) -> str:
-    """A share as a percentage that says 100 % only when it is all."""
+    """Show a share as a percentage that says 100 % only when it is all."""
     percent = 100 * value
     for decimals in (1, 2, 3, 4):
         digits = f"{percent:.{decimals}f}".removesuffix(".0")
@@ -91,12 +91,12 @@ def share(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """A whole number with thousands separated."""
+    """Show a whole number with thousands separated."""
     return f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
+    """Show seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -106,29 +106,29 @@ def duration(seconds: float) -> str:
 
 
 def moment(iso: str) -> str:
-    """An ISO time to the minute: ``2031-02-03 04:05 UTC``."""
+    """Show an ISO time to the minute: ``2031-02-03 04:05 UTC``."""
     zone = " UTC" if iso.endswith(("Z", "+00:00")) else ""
     return iso.replace("T", " ")[:16] + zone
 
 
 def power_of_ten(value: float) -> str:
-    """The label of a logarithmic axis: 10⁻³, without markup."""
+    """Label a logarithmic axis: 10⁻³, without markup."""
     exponent = f"{value:e}".partition("e")[2]
     return "10" + str(int(exponent)).translate(SUPERSCRIPTS)
 
 
 def listed(parts: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """List words: ``a``, ``a and b``, ``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def best_possible(auc: float, log_loss: float | None, split: str | None) -> tuple[str, str]:
-    """Name and value of what the true probabilities reach: ``AUC 0.8047, log loss 0.4462``."""
+    """Name what the true probabilities reach, and show it: ``AUC 0.8047, log loss 0.4462``."""
     where = f" on {split}" if split else ""
     loss = "" if log_loss is None else f", log loss {score(log_loss)}"
     return f"Best possible (Bayes){where}", f"AUC {score(auc)}{loss}"
 
 
 def deviating(value: str, deviation: float | None, *, noise: bool = False) -> str:
-    """A mean over seeds with its deviation: ``≈ +0.0001 ± 0.0002``, where chance explains the difference."""
+    """Show a mean with its deviation over seeds: ``≈ +0.0001 ± 0.0002``; ≈ where chance explains it."""
     return value if deviation is None else f"{NOISE + ' ' if noise else ''}{value} ± {deviation:.4f}"

@@ -21,7 +21,7 @@ RANKED_KEYS = ("rank", "kept_energy")
 
 
 def validated(report: Mapping[str, Any]) -> Report:
-    """The same dict, typed, once it is known that it can be shown without showing a wrong figure.
+    """Check that a report can be shown without showing a wrong figure, and give it as its type.
 
     Raises:
         DataError: the first thing found wrong, with the row or layer it is in.
@@ -60,7 +60,7 @@ def read_report(location: str) -> Report:
 
 
 def as_report(content: Mapping[str, Any], source: str) -> Report:
-    """What a ``report.json`` holds, once it is known that every part of it is what the schema says.
+    """Check that every part of a ``report.json`` is what the schema says, and give it as its type.
 
     Args:
         content: Plain values.

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
@@ -24,7 +24,7 @@ WITHIN = 1.96
 
 
 def reliability(rows: Sequence[Row]) -> Markup:
-    """Observed against predicted rate, and below their ratio, which shows what the diagonal hides.
+    """Draw observed against predicted rate, and below their ratio, which shows what the diagonal hides.
 
     Args:
         rows: Those with a reliability table; the last one is what ships.
@@ -44,14 +44,14 @@ def reliability(rows: Sequence[Row]) -> Markup:
         upper.set_ylim(*limits)
         upper.yaxis.set_major_locator(FixedLocator(_ticks(*limits)))
         upper.yaxis.set_minor_locator(NullLocator())
-        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        upper.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         upper.set_ylabel("observed clicks")
         upper.tick_params(labelbottom=False)
         upper.plot(limits, limits, color=COLOUR["muted"], linewidth=1, linestyle=DASHED, zorder=1)
         _chance(lower, rows[-1]["reliability"], floor)
         lower.axhline(1, color=COLOUR["muted"], linewidth=1, linestyle=DASHED, zorder=1)
         lower.yaxis.set_major_locator(MaxNLocator(5))
-        lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}"))
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}")
         lower.set_ylabel("observed /\npredicted")
         lower.set_xlabel("predicted clicks")
         for row, points in shown:
@@ -86,7 +86,7 @@ def _rate_axis(ax: Axes, limits: tuple[float, float]) -> None:
     ax.set_xlim(*limits)
     ax.xaxis.set_major_locator(FixedLocator(_ticks(*limits)))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     ax.grid()
 
 

@@ -19,9 +19,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from afm_dist.compression.look import Colour, Look
+from afm_dist.report.dataset_words import cut
 
 WIDTH = 440
 FONT = 12.0
@@ -100,7 +101,7 @@ def _inline(document: str, name: str, label: str, height: int) -> Markup:
 
 
 def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
-    """Axes with the given margins, in the figure's units."""
+    """Make axes with the given margins, in the figure's units."""
     width, height = (side * POINTS_PER_INCH for side in figure.get_size_inches())
     return figure.add_axes(
         (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
@@ -108,7 +109,7 @@ def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -
 
 
 def field_axes(figure: Figure, names: Sequence[str], *, right: float, top: float) -> Axes:
-    """Axes with a row a field, from top to bottom."""
+    """Make axes with a row a field, from top to bottom."""
     ax = axes(figure, 92, 42, right, top)
     ax.set_ylim(len(names) - 0.5, -0.5)
     row_names(ax, names)
@@ -123,20 +124,20 @@ def row_names(ax: Axes, names: Sequence[str], length: int = 14) -> None:
 
 
 def beside(ax: Axes, place: float, words: str, end: float | None = None) -> None:
-    """Words at the end of a row: behind its bar, or without one behind the axes."""
+    """Write words at the end of a row: behind its bar, or without one behind the axes."""
     at = (1.0, "axes fraction") if end is None else (end, "data")
     ax.annotate(words, (at[0], place), (6 if end is None else 5, 0), xycoords=(at[1], "data"),
                 textcoords="offset points", va="center", size=SMALL)  # fmt: skip
 
 
 def above_rows(ax: Axes, words: str) -> None:
-    """What the words behind the axes are."""
+    """Write above the rows what the words behind the axes are."""
     ax.annotate(words, (1, 1), (6, 6), xycoords="axes fraction", textcoords="offset points",
                 color=COLOUR["muted"], size=SMALL)  # fmt: skip
 
 
 def key(figure: Figure, left: float, top: float, words: str, **shade: Any) -> None:
-    """An entry of a key: a square of a shade, and what it stands for.
+    """Draw an entry of a key: a square of a shade, and what it stands for.
 
     Args:
         figure: It is drawn on.
@@ -154,7 +155,7 @@ def key(figure: Figure, left: float, top: float, words: str, **shade: Any) -> No
 
 
 def marker(look: Look, *, filled: bool, size: float = 7.5, colour: str = "") -> dict[str, Any]:
-    """A point of a model, for matplotlib: the shape and the colour of its method.
+    """Give the style of a model's point: the shape and the colour of its method.
 
     Args:
         look: Of the method.
@@ -175,28 +176,24 @@ def marker(look: Look, *, filled: bool, size: float = 7.5, colour: str = "") -> 
 
 
 def auc_axis(ax: Axes) -> None:
-    """Round AUC values, always with four decimals."""
+    """Mark round AUC values, always with four decimals."""
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4f}"))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.4f}")
     ax.grid(axis="y")
 
 
 def leader(gap: float) -> dict[str, Any]:
-    """The thin line from a label to a point, ending ``gap`` before it."""
+    """Give the style of the thin line from a label to a point, ending ``gap`` before it."""
     return {"arrowstyle": "-", "color": COLOUR["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": gap}
 
 
 def short(label: object, length: int = 22) -> str:
-    """A label on one line, cut in the middle when it is long."""
-    words = " ".join(str(label).split())
-    if len(words) <= length:
-        return words
-    tail = (length - 1) // 2
-    return f"{words[: length - 1 - tail]}…{words[-tail:]}"
+    """Put a label on one line, cut in the middle when it is long."""
+    return cut(" ".join(str(label).split()), length)
 
 
 def spread_out(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions moved as little as possible so that neighbours are ``gap`` apart, within bounds.
+    """Move positions as little as possible so that neighbours are ``gap`` apart, within bounds.
 
     Args:
         positions: Wanted positions, in any order; the result keeps the order.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.comparison import ComparedRow
@@ -16,18 +16,16 @@ from afm_dist.report.plots.canvas import (
     COLOUR,
     DASHED,
     SMALL,
-    auc_axis,
     axes,
     marker,
     render,
     row_names,
     short,
 )
-from afm_dist.report.plots.models import Point, labels, size_axis
+from afm_dist.report.plots.models import Point, labels, places, quality_axes, size_axis
 from afm_dist.report.summary import auc_of
 
 HEIGHT = 380
-BELOW, ABOVE = 44.0, 12.0
 ROW = 40
 LEAST_WIDTH = 0.0006
 PALETTE = ("blue", "amber", "green", "plum", "violet", "teal", "rust", "grey")
@@ -35,14 +33,14 @@ PALETTE = ("blue", "amber", "green", "plum", "violet", "teal", "rust", "grey")
 
 
 def colour_of(index: int) -> str:
-    """The colour of a run."""
+    """Give the colour of a run."""
     return PALETTE[index % len(PALETTE)]
 
 
 def auc_against_bytes(
     rows: Sequence[ComparedRow], runs: Sequence[str], bayes: float | None, name: str
 ) -> Markup:
-    """What each run has in the end, its baseline included; a line joins a run's baseline and what ships.
+    """Draw what each run has in the end, its baseline included; a line joins the baseline and what ships.
 
     Args:
         rows: Of runs on the same data, without those before fine-tuning; all have an AUC.
@@ -56,31 +54,24 @@ def auc_against_bytes(
     shipped = [row for row in rows if row["ships"]]
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 58, BELOW, 84, ABOVE)
-        ax.set_ylim(low, high)
-        size_axis(ax, [row["bytes"] / 1e6 for row in rows])
-        ax.set_xlabel("size, MB")
-        ax.set_ylabel("test AUC")
-        auc_axis(ax)
+        ax = quality_axes(figure, (low, high))
+        size_axis(ax, places(rows)[0])
         if best is not None:
             ax.axhline(best, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
         for index, run in enumerate(runs):
             own = [row for row in rows if row["run"] == run]
             ends = [row for row in own if row["ships"] or row["name"] == "baseline"]
-            ax.plot(
-                [row["bytes"] / 1e6 for row in ends], [auc_of(row) for row in ends],
-                color=COLOUR[colour_of(index)], linewidth=1, linestyle=DASHED, zorder=1,
-            )  # fmt: skip
+            ax.plot(*places(ends), color=COLOUR[colour_of(index)], linewidth=1, linestyle=DASHED, zorder=1)
             for row in own:
                 ax.plot(
-                    [row["bytes"] / 1e6], [auc_of(row)], zorder=4 if row["ships"] else 3,
+                    *places([row]), zorder=4 if row["ships"] else 3,
                     **marker(look_of(row["name"]), filled=row["ships"], size=8 if row["ships"] else 6,
                              colour=colour_of(index)),
                 )  # fmt: skip
         points = [
             Point(row["run"], colour_of(runs.index(row["run"])), row["bytes"], auc_of(row)) for row in shipped
         ]
-        labels(ax, points, low, (high - low) / (HEIGHT - BELOW - ABOVE))
+        labels(ax, points)
 
     words = ", ".join(
         f"{row['run']} {text.score(auc_of(row))} at {text.significant(row['bytes'] / 1e6)} MB"
@@ -97,13 +88,13 @@ def _limits(rows: Sequence[ComparedRow]) -> tuple[float, float]:
 
 
 def reaches(rows: Sequence[ComparedRow], bayes: float) -> bool:
-    """Whether the figure reaches up to the best AUC possible without pressing all others together."""
+    """Tell whether the figure reaches up to the best AUC possible without pressing all others together."""
     low, high = _limits(rows)
     return bayes <= high + (high - low)
 
 
 def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> Markup:
-    """AUC minus the control's, of every fine-tuned model of each run; whiskers: deviation over the seeds.
+    """Draw AUC minus the control's of every fine-tuned model of each run; whiskers: deviation over seeds.
 
     Args:
         rows: Those with a difference to the control.
@@ -126,7 +117,7 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> M
         ax.set_xlim(low - margin, high + margin)
         row_names(ax, shown, 16)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.signed(value)))
+        ax.xaxis.set_major_formatter(lambda value, _: text.signed(value))
         ax.grid(axis="x")
         ax.set_xlabel("test AUC minus the control's")
         for index, name_of_method in enumerate(methods):

@@ -9,7 +9,7 @@ from itertools import dropwhile
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
@@ -36,7 +36,7 @@ MANY = 40
 def validation_auc(
     candidates: Sequence[FineTuning], baseline: float | None, name: str, *, whole: bool = False
 ) -> Markup:
-    """The curves of one round; a ring marks the step that was kept.
+    """Draw the curves of one round; a ring marks the step that was kept.
 
     Args:
         candidates: Those fine-tuned in this round.
@@ -55,7 +55,7 @@ def validation_auc(
         ax.set_xlabel("step")
         ax.set_ylabel("validation AUC")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         if baseline is not None:
             ax.axhline(baseline, color=COLOUR["grey"], linewidth=1.2, linestyle=DASHED)
         for candidate in candidates:
@@ -71,7 +71,7 @@ def validation_auc(
 
 
 def kept(candidate: FineTuning) -> CurvePoint:
-    """Find what was kept."""
+    """Find the point of a curve that was kept."""
     return next(point for point in candidate["curve"] if point["step"] == candidate["kept_step"])
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
 from afm_dist.report.plots.canvas import (
     COLOUR,
     DASHED,
+    POINTS_PER_INCH,
     SMALL,
     WIDTH,
     auc_axis,
@@ -42,16 +43,12 @@ FAR_BELOW = 1.0
 
 
 def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Markup:
-    """AUC against bytes: hollow before fine-tuning, filled after, one line a model; all have an AUC."""
+    """Draw AUC against bytes, hollow before fine-tuning, filled after, a line a model; all have an AUC."""
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, *MARGINS)
         low, high = _auc_limits(rows, bayes_auc)
-        ax.set_ylim(low, high)
+        ax = quality_axes(figure, (low, high))
         size_axis(ax, [row["bytes"] / 1e6 for row in rows])
-        ax.set_xlabel("size, MB")
-        ax.set_ylabel("test AUC")
-        auc_axis(ax)
         if bayes_auc is not None and bayes_auc <= high:
             ax.axhline(bayes_auc, color=COLOUR["muted"], linestyle=(0, (1, 2)), linewidth=1.2)
             words = "best possible (Bayes)"
@@ -61,7 +58,7 @@ def auc_against_bytes(rows: Sequence[Row], bayes_auc: float | None) -> Markup:
             _point(ax, row, low)
         _paths_of_finetuning(ax, rows, low)
         _far_below(ax, rows, low)
-        labels(ax, points_of(_labelled(rows)), low, (high - low) / (HEIGHT - MARGINS[1] - MARGINS[3]))
+        labels(ax, points_of(_labelled(rows)))
 
     values = ", ".join(
         f"{row['name']} {text.STAGE_WORDS[row['stage']]} {text.score(row['auc'])} "
@@ -83,8 +80,21 @@ def _auc_limits(rows: Sequence[Row], bayes_auc: float | None) -> tuple[float, fl
     return low - margin, high + margin
 
 
+def quality_axes(figure: Figure, limits: tuple[float, float], *, top: float = MARGINS[3]) -> Axes:
+    """Make axes of AUC against bytes, between two AUCs, with room for names on the right."""
+    ax = axes(figure, *MARGINS[:3], top)
+    ax.set(ylim=limits, xlabel="size, MB", ylabel="test AUC")
+    auc_axis(ax)
+    return ax
+
+
+def places(rows: Sequence[Mapping[str, Any]], low: float = 0.0) -> tuple[list[float], list[float]]:
+    """Give MB and AUC of models that have an AUC; one below ``low`` is drawn there."""
+    return [row["bytes"] / 1e6 for row in rows], [max(auc_of(row), low) for row in rows]
+
+
 def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
-    """From 0 to the largest, or logarithmic where they differ much; in MB."""
+    """Set the axis of sizes in MB: from 0 to the largest, or logarithmic where they differ much."""
     if max(sizes) / min(sizes) > LOG_FROM:
         ax.set_xscale("log")
         ax.set_xlim(min(sizes) / 1.8, max(sizes) * 1.8)
@@ -92,14 +102,14 @@ def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
     else:
         ax.set_xlim(0, max(sizes) * 1.08)
         ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == 0 else f"{value:,g}"))
+    ax.xaxis.set_major_formatter(lambda value, _: "0" if value == 0 else f"{value:,g}")
 
 
 def _point(ax: Axes, row: Row, low: float) -> None:
     style = marker(look_of(row["name"]), filled=row["stage"] != "before-finetune")
     if auc_of(row) < low:
         style["marker"] = "v"
-    ax.plot([row["bytes"] / 1e6], [max(auc_of(row), low)], zorder=3, **style)
+    ax.plot(*places([row], low), zorder=3, **style)
 
 
 def _place(ax: Axes, size: float) -> float:
@@ -137,7 +147,7 @@ def _paths_of_finetuning(ax: Axes, rows: Sequence[Row], low: float) -> None:
         start = before.get(row["name"])
         if start is not None and row["stage"] == "after-finetune":
             ax.plot(
-                [start["bytes"] / 1e6, row["bytes"] / 1e6], [max(auc_of(start), low), auc_of(row)],
+                *places([start, row], low),
                 color=COLOUR[look_of(row["name"]).colour], linewidth=1.2, zorder=2, clip_on=False,
             )  # fmt: skip
 
@@ -156,15 +166,14 @@ class Point(NamedTuple):
     auc: float
 
 
-def labels(ax: Axes, points: Sequence[Point], low: float, unit: float) -> None:
-    """A name beside each point, on the side with more room, moved apart where they would collide.
-
-    ``unit`` is the height of one point of the figure in AUC.
-    """
+def labels(ax: Axes, points: Sequence[Point]) -> None:
+    """Name each point on the side with more room; names are moved apart where they would collide."""
+    low, high = ax.get_ylim()
+    unit = (high - low) / (ax.bbox.height / ax.figure.dpi * POINTS_PER_INCH)
     bottom = low + (1.4 if any(point.auc < low for point in points) else 0.4) * LINE * unit
     for group in _groups(ax, points):
         wanted = [max(point.auc, low) for point, _ in group]
-        places = spread_out(wanted, LINE * unit, bottom, ax.get_ylim()[1])
+        places = spread_out(wanted, LINE * unit, bottom, high)
         for (point, offset), wish, place in zip(group, wanted, places, strict=True):
             ax.annotate(
                 short(point.words),
@@ -198,12 +207,12 @@ def _groups(ax: Axes, points: Sequence[Point]) -> list[list[tuple[Point, float]]
 
 
 def points_of(rows: Sequence[Row]) -> list[Point]:
-    """The rows by their names, in the colours of their methods."""
+    """Make points of rows, by their names and in the colours of their methods."""
     return [Point(row["name"], look_of(row["name"]).colour, row["bytes"], auc_of(row)) for row in rows]
 
 
 def throughput(rows: Sequence[Row]) -> Markup:
-    """Throughput over the baseline's as bars, with the smallest and largest measurement."""
+    """Draw throughput over the baseline's as bars, with the smallest and largest measurement."""
     shown = _labelled(rows)
     height = 34 * len(shown) + 56
 
@@ -220,7 +229,7 @@ def throughput(rows: Sequence[Row]) -> Markup:
             tick.set_color(COLOUR[look_of(row["name"]).colour])
             tick.set_fontsize(12)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
         ax.set_xlabel("rows per second over the baseline's")
 
     values = ", ".join(f"{row['name']} {text.ratio(row['throughput_ratio'])}" for row in shown)

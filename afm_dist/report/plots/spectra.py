@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
@@ -38,7 +38,7 @@ LEVEL_WORDS = ("≥ 50 %", "10–50 %", "1–10 %", "0.1–1 %", "< 0.1 %")
 
 
 def linear(layer: Layer, name: str) -> Markup:
-    """Eigenvalues on a logarithmic axis above the share that the first of them keep."""
+    """Draw eigenvalues on a logarithmic axis above the share that the first of them keep."""
     values = layer.get("eigenvalues") or []
     colour = COLOUR[look_of(layer["method"]).colour]
 
@@ -55,7 +55,7 @@ def linear(layer: Layer, name: str) -> Markup:
         upper.set_yscale("log")
         upper.yaxis.set_major_locator(LogLocator(numticks=6))
         upper.yaxis.set_minor_locator(NullLocator())
-        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.power_of_ten(value)))
+        upper.yaxis.set_major_formatter(lambda value, _: text.power_of_ten(value))
         upper.tick_params(labelbottom=False)
         upper.set_ylabel("eigenvalue")
         upper.annotate(
@@ -71,7 +71,7 @@ def linear(layer: Layer, name: str) -> Markup:
             color=COLOUR["muted"], linewidth=1.5, linestyle=(0, (4, 2)), label="of singular values",
         )  # fmt: skip
         lower.set_ylim(0, 104)
-        lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+        lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
         lower.set_ylabel("kept share")
         lower.set_xlabel("components kept" + (", log scale" if layer["width"] > LOG_FROM else ""))
         lower.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=SMALL,
@@ -92,7 +92,7 @@ def _component_axis(ax: Axes, layer: Layer) -> None:
         ax.set_xlim(0.5, layer["width"] + 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     colour = COLOUR[look_of(layer["method"]).colour]
     ax.axvspan(ax.get_xlim()[0], layer["rank"], color=colour, alpha=0.09, linewidth=0)
     ax.axvline(layer["rank"], color=colour, linewidth=1)
@@ -105,7 +105,7 @@ def _cumulative(values: Sequence[float]) -> list[float]:
 
 
 def embeddings(layers: Sequence[Layer]) -> Markup:
-    """One row a table, one cell a component, shaded by its share of the table's variance."""
+    """Draw a row a table and a cell a component, shaded by its share of the table's variance."""
     height = 15 * len(layers) + 92
     colour = COLOUR[look_of(layers[0]["method"]).colour]
     widest = max(layer["width"] for layer in layers)
@@ -141,7 +141,7 @@ def embeddings(layers: Sequence[Layer]) -> Markup:
 
 
 def names(layers: Sequence[Layer]) -> list[str]:
-    """Layer names as far as they tell the tables apart: ``C1`` for ``embedding.table[C1]``."""
+    """Shorten names of layers as far as they tell them apart: ``C1`` for ``embedding.table[C1]``."""
     tails = [re.split(r"[.\[]", layer["name"].rstrip("]"))[-1] for layer in layers]
     distinct = len(set(tails)) == len(tails)
     return [tail if distinct else layer["name"] for tail, layer in zip(tails, layers, strict=True)]

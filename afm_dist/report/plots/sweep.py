@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from afm_dist.report import text
 from afm_dist.report.looks import in_order, look_of
-from afm_dist.report.plots.canvas import COLOUR, SMALL, auc_axis, axes, marker, render
-from afm_dist.report.plots.models import labels, points_of
+from afm_dist.report.plots.canvas import COLOUR, SMALL, marker, render
+from afm_dist.report.plots.models import labels, places, points_of, quality_axes
 from afm_dist.report.schema import Row, SweepPoint
 from afm_dist.report.summary import auc_of
 
 HEIGHT = 360
-BELOW, ABOVE = 44.0, 44.0
+ABOVE = 44.0
 
 
 def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, float]:
-    """Where the AUC axis begins and ends: what a reader may choose is on it, with a margin."""
+    """Find where the AUC axis begins and ends: what a reader may choose is on it, with a margin."""
     finished = [auc_of(row) for row in rows]
     low = min([auc_of(point) for point in points if point["front"]] + finished)
     high = max([auc_of(point) for point in points] + finished)
@@ -30,40 +30,32 @@ def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, fl
 
 
 def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Markup:
-    """Hollow: before fine-tuning. Filled: trained or fine-tuned. The line joins what none beats.
+    """Draw every model: hollow before fine-tuning, filled after. The line joins what none beats.
 
     All points and rows have an AUC.
     """
     low, high = limits(points, rows)
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 58, BELOW, 84, ABOVE)
-        ax.set_xscale("log")
-        sizes = [point["bytes"] / 1e6 for point in points]
-        ax.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
-        ax.set_ylim(low, high)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax = quality_axes(figure, (low, high), top=ABOVE)
+        sizes, _ = places(points)
+        ax.set(xscale="log", xlim=(min(sizes) / 1.25, max(sizes) * 1.25))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
         if max(sizes) / min(sizes) < 100:
-            ax.set_xticks(_round_sizes(min(sizes) / 1.25, max(sizes) * 1.25))
-        ax.set_xlabel("size, MB")
-        ax.set_ylabel("test AUC")
-        auc_axis(ax)
+            ax.set_xticks(_round_sizes(*ax.get_xlim()))
         front = [point for point in points if point["front"]]
-        ax.plot(
-            [point["bytes"] / 1e6 for point in front], [auc_of(point) for point in front],
-            color=COLOUR["muted"], linewidth=1, zorder=1,
-        )  # fmt: skip
+        ax.plot(*places(front), color=COLOUR["muted"], linewidth=1, zorder=1)
         tried = [point for point in points if point["method"] != "baseline"]
         for point in tried:
             if auc_of(point) >= low:
                 style = marker(look_of(point["method"]), filled=False, size=5.5)
-                ax.plot([point["bytes"] / 1e6], [auc_of(point)], zorder=3, **style)
+                ax.plot(*places([point]), zorder=3, **style)
         finished = [row for row in rows if row["stage"] != "before-finetune"]
         for row in finished:
             style = marker(look_of(row["name"]), filled=True)
-            ax.plot([row["bytes"] / 1e6], [auc_of(row)], zorder=4, **style)
-        labels(ax, points_of(finished), low, (high - low) / (HEIGHT - BELOW - ABOVE))
+            ax.plot(*places([row]), zorder=4, **style)
+        labels(ax, points_of(finished))
         handles = [
             Line2D([], [], label=look.label, **marker(look, filled=False, size=5.5))
             for look in map(look_of, in_order(point["method"] for point in tried))

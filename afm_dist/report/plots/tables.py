@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import AFTER, BEFORE
@@ -15,7 +15,7 @@ from afm_dist.report.schema import Table
 
 
 def bytes_by_field(tables: Sequence[Table]) -> Markup:
-    """Two bars a field, the compressed one inside the other, the largest on top.
+    """Draw two bars a field, the compressed one inside the other, the largest on top.
 
     The axis is linear: the figure is there to show which fields hold the bytes. The labels
     carry the small ones.
@@ -33,7 +33,7 @@ def bytes_by_field(tables: Sequence[Table]) -> Markup:
             words = text.shrinkage(table["bytes_before"], table["bytes_after"])
             beside(ax, place, words, max(before, after))
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         ax.set_xlabel("MB")
         for left, colour, words in ((92, BEFORE, "before"), (166, AFTER, "after")):
             figure.text(

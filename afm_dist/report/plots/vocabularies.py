@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from afm_dist.dataset.description import CategoricalField
 from afm_dist.report import text
@@ -22,7 +22,7 @@ ROW = 15
 
 
 def rows_by_rank(fields: Sequence[CategoricalField]) -> Markup:
-    """One bar a field: the training rows by how frequent their id is, the unknown last."""
+    """Draw a bar a field: the training rows by how frequent their id is, the unknown last."""
     height = ROW * len(fields) + 112
 
     def paint(figure: Figure) -> None:
@@ -34,7 +34,7 @@ def rows_by_rank(fields: Sequence[CategoricalField]) -> Markup:
                 ax.barh(place, 100 * (high - low), left=100 * low, height=0.76, linewidth=0,
                         **_shade_of_rows(index))  # fmt: skip
             beside(ax, place, f"{percent(field.coverage)} %")
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
         ax.set_xlabel("training rows")
         above_rows(ax, "coverage")
         for index, words in enumerate(HEAD_WORDS):
@@ -48,7 +48,7 @@ def rows_by_rank(fields: Sequence[CategoricalField]) -> Markup:
 
 
 def ids_by_field(fields: Sequence[CategoricalField]) -> Markup:
-    """Two bars a field, the ids that make up 90 % of the training rows inside all of them.
+    """Draw two bars a field, the ids that make up 90 % of the training rows inside all of them.
 
     The axis is linear, as bytes are: the figure is there to show which fields hold the ids.
     """
@@ -65,7 +65,7 @@ def ids_by_field(fields: Sequence[CategoricalField]) -> Markup:
             ax.barh(place, needed or 0, height=0.76, linewidth=0, **_shade_of_ids(0))
             beside(ax, place, text.count(field.cardinality), field.cardinality)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         ax.set_xlabel("ids")
         places = ((KEY_LEFT, 12), (KEY_LEFT, 30), (KEY_LEFT + KEY_STEP, 30))
         for index, (left, top) in enumerate(places):

@@ -9,11 +9,11 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
-from afm_dist.report.plots.canvas import COLOUR, DASHED, SMALL, axes, render
+from afm_dist.report.plots.canvas import COLOUR, DASHED, SMALL, axes, render, scale
 from afm_dist.report.schema import ReliabilityBin, Row
 
 HEIGHT = 430
@@ -38,22 +38,15 @@ def reliability(rows: Sequence[Row]) -> Markup:
 
     def paint(figure: Figure) -> None:
         upper, lower = axes(figure, 58, 176, 16, 12), axes(figure, 58, 44, 16, 272)
-        for ax in (upper, lower):
-            _rate_axis(ax, limits)
-        upper.set_yscale("log")
-        upper.set_ylim(*limits)
-        upper.yaxis.set_major_locator(FixedLocator(_ticks(*limits)))
-        upper.yaxis.set_minor_locator(NullLocator())
-        upper.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        upper.set_ylabel("observed clicks")
+        _rate_axis(upper, limits, "")
+        _rate_axis(lower, limits, "predicted clicks")
+        upper.set(yscale="log", ylim=limits)
+        scale(upper.yaxis, "observed clicks", _percent, FixedLocator(_ticks(*limits)))
         upper.tick_params(labelbottom=False)
         upper.plot(limits, limits, color=COLOUR["muted"], linewidth=1, linestyle=DASHED, zorder=1)
         _chance(lower, rows[-1]["reliability"], floor)
         lower.axhline(1, color=COLOUR["muted"], linewidth=1, linestyle=DASHED, zorder=1)
-        lower.yaxis.set_major_locator(MaxNLocator(5))
-        lower.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}")
-        lower.set_ylabel("observed /\npredicted")
-        lower.set_xlabel("predicted clicks")
+        scale(lower.yaxis, "observed /\npredicted", "{:.2f}", MaxNLocator(5))
         for row, points in shown:
             look = look_of(row["name"])
             style: dict[str, Any] = {
@@ -81,13 +74,14 @@ def _rates(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float]]:
     return [(each["predicted"] / each["weight"], each["observed"] / each["weight"]) for each in bins]
 
 
-def _rate_axis(ax: Axes, limits: tuple[float, float]) -> None:
-    ax.set_xscale("log")
-    ax.set_xlim(*limits)
-    ax.xaxis.set_major_locator(FixedLocator(_ticks(*limits)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+def _rate_axis(ax: Axes, limits: tuple[float, float], label: str) -> None:
+    ax.set(xscale="log", xlim=limits)
+    scale(ax.xaxis, label, _percent, FixedLocator(_ticks(*limits)))
     ax.grid()
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:g} %"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -17,9 +17,10 @@ from typing import Any, get_args
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import Locator, MaxNLocator, NullLocator
 
 from afm_dist.compression.look import Colour, Look
 from afm_dist.report.dataset_words import cut
@@ -175,10 +176,26 @@ def marker(look: Look, *, filled: bool, size: float = 7.5, colour: str = "") -> 
     }
 
 
-def auc_axis(ax: Axes) -> None:
+def scale(axis: Axis, label: str, shown: Callable[[float], str] | str, ticks: Locator | None = None) -> None:
+    """Set an axis, whose kind and limits are set.
+
+    Args:
+        axis: Horizontal or vertical.
+        label: Beside it.
+        shown: Writes the value of a tick: a function, or a format such as ``{:.2f}``.
+        ticks: Where they are; None: where matplotlib puts them. There are no minor ones.
+    """
+    write = shown.format if isinstance(shown, str) else shown
+    axis.set_label_text(label)
+    if ticks is not None:
+        axis.set_major_locator(ticks)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: write(value))
+
+
+def auc_axis(ax: Axes, label: str) -> None:
     """Mark round AUC values, always with four decimals."""
-    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.4f}")
+    scale(ax.yaxis, label, "{:.4f}", MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.grid(axis="y")
 
 

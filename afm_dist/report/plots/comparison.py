@@ -20,6 +20,7 @@ from afm_dist.report.plots.canvas import (
     marker,
     render,
     row_names,
+    scale,
     short,
 )
 from afm_dist.report.plots.models import Point, labels, places, quality_axes, size_axis
@@ -116,10 +117,8 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> M
         margin = 0.08 * (high - low) + max(0.0, LEAST_WIDTH - (high - low)) / 2
         ax.set_xlim(low - margin, high + margin)
         row_names(ax, shown, 16)
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        ax.xaxis.set_major_formatter(lambda value, _: text.signed(value))
+        scale(ax.xaxis, "test AUC minus the control's", text.signed, MaxNLocator(4, steps=[1, 2, 5, 10]))
         ax.grid(axis="x")
-        ax.set_xlabel("test AUC minus the control's")
         for index, name_of_method in enumerate(methods):
             left, top = 0.03 + 0.19 * (index % 5), 14 + 16 * (index // 5)
             figure.text(left, 1 - top / height, f"■ {short(name_of_method, 10)}", size=SMALL, va="center",

@@ -21,6 +21,7 @@ from afm_dist.report.plots.canvas import (
     axes,
     leader,
     render,
+    scale,
     short,
     spread_out,
 )
@@ -48,14 +49,10 @@ def validation_auc(
     def paint(figure: Figure) -> None:
         ax = axes(figure, *MARGINS)
         low, high = _limits(candidates, baseline, whole=whole)
-        ax.set_ylim(low, high)
         last = max(candidate["curve"][-1]["step"] for candidate in candidates)
-        ax.set_xlim(-0.03 * last, max(last, 1) * 1.03)
-        auc_axis(ax)
-        ax.set_xlabel("step")
-        ax.set_ylabel("validation AUC")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.set(xlim=(-0.03 * last, max(last, 1) * 1.03), ylim=(low, high))
+        auc_axis(ax, "validation AUC")
+        scale(ax.xaxis, "step", "{:,.0f}", MaxNLocator(5, integer=True))
         if baseline is not None:
             ax.axhline(baseline, color=COLOUR["grey"], linewidth=1.2, linestyle=DASHED)
         for candidate in candidates:

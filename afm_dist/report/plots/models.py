@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
@@ -25,6 +25,7 @@ from afm_dist.report.plots.canvas import (
     marker,
     render,
     row_names,
+    scale,
     short,
     spread_out,
 )
@@ -83,8 +84,8 @@ def _auc_limits(rows: Sequence[Row], bayes_auc: float | None) -> tuple[float, fl
 def quality_axes(figure: Figure, limits: tuple[float, float], *, top: float = MARGINS[3]) -> Axes:
     """Make axes of AUC against bytes, between two AUCs, with room for names on the right."""
     ax = axes(figure, *MARGINS[:3], top)
-    ax.set(ylim=limits, xlabel="size, MB", ylabel="test AUC")
-    auc_axis(ax)
+    ax.set_ylim(limits)
+    auc_axis(ax, "test AUC")
     return ax
 
 
@@ -95,14 +96,10 @@ def places(rows: Sequence[Mapping[str, Any]], low: float = 0.0) -> tuple[list[fl
 
 def size_axis(ax: Axes, sizes: Sequence[float]) -> None:
     """Set the axis of sizes in MB: from 0 to the largest, or logarithmic where they differ much."""
-    if max(sizes) / min(sizes) > LOG_FROM:
-        ax.set_xscale("log")
-        ax.set_xlim(min(sizes) / 1.8, max(sizes) * 1.8)
-        ax.xaxis.set_minor_locator(NullLocator())
-    else:
-        ax.set_xlim(0, max(sizes) * 1.08)
-        ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.xaxis.set_major_formatter(lambda value, _: "0" if value == 0 else f"{value:,g}")
+    wide = max(sizes) / min(sizes) > LOG_FROM
+    limits = (min(sizes) / 1.8, max(sizes) * 1.8) if wide else (0, max(sizes) * 1.08)
+    ax.set(xscale="log" if wide else "linear", xlim=limits)
+    scale(ax.xaxis, "size, MB", "{:,g}", None if wide else MaxNLocator(6))
 
 
 def _point(ax: Axes, row: Row, low: float) -> None:
@@ -219,8 +216,7 @@ def throughput(rows: Sequence[Row]) -> Markup:
     def paint(figure: Figure) -> None:
         ax = axes(figure, 92, 44, 16, 8)
         longest = max(row.get("throughput_ratio_max", row["throughput_ratio"]) for row in shown)
-        ax.set_xlim(0, max(longest, 1.0) * 1.5)
-        ax.set_ylim(len(shown) - 0.4, -0.6)
+        ax.set(xlim=(0, max(longest, 1.0) * 1.5), ylim=(len(shown) - 0.4, -0.6))
         ax.axvline(1, color=COLOUR["grey"], linewidth=1, linestyle=DASHED, zorder=0)
         for place, row in enumerate(shown):
             _bar(ax, place, row)
@@ -228,9 +224,8 @@ def throughput(rows: Sequence[Row]) -> Markup:
         for tick, row in zip(ax.get_yticklabels(), shown, strict=True):
             tick.set_color(COLOUR[look_of(row["name"]).colour])
             tick.set_fontsize(12)
-        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-        ax.set_xlabel("rows per second over the baseline's")
+        ticks = MaxNLocator(6, steps=[1, 2, 5, 10])
+        scale(ax.xaxis, "rows per second over the baseline's", "{:g}×", ticks)
 
     values = ", ".join(f"{row['name']} {text.ratio(row['throughput_ratio'])}" for row in shown)
     label = f"Throughput over the baseline's: {values}."

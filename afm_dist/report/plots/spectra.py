@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import look_of
@@ -25,6 +25,7 @@ from afm_dist.report.plots.canvas import (
     field_axes,
     key,
     render,
+    scale,
 )
 from afm_dist.report.schema import Layer
 
@@ -45,19 +46,16 @@ def linear(layer: Layer, name: str) -> Markup:
     def paint(figure: Figure) -> None:
         upper, lower = axes(figure, 58, 226, 16, 24), axes(figure, 58, 44, 16, 204)
         ordinals = range(1, len(values) + 1)
-        for ax in (upper, lower):
-            _component_axis(ax, layer)
-            ax.grid(axis="y")
+        wide = ", log scale" if layer["width"] > LOG_FROM else ""
+        _component_axis(upper, layer, "")
+        _component_axis(lower, layer, f"components kept{wide}")
         floor = values[0] * 10.0**-DECADES if values[0] > 0 else 1e-12
         visible = [(ordinal, value) for ordinal, value in zip(ordinals, values, strict=True) if value > floor]
         marker = "o" if len(visible) <= FEW else ""
         upper.plot(*zip(*visible, strict=True), color=colour, linewidth=1.8, marker=marker, markersize=5)
         upper.set_yscale("log")
-        upper.yaxis.set_major_locator(LogLocator(numticks=6))
-        upper.yaxis.set_minor_locator(NullLocator())
-        upper.yaxis.set_major_formatter(lambda value, _: text.power_of_ten(value))
+        scale(upper.yaxis, "eigenvalue", text.power_of_ten, LogLocator(numticks=6))
         upper.tick_params(labelbottom=False)
-        upper.set_ylabel("eigenvalue")
         upper.annotate(
             f"rank {layer['rank']} of {layer['width']}, {text.share(layer['kept_energy'])} of variance",
             (layer["rank"], 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -71,9 +69,7 @@ def linear(layer: Layer, name: str) -> Markup:
             color=COLOUR["muted"], linewidth=1.5, linestyle=(0, (4, 2)), label="of singular values",
         )  # fmt: skip
         lower.set_ylim(0, 104)
-        lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-        lower.set_ylabel("kept share")
-        lower.set_xlabel("components kept" + (", log scale" if layer["width"] > LOG_FROM else ""))
+        scale(lower.yaxis, "kept share", "{:.0f} %")
         lower.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=SMALL,
                      borderpad=0.2, handlelength=1.6, columnspacing=1.2)  # fmt: skip
 
@@ -84,15 +80,12 @@ def linear(layer: Layer, name: str) -> Markup:
     return render(paint, name=name, label=label, height=HEIGHT)
 
 
-def _component_axis(ax: Axes, layer: Layer) -> None:
-    if layer["width"] > LOG_FROM:
-        ax.set_xscale("log")
-        ax.set_xlim(0.93, layer["width"] * 1.08)
-    else:
-        ax.set_xlim(0.5, layer["width"] + 0.5)
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+def _component_axis(ax: Axes, layer: Layer, label: str) -> None:
+    ax.grid(axis="y")
+    width, wide = layer["width"], layer["width"] > LOG_FROM
+    limits = (0.93, width * 1.08) if wide else (0.5, width + 0.5)
+    ax.set(xscale="log" if wide else "linear", xlim=limits)
+    scale(ax.xaxis, label, "{:g}", None if wide else MaxNLocator(8, integer=True))
     colour = COLOUR[look_of(layer["method"]).colour]
     ax.axvspan(ax.get_xlim()[0], layer["rank"], color=colour, alpha=0.09, linewidth=0)
     ax.axvline(layer["rank"], color=colour, linewidth=1)
@@ -122,8 +115,7 @@ def embeddings(layers: Sequence[Layer]) -> Markup:
             ax.plot([edge, edge], [place - 0.5, place + 0.5], color=COLOUR["ink"], linewidth=1.6,
                     solid_capstyle="butt")  # fmt: skip
             beside(ax, place, text.share(layer["kept_energy"]))
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        ax.set_xlabel("component (the line is the chosen rank)")
+        scale(ax.xaxis, "component (the line is the chosen rank)", "{:g}", MaxNLocator(8, integer=True))
         ax.spines["bottom"].set_visible(False)
         above_rows(ax, "kept")
         heading = "share of the table's variance in each component"

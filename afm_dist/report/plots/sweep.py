@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FixedLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import in_order, look_of
-from afm_dist.report.plots.canvas import COLOUR, SMALL, marker, render
+from afm_dist.report.plots.canvas import COLOUR, SMALL, marker, render, scale
 from afm_dist.report.plots.models import labels, places, points_of, quality_axes
 from afm_dist.report.schema import Row, SweepPoint
 from afm_dist.report.summary import auc_of
@@ -40,10 +40,8 @@ def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Mark
         ax = quality_axes(figure, (low, high), top=ABOVE)
         sizes, _ = places(points)
         ax.set(xscale="log", xlim=(min(sizes) / 1.25, max(sizes) * 1.25))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        if max(sizes) / min(sizes) < 100:
-            ax.set_xticks(_round_sizes(*ax.get_xlim()))
+        near = max(sizes) / min(sizes) < 100
+        scale(ax.xaxis, "size, MB", "{:g}", FixedLocator(_round_sizes(*ax.get_xlim())) if near else None)
         front = [point for point in points if point["front"]]
         ax.plot(*places(front), color=COLOUR["muted"], linewidth=1, zorder=1)
         tried = [point for point in points if point["method"] != "baseline"]

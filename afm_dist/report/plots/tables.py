@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import AFTER, BEFORE
-from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, beside, field_axes, render
+from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, beside, field_axes, render, scale
 from afm_dist.report.schema import Table
 
 
@@ -32,9 +32,7 @@ def bytes_by_field(tables: Sequence[Table]) -> Markup:
             ax.barh(place, after, height=0.72, color=COLOUR[AFTER], linewidth=0)
             words = text.shrinkage(table["bytes_before"], table["bytes_after"])
             beside(ax, place, words, max(before, after))
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        ax.set_xlabel("MB")
+        scale(ax.xaxis, "MB", "{:,g}", MaxNLocator(5))
         for left, colour, words in ((92, BEFORE, "before"), (166, AFTER, "after")):
             figure.text(
                 left / WIDTH, 1 - 28 / height, f"■ {words}", color=COLOUR[colour], size=SMALL, va="center"

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from afm_dist.dataset.description import CategoricalField
 from afm_dist.report import text
 from afm_dist.report.dataset_words import percent
-from afm_dist.report.plots.canvas import COLOUR, above_rows, beside, field_axes, key, render
+from afm_dist.report.plots.canvas import COLOUR, above_rows, beside, field_axes, key, render, scale
 
 SHADES = (1.0, 0.75, 0.54, 0.36, 0.22, 0.11)
 HEAD_WORDS = ("1st id", "to 10th", "to 100th", "to 1,000th", "to 10,000th", "rarer", "unknown")
@@ -34,8 +34,7 @@ def rows_by_rank(fields: Sequence[CategoricalField]) -> Markup:
                 ax.barh(place, 100 * (high - low), left=100 * low, height=0.76, linewidth=0,
                         **_shade_of_rows(index))  # fmt: skip
             beside(ax, place, f"{percent(field.coverage)} %")
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-        ax.set_xlabel("training rows")
+        scale(ax.xaxis, "training rows", "{:.0f} %")
         above_rows(ax, "coverage")
         for index, words in enumerate(HEAD_WORDS):
             line, place = divmod(index, KEY_PER_LINE)
@@ -64,9 +63,7 @@ def ids_by_field(fields: Sequence[CategoricalField]) -> Markup:
             ax.barh(place, field.cardinality, height=0.76, linewidth=0, **everything)
             ax.barh(place, needed or 0, height=0.76, linewidth=0, **_shade_of_ids(0))
             beside(ax, place, text.count(field.cardinality), field.cardinality)
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        ax.set_xlabel("ids")
+        scale(ax.xaxis, "ids", "{:,.0f}", MaxNLocator(4, integer=True))
         places = ((KEY_LEFT, 12), (KEY_LEFT, 30), (KEY_LEFT + KEY_STEP, 30))
         for index, (left, top) in enumerate(places):
             key(figure, left, top, words[index], **_shade_of_ids(index))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
@@ -19,6 +20,10 @@ class Outline:
     Args:
         model: Is not kept.
         names: Modules that can be compressed.
+
+    Attributes:
+        targets: These modules, by name, on the meta device; without those that cannot be copied.
+        bytes: Of all tensors of the whole model, each counted once.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
@@ -28,8 +33,10 @@ class Outline:
         wanted = [name for name in dict.fromkeys([*names, *others]) if name in known]
         copies = {name: _empty(known[name]) for name in wanted}
         self._modules = {name: module for name, module in copies.items() if module is not None}
+        self.targets = {name: self._modules[name] for name in names if name in self._modules}
+        self.bytes = sum(_distinct(model).values())
 
-    def bytes_of(self, entry: PlanEntry) -> tuple[int, int] | None:
+    def __call__(self, entry: PlanEntry) -> tuple[int, int] | None:
         """Bytes of the tensors that an entry changes, before and after; None: the entry does not fit."""
         names = [entry.name, *entry.config.neighbours]
         if not all(name in self._modules for name in names):
@@ -74,3 +81,9 @@ def _place(whole: nn.Module, name: str, module: nn.Module) -> None:
 def _bytes(model: nn.Module) -> int:
     state: Mapping[str, Tensor] = model.state_dict()
     return sum(tensor.nbytes for tensor in state.values())
+
+
+def _distinct(model: nn.Module) -> dict[object, int]:
+    """Bytes of the tensors of a model's state, tied ones once."""
+    tensors = [tensor for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
+    return {id(tensor): 0 if is_lazy(tensor) else tensor.nbytes for tensor in tensors}

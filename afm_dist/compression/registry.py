@@ -163,6 +163,12 @@ def has_method(module: nn.Module) -> bool:
     return isinstance(module, tuple(_module_types(None)))
 
 
+def methods_for(module: nn.Module) -> list[Method[Any, Any]]:
+    """List the methods that take modules of exactly this type and start from the uncompressed module."""
+    _discover()
+    return [method for method in _taking(module, None) if method.replaces]
+
+
 def _module_types(config: MethodConfig | None) -> list[type[nn.Module]]:
     """List the types that a method takes, or that some method takes that does not stack, each once."""
     found = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -81,7 +81,14 @@ class RayPass:
         self._emit = emit
 
     def run(self) -> dict[str, Moments]:
-        """Do the groups that have no partial yet, and sum up."""
+        """Do the groups that have no partial yet, and sum up in the order of the groups."""
+        merged: dict[str, Moments] = {}
+        for part in self.parts():
+            merge_into(merged, part)
+        return merged
+
+    def parts(self) -> Iterator[dict[str, Moments]]:
+        """Do the groups that have no partial yet, and yield all in their order, one in memory at a time."""
         if beside := self._partials.beside():
             console.say(f"  beside them lie partials of other passes, unused: {', '.join(beside)}")
         self._partials.begin()
@@ -90,7 +97,8 @@ class RayPass:
             console.say(f"  {len(committed)} of {len(self._rows)} groups were already committed")
             self._emit("groups found committed", what=STAGE, groups=committed)
         self._collect([i for i in range(len(self._rows)) if i not in set(committed)])
-        return self._merge()
+        for i in range(len(self._rows)):
+            yield self._load(i)
 
     def _collect(self, groups: Sequence[int]) -> None:
         """Commit the partials of some groups."""
@@ -138,14 +146,6 @@ class RayPass:
         self._partials.begin()
         raise TryAgainError("another driver ended the same pass meanwhile")
 
-    def _merge(self) -> dict[str, Moments]:
-        """Sum the partials in the order of the groups, one in memory at a time."""
-        merged: dict[str, Moments] = {}
-        for i in range(len(self._rows)):
-            for name, part in self._load(i).items():
-                merged[name] = merged[name].merge(part) if name in merged else part
-        return merged
-
     def _load(self, group: int) -> dict[str, Moments]:
         """A partial, made again if it was lost or damaged after its commit."""
         for _ in range(MAX_REPAIRS):
@@ -166,6 +166,12 @@ class RayPass:
                 f"{error} (made {MAX_REPAIRS} times again); look for a failing disk, or for a program that "
                 "changes the files of this run"
             ) from error
+
+
+def merge_into(merged: dict[str, Moments], part: Mapping[str, Moments]) -> None:
+    """Add the moments of the next group to those of the groups before."""
+    for name, own in part.items():
+        merged[name] = merged[name].merge(own) if name in merged else own
 
 
 @ray.remote(max_retries=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from afm_dist.dataset.batch import Batch
+from afm_dist.errors import OptionError
 from afm_dist.modules.eval_mode import eval_mode
 from afm_dist.statistics.moments import one_thread
 from afm_dist.statistics.outputs import Observation, outputs_of
@@ -57,30 +58,94 @@ def output_sensitivity(
         On one thread, so that neither the result nor the ranks that follow from it depend on how many cores
         a machine has.
     """
+    total = SensitivityTerms()
+    for terms in sensitivity_terms(model, batches, names, forward=forward, absorbing=absorbing):
+        total.add(terms)
+    for name in names:
+        if name not in total.reached:
+            raise ValueError(f"{name}: the logit does not depend on its output, or there were no rows")
+    return total.mean()
+
+
+@dataclass(kw_only=True)
+class SensitivityTerms:
+    """Sums over the rows of a batch, or of several.
+
+    Attributes:
+        logits: How many there were.
+        products: Σ ggᵀ by the names of moments, shape (M, M), float64.
+        reached: Modules whose outputs a logit depended on.
+    """
+
+    logits: int = 0
+    products: dict[str, Tensor] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+
+    def add(self, other: SensitivityTerms) -> None:
+        """Add the terms of later rows; the order of adding decides the bits."""
+        self.logits += other.logits
+        for key, product in other.products.items():
+            self.products[key] = self.products.get(key, 0) + product
+        self.reached |= other.reached
+
+    def mean(self) -> dict[str, Tensor]:
+        """Give E[ggᵀ]."""
+        return {key: product.cpu() / self.logits for key, product in self.products.items()}
+
+
+def sensitivity_terms(
+    model: nn.Module,
+    batches: Iterable[Any],
+    names: Sequence[str],
+    *,
+    forward: Callable[[nn.Module, Any], Tensor],
+    absorbing: Collection[str] = (),
+) -> Iterator[SensitivityTerms]:
+    """Yield what ``output_sensitivity`` sums up; arguments as there.
+
+    A module that is called several times for a batch gives as many terms, since the order of adding decides
+    the bits.
+    """
     modules = {name: model.get_submodule(name) for name in names}
-    products: dict[str, Tensor] = {}
-    reached: set[str] = set()
-    logits = 0
     with eval_mode(model) as apart, _recording(modules) as calls:
         for batch in batches:
             calls.clear()
             with apart(), torch.enable_grad():
                 scores = forward(model, batch)
-            logits += scores.numel()
+            logits = scores.numel()
             # As many as now: where activations are recomputed backward calls modules again.
             recorded = tuple(calls)
             for call, gradients in zip(recorded, _gradients(scores, recorded), strict=True):
-                if any(gradient is not None for gradient in gradients):
-                    reached.add(call.name)
+                reached = {call.name} if any(gradient is not None for gradient in gradients) else set()
                 for seen in call.observe(modules[call.name], gradients):
                     own = seen.rows.double()
                     if call.name in absorbing:
                         own = torch.cat([own, own.new_ones(len(own), 1)], 1)
-                    products[seen.key] = products.get(seen.key, 0) + own.T @ own
-    for name in names:
-        if name not in reached:
-            raise ValueError(f"{name}: the logit does not depend on its output, or there were no rows")
-    return {key: product.cpu() / logits for key, product in products.items()}
+                    yield SensitivityTerms(products={seen.key: own.T @ own})
+                yield SensitivityTerms(reached=reached)
+            yield SensitivityTerms(logits=logits)
+
+
+def giving_logits(forward_fn: Callable[[nn.Module, Any], Any]) -> Callable[[nn.Module, Any], Tensor]:
+    """Give the same function, which refuses what are no logits.
+
+    Args:
+        forward_fn: Calls a model with a batch.
+
+    Raises:
+        OptionError: from the call, when it returns anything but a tensor of floating point.
+    """
+
+    def forward(model: nn.Module, batch: Any) -> Tensor:
+        found = forward_fn(model, batch)
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise OptionError(
+                f"the sensitivity needs logits, but the forward gave a {type(found).__name__}: let "
+                "forward_fn return the logits, shape (B,); or name methods= that do not need the sensitivity"
+            )
+        return found
+
+    return forward
 
 
 @dataclass(frozen=True, kw_only=True)

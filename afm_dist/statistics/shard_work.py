@@ -1,4 +1,7 @@
-"""What a task of the statistics pass over a log does: inference over some shards, watching modules."""
+"""What a task of the statistics pass over a log does: inference over some shards, watching modules.
+
+A task whose shards hold rows of the sample measures the sensitivity of the logit on these, too.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ from afm_dist.runtime.resources import Device
 from afm_dist.runtime.sharing import SharedModel, load_shared
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import ForwardFn, Observer
+from afm_dist.statistics.partial_sensitivity import as_moments
 from afm_dist.statistics.partials import Partials
 from afm_dist.statistics.ray_pass import Work
+from afm_dist.statistics.sample import NO_SAMPLE, Sample
+from afm_dist.statistics.sensitivity import giving_logits, sensitivity_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,8 @@ class ShardWork(Work):
         batch_size: Rows of a batch.
         device: Type of the device the model runs on.
         partials: Where results are committed.
+        sensitive: Names of the modules whose sensitivity is measured.
+        sample: On which rows.
     """
 
     shared: SharedModel
@@ -41,6 +49,8 @@ class ShardWork(Work):
     batch_size: int
     device: Device
     partials: Partials
+    sensitive: Sequence[str] = ()
+    sample: Sample = NO_SAMPLE
 
     @property
     def rows(self) -> list[int]:
@@ -48,7 +58,7 @@ class ShardWork(Work):
         return [sum(shard.rows for shard in shards) for shards in self.groups]
 
     def moments(self, group: int) -> dict[str, Moments]:
-        """Of the rows of some shards."""
+        """Of the rows of some shards, and what their part of the sample adds to the sensitivity."""
         model = load_shared(self.shared).to(self.device)
         observer = Observer(model, self.modules)
         with torch.inference_mode(), observer.watching():
@@ -62,4 +72,13 @@ class ShardWork(Work):
                     raise DataError(
                         f"{shard.path}: {error}; look for broken values in this shard or for a diverged model"
                     ) from error
-        return observer.moments
+        if not self.sensitive:
+            return observer.moments
+        shards = self.groups[group]
+        terms = sensitivity_terms(
+            model,
+            (batch.to(self.device) for batch in self.sample.read(self.manifest, shards)),
+            self.sensitive,
+            forward=giving_logits(self.forward_fn),
+        )
+        return observer.moments | as_moments(terms, joined=self.sample.begins_in(shards))

@@ -23,7 +23,7 @@ class Quantization(MethodConfig):
     """Codes of few bits in place of the rows of a table, field by field.
 
     Attributes:
-        store: How the rows are stored, as ``Spec`` reads it: ``int8``, ``vq6``, ``rq2x8``, ``pq4x8``, ….
+        store: How the rows are stored, as ``Spec`` reads it: ``int8``, ``vq6``, ``rq2x8:1000+vq4``, ….
         fields: The same of the fields of a fused table for which it is another.
         metric: Which errors count: ``logit``, those that the logit depends on, (e − ê)ᵀG(e − ê) with
             G = E[ggᵀ]; ``plain``, all alike.

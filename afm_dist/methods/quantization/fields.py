@@ -14,23 +14,8 @@ from afm_dist.errors import OptionError
 from afm_dist.methods.quantization.codebooks import Codebooks, Fit, decoded
 from afm_dist.methods.quantization.config import Quantization, Weighting
 from afm_dist.methods.quantization.lloyd import BLOCK_ROWS
-from afm_dist.methods.quantization.spec import Layout, Spec
+from afm_dist.methods.quantization.spec import Layout, Spec, Way
 from afm_dist.statistics.statistics import Statistics
-
-FLOAT = Spec(kind="float32")
-FLOAT_BYTES = 4
-
-
-def effective(spec: Spec, ids: int, width: int) -> Spec:
-    """Give how a field is stored: as it was, where the way that a plan asks for saves nothing.
-
-    Args:
-        spec: What the plan asks for.
-        ids: V.
-        width: K.
-    """
-    saves = spec.layout(spec.slots(ids), width).bytes < ids * width * FLOAT_BYTES
-    return spec if saves else FLOAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +87,13 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """What stands for the rows of a field.
+    """What stands for some neighbouring rows of a field.
 
     Attributes:
         layout: What is stored.
         books: Codes and levels.
-        error: Predicted mean square of the change of the logit, to first order; NaN where the sensitivity was
-            not measured.
+        error: What they add to the mean square of the change of the logit, predicted to first order; NaN
+            where the sensitivity was not measured.
     """
 
     layout: Layout
@@ -116,8 +101,8 @@ class Quantised:
     error: float
 
 
-def quantised(rows: Rows, spec: Spec, config: Quantization) -> Quantised:
-    """Quantise the rows of a field.
+def quantised(rows: Rows, spec: Spec, config: Quantization) -> list[Quantised]:
+    """Quantise the rows of a field, range by range.
 
     Args:
         rows: Of the field.
@@ -127,41 +112,73 @@ def quantised(rows: Rows, spec: Spec, config: Quantization) -> Quantised:
     Raises:
         OptionError: the sensitivity is missing, or more parts than coordinates.
     """
-    V, K = rows.rows.shape
-    slots = spec.slots(V)
-    layout = spec.layout(slots, K)
-    weights, own = rows.weights(config.weighting), rows.rows
-    if slots < V:
+    found, start = [], 0
+    ids, width = rows.rows.shape
+    slots = spec.slots(ids)
+    for way, layout in zip(_used(spec, slots), spec.layouts(ids, width), strict=True):
+        stop = start + layout.slots
+        # The last slot is that of all ids behind it.
+        found.append(quantised_range(rows, start, stop if stop < slots else ids, layout.slots, way, config))
+        start = stop
+    return found
+
+
+def _used(spec: Spec, slots: int) -> list[Way]:
+    """List the ways of the ranges that are not empty."""
+    borders = [0, *(min(end, slots) for end in spec.ends), slots]
+    return [way for way, a, b in zip(spec.ways, borders, borders[1:], strict=False) if b > a]
+
+
+def quantised_range(
+    rows: Rows, start: int, stop: int, slots: int, way: Way, config: Quantization
+) -> Quantised:
+    """Quantise the rows of some neighbouring ids in one way.
+
+    Args:
+        rows: Of the field.
+        start: First id.
+        stop: Behind the last id.
+        slots: Rows that are stored; of the ids behind those their mean is one.
+        way: How they are stored.
+        config: Metric, weights and seed.
+
+    Raises:
+        OptionError: the sensitivity is missing, or more parts than coordinates.
+    """
+    layout = way.layout(slots, rows.rows.shape[1])
+    own, weights = rows.rows[start:stop], rows.weights(config.weighting)[start:stop]
+    if slots < len(own):
         shared = weights[slots - 1 :]
         mean = (shared @ own[slots - 1 :].double()) / shared.sum()
         own = torch.cat([own[: slots - 1], mean.float()[None]])
         weights = torch.cat([weights[: slots - 1], shared.sum()[None]])
-    if not layout.coded:
-        levels = own if layout.kind == "float32" else own.half().float()
-        books = Codebooks(codes=torch.zeros(slots, 0, dtype=torch.int64), levels=levels)
-        found = levels
-    else:
+    if layout.coded:
         books = Fit(own, weights, rows.metric(config), layout, config.seed).run()
         found = decoded(books, layout)
-    return Quantised(layout=layout, books=books, error=change_of_logit(rows, found))
+    else:
+        found = own if layout.kind == "float32" else own.half().float()
+        books = Codebooks(codes=torch.zeros(slots, 0, dtype=torch.int64), levels=found)
+    return Quantised(layout=layout, books=books, error=change_of_logit(rows, found, start, stop))
 
 
-def change_of_logit(rows: Rows, found: Tensor) -> float:
-    """Predict the mean square of the change of the logit: Σ_v n_v/N (e − ê)ᵀG(e − ê).
+def change_of_logit(rows: Rows, found: Tensor, start: int = 0, stop: int | None = None) -> float:
+    """Predict what some ids add to the mean square of the change of the logit: Σ_v n_v/N (e − ê)ᵀG(e − ê).
 
     Args:
         rows: e, V of them.
-        found: ê, shape (S, K), of which the last stands for all ids behind it.
+        found: ê, of the ids from ``start`` on, of which the last stands for all behind it.
+        start: First id.
+        stop: Behind the last id; None: all.
 
     Returns:
         NaN where the sensitivity was not measured.
     """
     if rows.sensitivity is None:
         return torch.nan
-    total = 0.0
-    for start in range(0, len(rows.rows), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(rows.rows))
-        place = torch.arange(start, stop).clamp(max=len(found) - 1)
-        left = (rows.rows[start:stop] - found[place]).double()
-        total += float(((left @ rows.sensitivity) * left).sum(1) @ rows.counts[start:stop])
+    total, stop = 0.0, len(rows.rows) if stop is None else stop
+    for first in range(start, stop, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, stop)
+        place = torch.arange(first - start, last - start).clamp(max=len(found) - 1)
+        left = (rows.rows[first:last] - found[place]).double()
+        total += float(((left @ rows.sensitivity) * left).sum(1) @ rows.counts[first:last])
     return max(0.0, total / float(rows.counts.sum()))

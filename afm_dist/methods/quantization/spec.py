@@ -1,11 +1,12 @@
-"""How the rows of one field are stored, as a word of a plan: ``int8``, ``vq6``, ``rq2x8``, ``pq4x8@5000``.
+"""How the rows of one field are stored, as a word of a plan: ``int8``, ``vq6``, ``rq2x8:1000+vq4``, ….
 
-Shape legend: S slots of a field, K numbers of a slot, C codes of a slot.
+Shape legend: S slots of a field, or of a range of them, K numbers of a slot, C codes of a slot.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,89 +18,72 @@ Kind = Literal["float32", "float16", "int", "vq", "rq", "pq"]
 INT_BITS = (2, 4, 8)
 MOST_BITS = 12
 MOST_PARTS = 16
+FLOAT_BYTES = 4
 # Of a level, a scale: float16 in files.
 HALF = 2
-# All ids of a field share one row, its mean.
-MEAN = "mean"
 
-_WORD = re.compile(
-    r"(?P<plain>float32|float16)"
+_WAY = re.compile(
+    r"(?P<plain>float32|float16|mean)"
     r"|int(?P<int>[1-9][0-9]?)(?P<row>-row)?"
     r"|vq(?P<vq>[1-9][0-9]?)"
     r"|(?P<many>rq|pq)(?P<parts>[1-9][0-9]?)x(?P<bits>[1-9][0-9]?)"
 )
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 GRAMMAR = (
     "float32, float16, int8, int4 or int2 (with -row: a scale a row), vqB, rqMxB or pqMxB with B bits a code "
-    f"(1 to {MOST_BITS}) and M codes a row (2 to {MOST_PARTS}), or mean; with @N only the first N ids of a "
-    "field have a row of their own"
+    f"(1 to {MOST_BITS}) and M codes a row (2 to {MOST_PARTS}), or mean; WAY:N+WAY stores the first N ids in "
+    "another way than the others, and with @N behind only the first N ids have a row of their own"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What a plan asks for of a field.
+class Way:
+    """One way to store rows.
 
     Attributes:
-        kind: ``float32``, ``float16``; ``int``: whole numbers on a grid; ``vq``: one codebook; ``rq``: codes
-            of several codebooks, added up; ``pq``: a codebook for some coordinates each.
+        kind: ``float32``, ``float16``; ``int``: whole numbers on a grid; ``vq``: one codebook, of no bits the
+            mean; ``rq``: codes of several codebooks, added up; ``pq``: a codebook for some coordinates each.
         bits: Of a code.
         parts: Codes of a row, of ``rq`` and ``pq``.
         by_row: Whether each row has a scale of its own, of ``int``.
-        own: How many ids have a row of their own, those behind share one; None: all.
     """
 
     kind: Kind
     bits: int = 0
     parts: int = 1
     by_row: bool = False
-    own: int | None = None
 
     @classmethod
-    def parse(cls, word: object) -> Spec:
-        """Read the word of a plan.
-
-        Raises:
-            OptionError: says what there is.
-        """
-        text, at, own = word.partition("@") if isinstance(word, str) else ("", "", "")
-        if text == MEAN and not at:
-            return cls(kind="vq", bits=1, own=0)
-        found = _WORD.fullmatch(text)
-        if found is None or (at and not re.fullmatch(r"[1-9][0-9]{0,17}", own)):
-            raise OptionError(f"{word!r} is no way to store rows; choose from {GRAMMAR}")
-        kept = int(own) if at else None
+    def parse(cls, word: str) -> Way | None:
+        """Read the word for a way; None: it is none."""
+        found = _WAY.fullmatch(word)
+        if found is None:
+            return None
         if found["plain"]:
-            return cls(kind=found["plain"], own=kept)  # type: ignore[arg-type]
-        if found["int"]:
-            bits = _within(word, int(found["int"]), INT_BITS)
-            return cls(kind="int", bits=bits, by_row=found["row"] is not None, own=kept)
-        if found["vq"]:
-            return cls(kind="vq", bits=_within(word, int(found["vq"]), range(1, MOST_BITS + 1)), own=kept)
-        parts = _within(word, int(found["parts"]), range(2, MOST_PARTS + 1))
-        bits = _within(word, int(found["bits"]), range(1, MOST_BITS + 1))
-        return cls(kind=found["many"], bits=bits, parts=parts, own=kept)  # type: ignore[arg-type]
+            return MEAN if found["plain"] == "mean" else cls(kind=found["plain"])  # type: ignore[arg-type]
+        parts = int(found["parts"] or 1)
+        bits = int(found["int"] or found["vq"] or found["bits"])
+        known: Collection[int] = INT_BITS if found["int"] else range(1, MOST_BITS + 1)
+        if bits not in known or (found["many"] and not 2 <= parts <= MOST_PARTS):
+            return None
+        kind: Kind = "int" if found["int"] else "vq" if found["vq"] else found["many"]  # type: ignore[assignment]
+        return cls(kind=kind, bits=bits, parts=parts, by_row=found["row"] is not None)
 
     @property
     def word(self) -> str:
         """Give the word that ``parse`` reads."""
-        if self.own == 0:
-            return MEAN
-        shared = "" if self.own is None else f"@{self.own}"
+        if self == MEAN:
+            return "mean"
         if self.kind == "int":
-            return f"int{self.bits}{'-row' if self.by_row else ''}{shared}"
+            return f"int{self.bits}{'-row' if self.by_row else ''}"
         if self.kind == "vq":
-            return f"vq{self.bits}{shared}"
-        many = f"{self.parts}x{self.bits}" if self.kind in ("rq", "pq") else ""
-        return f"{self.kind}{many}{shared}"
-
-    def slots(self, ids: int) -> int:
-        """Count the rows that are stored for so many ids."""
-        return ids if self.own is None else min(self.own + 1, ids)
+            return f"vq{self.bits}"
+        return f"{self.kind}{self.parts}x{self.bits}" if self.kind in ("rq", "pq") else self.kind
 
     def layout(self, slots: int, width: int) -> Layout:
-        """Give what is stored of a field, without what it has no use for.
+        """Give what is stored, without what there is no use for.
 
-        A field of fewer rows than codewords has a codeword for each, and shorter codes.
+        Fewer rows than codewords have a codeword each, and shorter codes.
 
         Args:
             slots: S.
@@ -120,12 +104,96 @@ class Spec:
         )
 
 
+MEAN = Way(kind="vq")
+FLOAT = Way(kind="float32")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What is stored of a field.
+class Spec:
+    """What a plan asks for of a field.
 
     Attributes:
-        kind: As in ``Spec``.
+        ways: Of ranges of ids, from the first on.
+        ends: Where each range but the last ends.
+        own: How many ids have a row of their own, those behind share one; None: all.
+    """
+
+    ways: tuple[Way, ...]
+    ends: tuple[int, ...] = ()
+    own: int | None = None
+
+    @classmethod
+    def parse(cls, word: object) -> Spec:
+        """Read the word of a plan.
+
+        Raises:
+            OptionError: says what there is.
+        """
+        wrong = OptionError(f"{word!r} is no way to store rows; choose from {GRAMMAR}")
+        if not isinstance(word, str):
+            raise wrong
+        text, at, own = word.partition("@")
+        ways: list[Way] = []
+        ends: list[int] = []
+        *tiers, last = text.split("+")
+        for tier in tiers:
+            name, _, end = tier.partition(":")
+            way = Way.parse(name)
+            if way is None or not _NUMBER.fullmatch(end) or (ends and int(end) <= ends[-1]):
+                raise wrong
+            ways.append(way)
+            ends.append(int(end))
+        way = Way.parse(last)
+        if way is None or (at and not _NUMBER.fullmatch(own)):
+            raise wrong
+        return cls(ways=(*ways, way), ends=tuple(ends), own=int(own) if at else None)
+
+    @property
+    def word(self) -> str:
+        """Give the word that ``parse`` reads."""
+        *tiers, last = self.ways
+        text = "".join(f"{way.word}:{end}+" for way, end in zip(tiers, self.ends, strict=True)) + last.word
+        return text if self.own is None else f"{text}@{self.own}"
+
+    def slots(self, ids: int) -> int:
+        """Count the rows that are stored for so many ids."""
+        return ids if self.own is None else min(self.own + 1, ids)
+
+    def layouts(self, ids: int, width: int) -> tuple[Layout, ...]:
+        """Give what is stored of each range of ids that is not empty.
+
+        Args:
+            ids: Of the field.
+            width: K.
+
+        Raises:
+            OptionError: more parts than coordinates.
+        """
+        slots = self.slots(ids)
+        borders = [0, *(min(end, slots) for end in self.ends), slots]
+        return tuple(
+            way.layout(stop - start, width)
+            for way, start, stop in zip(self.ways, borders, borders[1:], strict=False)
+            if stop > start
+        )
+
+    def effective(self, ids: int, width: int) -> Spec:
+        """Give this, or the rows as they are where this saves nothing.
+
+        Args:
+            ids: Of the field.
+            width: K.
+        """
+        saves = sum(layout.bytes for layout in self.layouts(ids, width)) < ids * width * FLOAT_BYTES
+        return self if saves else Spec(ways=(FLOAT,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is stored of some rows of a field.
+
+    Attributes:
+        kind: As in ``Way``.
         bits: Of a code.
         parts: Codes of a row, of ``rq`` and ``pq``.
         by_row: Whether each row has a scale of its own.
@@ -142,7 +210,7 @@ class Layout:
 
     @property
     def group(self) -> str:
-        """Name what fields have in common that are looked up together."""
+        """Name what rows have in common that are looked up together."""
         if self.kind == "int":
             return f"int{self.bits}{'-row' if self.by_row else ''}"
         if self.kind in ("rq", "pq"):
@@ -174,7 +242,7 @@ class Layout:
 
     @property
     def level_rows(self) -> int:
-        """Count the rows of K levels: codewords; of a grid its centre, and the field's step if it has one."""
+        """Count the rows of K levels: codewords; of a grid its centre, and the common step if it has one."""
         if self.kind == "int":
             return 1 if self.by_row else 2
         return self.codewords * (self.parts if self.kind == "rq" else 1)
@@ -187,16 +255,10 @@ class Layout:
 
     @property
     def bytes(self) -> int:
-        """Count the bytes of all that is stored of the field."""
+        """Count the bytes of all that is stored of the rows."""
         if not self.coded:
-            return self.slots * self.width * (4 if self.kind == "float32" else HALF)
+            return self.slots * self.width * (FLOAT_BYTES if self.kind == "float32" else HALF)
         scales = self.slots if self.by_row else 0
         # Which codebook a coordinate is of takes a byte.
         owners = self.width if self.kind == "pq" else 0
         return self.code_bytes + HALF * (self.level_rows * self.width + scales) + owners
-
-
-def _within(word: object, value: int, known: range | tuple[int, ...]) -> int:
-    if value not in known:
-        raise OptionError(f"{word!r} is no way to store rows; choose from {GRAMMAR}")
-    return value

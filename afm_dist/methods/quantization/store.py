@@ -268,69 +268,122 @@ class CodedGroup(Group):
 
 
 class QuantizedStore(Store):
-    """Rows of several fields, each stored in its own way.
+    """Rows of several fields, ranges of the slots of each stored in their own way.
 
     Args:
-        layouts: Of each field.
+        layouts: Of the ranges of each field.
         sparse: Whether gradients of what there is for each row touch only the rows that occurred.
 
     Attributes:
-        groups: Fields that are stored alike, by what they have in common.
+        groups: Ranges that are stored alike, by what they have in common.
     """
 
     starts: Tensor
-    order: Tensor
+    fields: Tensor
+    begins: Tensor
+    ends: Tensor
     back: Tensor
 
-    def __init__(self, layouts: Sequence[Layout], *, sparse: bool) -> None:
+    def __init__(self, layouts: Sequence[Sequence[Layout]], *, sparse: bool) -> None:
         super().__init__()
-        self.layouts, self.width = tuple(layouts), layouts[0].width
-        self._members = {
-            key: [i for i, own in enumerate(layouts) if own.group == key]
-            for key in dict.fromkeys(own.group for own in layouts)
-        }
+        self.layouts = tuple(tuple(own) for own in layouts)
+        self.width = layouts[0][0].width
+        ranges = [(i, tier, one) for i, own in enumerate(layouts) for tier, one in enumerate(own)]
+        keys = dict.fromkeys(one.group for _, _, one in ranges)
+        # By group: its ranges, as numbers of field and tier.
+        self._members = {key: [(i, tier) for i, tier, one in ranges if one.group == key] for key in keys}
         self.groups = nn.ModuleDict()
-        for key, fields in self._members.items():
-            own = [layouts[i] for i in fields]
+        for key, members in self._members.items():
+            own = [self.layouts[i][tier] for i, tier in members]
             kind = CodedGroup if own[0].coded else PlainGroup
             self.groups[key] = kind(own, sparse=sparse)
-        for name in ("starts", "order", "back"):
+        for name in ("starts", "fields", "begins", "ends", "back"):
             self.register_buffer(name, getattr(self, f"rebuild_{name}")(), persistent=False)
+
+    @property
+    def _ranges(self) -> list[tuple[int, int]]:
+        """List all ranges, group after group."""
+        return [one for members in self._members.values() for one in members]
+
+    @property
+    def _tiers(self) -> int:
+        """Count the ranges of the field that has most."""
+        return max(len(own) for own in self.layouts)
 
     def rebuild_starts(self) -> Tensor:
         """Compute the first slot of each field anew, shape (F,); they are not stored in checkpoints."""
-        return _starts([layout.slots for layout in self.layouts])
+        return _starts([sum(one.slots for one in own) for own in self.layouts])
 
-    def rebuild_order(self) -> Tensor:
-        """List the fields anew, group after group, shape (F,); they are not stored in checkpoints."""
-        return torch.tensor([i for fields in self._members.values() for i in fields])
+    def rebuild_fields(self) -> Tensor:
+        """List the field of each range anew, group after group; they are not stored in checkpoints."""
+        return torch.tensor([i for i, _ in self._ranges])
+
+    def rebuild_begins(self) -> Tensor:
+        """List where each range begins in its field anew, group after group; not stored in checkpoints."""
+        return torch.tensor([self._begin(i, tier) for i, tier in self._ranges])
+
+    def rebuild_ends(self) -> Tensor:
+        """List the last slot of each range anew, the last of a field without end; not stored."""
+        return torch.tensor(
+            [
+                self._begin(i, tier + 1) - 1
+                if tier + 1 < len(self.layouts[i])
+                else torch.iinfo(torch.int64).max
+                for i, tier in self._ranges
+            ]
+        )
 
     def rebuild_back(self) -> Tensor:
-        """List the place of each field in that order anew, shape (F,); not stored in checkpoints."""
-        order = [i for fields in self._members.values() for i in fields]
-        return torch.tensor([order.index(i) for i in range(len(order))])
+        """List the place of each field's ranges in that order anew, shape (tiers, F); not stored.
 
-    def write(self, field: int, books: Codebooks) -> None:
-        """Fill in a field."""
-        key, place = self._place(field)
-        self._group(key).write(place, books)
+        A field with fewer ranges has its last in place of the others.
+        """
+        return torch.tensor(
+            [
+                [self._ranges.index((i, min(tier, len(own) - 1))) for i, own in enumerate(self.layouts)]
+                for tier in range(self._tiers)
+            ]
+        )
+
+    def write(self, field: int, tier: int, books: Codebooks) -> None:
+        """Fill in a range of a field."""
+        key = self.layouts[field][tier].group
+        self._group(key).write(self._members[key].index((field, tier)), books)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Look up slots counted over all fields, (B, F) -> (B, F, K)."""
         slots = rows - self.starts
-        if len(self.groups) == 1:
-            (group,) = self.groups.values()
-            found: Tensor = group(slots)
-            return found
-        sizes = [len(fields) for fields in self._members.values()]
-        parts = slots.index_select(1, self.order).split(sizes, 1)
-        codes = [group(own) for group, own in zip(self.groups.values(), parts, strict=True)]
-        return torch.cat(codes, 1).index_select(1, self.back)
+        if self._tiers == 1:
+            if len(self.groups) == 1:
+                (group,) = self.groups.values()
+                found: Tensor = group(slots)
+                return found
+            return self._look_up(slots.index_select(1, self.fields)).index_select(1, self.back[0])
+        each = slots.index_select(1, self.fields)
+        # A slot of another range is one of the nearest end, and is not taken.
+        looked_up = self._look_up((each.minimum(self.ends) - self.begins).clamp(min=0))
+        found = looked_up.index_select(1, self.back[0])
+        for back in self.back[1:].unbind():
+            later = looked_up.index_select(1, back)
+            found = torch.where((slots >= self.begins[back])[..., None], later, found)
+        return found
+
+    def _look_up(self, slots: Tensor) -> Tensor:
+        """Look up slots of all ranges, group after group."""
+        sizes = [len(members) for members in self._members.values()]
+        parts = slots.split(sizes, 1)
+        return torch.cat([group(own) for group, own in zip(self.groups.values(), parts, strict=True)], 1)
 
     def of_field(self, field: int, slots: Tensor) -> Tensor:
         """Look up slots of one field, (n,) -> (n, K)."""
-        key, place = self._place(field)
-        return self._group(key).of_field(place, slots)
+        found: Tensor | None = None
+        for tier, layout in enumerate(self.layouts[field]):
+            begin = self._begin(field, tier)
+            place = self._members[layout.group].index((field, tier))
+            own = self._group(layout.group).of_field(place, (slots - begin).clamp(0, layout.slots - 1))
+            found = own if found is None else torch.where((slots >= begin)[:, None], own, found)
+        assert found is not None
+        return found
 
     def packed(self) -> QuantizedStore:
         """Give the same with float16 levels."""
@@ -349,14 +402,16 @@ class QuantizedStore(Store):
 
     def field_numbers(self, field: int) -> dict[str, int]:
         """Count the numbers that are stored of one field, by the name of the tensor they are in."""
-        key, place = self._place(field)
-        counted = self._group(key).field_numbers(place)
-        return {f"groups.{key}.{name}": count for name, count in counted.items()}
+        counted: dict[str, int] = {}
+        for tier, layout in enumerate(self.layouts[field]):
+            place = self._members[layout.group].index((field, tier))
+            for name, count in self._group(layout.group).field_numbers(place).items():
+                key = f"groups.{layout.group}.{name}"
+                counted[key] = counted.get(key, 0) + count
+        return counted
 
-    def _place(self, field: int) -> tuple[str, int]:
-        """Find the group of a field, and which of its fields it is."""
-        key = self.layouts[field].group
-        return key, self._members[key].index(field)
+    def _begin(self, field: int, tier: int) -> int:
+        return sum(one.slots for one in self.layouts[field][:tier])
 
     def _group(self, key: str) -> Group:
         group = self.groups[key]
@@ -365,7 +420,7 @@ class QuantizedStore(Store):
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
-        return ", ".join(f"{key}: {len(fields)} fields" for key, fields in self._members.items())
+        return ", ".join(f"{key}: {len(members)} ranges" for key, members in self._members.items())
 
 
 def _starts(sizes: Sequence[int]) -> Tensor:

@@ -13,9 +13,9 @@ from afm_dist.compression.allocate import Choice
 from afm_dist.compression.method import Candidates, Method
 from afm_dist.errors import OptionError
 from afm_dist.methods.quantization.config import Quantization, check_fields
-from afm_dist.methods.quantization.fields import FLOAT, Rows, effective, quantised
-from afm_dist.methods.quantization.options import EXAMPLES, LONGEST, options
-from afm_dist.methods.quantization.spec import MEAN, Spec
+from afm_dist.methods.quantization.fields import Rows, quantised, quantised_range
+from afm_dist.methods.quantization.options import EXAMPLES, LONGEST, options, tiers
+from afm_dist.methods.quantization.spec import FLOAT, Spec
 from afm_dist.methods.quantization.store import QuantizedStore
 from afm_dist.runtime import console
 from afm_dist.statistics.keys import field_key
@@ -32,7 +32,7 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
     def examples(self, module: FusedEmbedding) -> list[Quantization]:
         """Give one of each kind, and some fields that differ."""
         found = [Quantization(store=word) for word in EXAMPLES]
-        words = [*EXAMPLES, MEAN, "vq4@2"]
+        words = [*EXAMPLES, "mean"]
         fields = {field: words[i % len(words)] for i, field in enumerate(module.names)}
         return [*found, Quantization(store="int4", fields=fields)]
 
@@ -57,9 +57,8 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
         check_fields(name, module.names, config)
         specs, width = _specs(module, config), module.code_dim
         rows = list(zip(specs, module.cardinalities, strict=True))
-        layouts = [spec.layout(spec.slots(ids), width) for spec, ids in rows]
         own = [ids if spec.own is None else min(spec.own, ids) for spec, ids in rows]
-        shares = any(layout.slots < ids for layout, ids in zip(layouts, module.cardinalities, strict=True))
+        shares = any(spec.slots(ids) < ids for spec, ids in rows)
         new = FusedEmbedding(
             module.names,
             module.cardinalities,
@@ -67,7 +66,7 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
             code_dim=None if module.projection is None else width,
             sparse=module.sparse,
             address=SharedSlot(module.cardinalities, own) if shares else None,
-            store=QuantizedStore(layouts, sparse=module.sparse),
+            store=QuantizedStore([spec.layouts(ids, width) for spec, ids in rows], sparse=module.sparse),
         )
         new.projection, new.bias = deepcopy(module.projection), deepcopy(module.bias)
         new.folded = module.folded
@@ -86,7 +85,8 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
         assert isinstance(store, QuantizedStore)
         for i, spec in enumerate(_specs(module, config)):
             rows = Rows.of(field_key(name, module.names[i]), module.codes(i), known)
-            store.write(i, quantised(rows, spec, config).books)
+            for tier, found in enumerate(quantised(rows, spec, config)):
+                store.write(i, tier, found.books)
         _say_left_alone(name, module, config)
 
     def stored_dtypes(self, model: nn.Module, name: str, config: Quantization) -> Mapping[str, torch.dtype]:
@@ -133,45 +133,69 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
                 "allocate the model with its values"
             )
         ways = [self._ways(name, module, i, config, known) for i in range(len(module.names))]
-        base = cost(replace(config, store=MEAN, fields=None)) - sum(
-            choices[Spec.parse(MEAN).word].cost for choices in ways
-        )
-        words = dict.fromkeys(word for choices in ways for word in choices)
+        base = cost(replace(config, store="mean", fields=None)) - sum(own["mean"].cost for own in ways)
         whole = []
-        for word in words:
+        for word in dict.fromkeys(word for own in ways for word in own):
             # A field for which a way saves nothing stays as it is.
-            chosen = [choices.get(word) or choices[FLOAT.word] for choices in ways]
+            chosen = [own.get(word) or own[FLOAT.word] for own in ways]
             total = base + sum(choice.cost for choice in chosen)
             if total < 0:
                 error = sum(choice.error for choice in chosen)
                 whole.append(Choice(replace(config, store=word, fields=None), total, error))
         if not by_field:
             return Candidates(whole=whole)
-        return Candidates(
-            whole=whole,
-            fields={field: list(choices.values()) for field, choices in zip(module.names, ways, strict=True)},
-            base=base,
-            combine=config.with_specs,
-        )
+        fields = {}
+        for i, field in enumerate(module.names):
+            tiered = self._tiers(name, module, i, config, known)
+            fields[field] = _unbeaten([*ways[i].values(), *tiered])
+        return Candidates(whole=whole, fields=fields, base=base, combine=config.with_specs)
+
+    def _rows(self, name: str, module: FusedEmbedding, i: int, known: Statistics) -> Rows:
+        """Give the rows of a field, with the sensitivity.
+
+        Raises:
+            OptionError: it was not measured.
+        """
+        key = field_key(name, module.names[i])
+        known.sensitivity(key, module.code_dim)
+        return Rows.of(key, module.codes(i), known)
 
     def _ways(
         self, name: str, module: FusedEmbedding, i: int, config: Quantization, known: Statistics
     ) -> dict[str, Choice]:
-        """List the ways to store a field, by their words, each with its own bytes."""
-        ids, width = module.cardinalities[i], module.code_dim
-        key = field_key(name, module.names[i])
-        known.sensitivity(key, width)
-        rows = Rows.of(key, module.codes(i), known)
+        """List the ways to store a field as a whole, by their words, each with its own bytes."""
+        rows = self._rows(name, module, i, known)
         found = {}
-        for spec in options(ids, width):
-            one = quantised(rows, spec, config)
+        for spec in options(module.cardinalities[i], module.code_dim):
+            (one,) = quantised(rows, spec, config)
             found[spec.word] = Choice(spec, one.layout.bytes, one.error)
+        return found
+
+    def _tiers(
+        self, name: str, module: FusedEmbedding, i: int, config: Quantization, known: Statistics
+    ) -> list[Choice]:
+        """List the ways to store the first ids of a field in another way than the others."""
+        ids, width = module.cardinalities[i], module.code_dim
+        rows = self._rows(name, module, i, known)
+        found = []
+        for end, (heads, tails) in tiers(ids, width).items():
+            first = [quantised_range(rows, 0, end, end, way, config) for way in heads]
+            rest = [quantised_range(rows, end, ids, ids - end, way, config) for way in tails]
+            found += [
+                Choice(
+                    Spec(ways=(head, tail), ends=(end,)),
+                    one.layout.bytes + other.layout.bytes,
+                    one.error + other.error,
+                )
+                for head, one in zip(heads, first, strict=True)
+                for tail, other in zip(tails, rest, strict=True)
+            ]
         return found
 
     def smallest(self, module: FusedEmbedding, config: Quantization, *, by_field: bool) -> list[Quantization]:
         """Give the mean of each field."""
         del module, by_field
-        return [replace(config, store=MEAN, fields=None)]
+        return [replace(config, store="mean", fields=None)]
 
     def longest(self, module: FusedEmbedding, config: Quantization, *, by_field: bool) -> Quantization:
         """Give the longest word for each field."""
@@ -181,19 +205,27 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
 
 def _specs(module: FusedEmbedding, config: Quantization) -> list[Spec]:
     """Give how each field is stored."""
-    width = module.code_dim
     return [
-        effective(config.spec_of(field), ids, width)
+        config.spec_of(field).effective(ids, module.code_dim)
         for field, ids in zip(module.names, module.cardinalities, strict=True)
     ]
 
 
+def _unbeaten(choices: Sequence[Choice]) -> list[Choice]:
+    """Leave out choices that another one beats in bytes or error, and does not lose to in the other."""
+    kept: list[Choice] = []
+    for choice in sorted(choices, key=lambda each: (each.cost, each.error)):
+        if not kept or choice.error < kept[-1].error:
+            kept.append(choice)
+    return kept
+
+
 def _say_left_alone(name: str, module: FusedEmbedding, config: Quantization) -> None:
     """Say which fields stay as they are."""
-    alone: Sequence[str] = [
+    alone = [
         field
         for field, spec in zip(module.names, _specs(module, config), strict=True)
-        if spec == FLOAT and config.spec_of(field) != FLOAT
+        if spec != config.spec_of(field)
     ]
     if alone:
         console.warn(

@@ -35,7 +35,7 @@ def metric(width: int = K) -> Tensor:
 def fitted(
     word: str, x: Tensor, w: Tensor | None = None, G: Tensor | None = None
 ) -> tuple[Codebooks, Layout]:
-    layout = Spec.parse(word).layout(len(x), x.shape[1])
+    (layout,) = Spec.parse(word).layouts(len(x), x.shape[1])
     w, G = weights(len(x)) if w is None else w, metric(x.shape[1]) if G is None else G
     return Fit(x, w, G, layout, seed=3).run(), layout
 

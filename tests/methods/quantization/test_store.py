@@ -12,26 +12,30 @@ K = 5
 WORDS = [
     *(f"vq{bits}" for bits in range(1, 10)),
     *("rq2x3", "rq3x5", "pq2x3", "pq5x7", "int2", "int4", "int8", "int2-row", "int4-row", "int8-row"),
+    *("mean", "vq4:20+vq2", "int8:3+rq2x3:30+mean", "float32:1+int2-row"),
 ]
 SIZES = (61, 7, 1, 40, 203)
 
 
 def filled(words: list[str], sizes: tuple[int, ...] = SIZES) -> tuple[QuantizedStore, list[Tensor]]:
     """A store of some fields, and what their rows are by the plain way to say it."""
-    layouts = [Spec.parse(word).layout(rows, K) for word, rows in zip(words, sizes, strict=True)]
+    layouts = [Spec.parse(word).layouts(rows, K) for word, rows in zip(words, sizes, strict=True)]
     store = QuantizedStore(layouts, sparse=True)
     expected = []
     with torch.no_grad():
-        for i, layout in enumerate(layouts):
-            x = torch.randn(sizes[i], K, generator=torch.Generator().manual_seed(i))
-            if layout.coded:
-                books = Fit(x, torch.ones(sizes[i]).double(), torch.eye(K), layout, seed=0).run()
-                expected.append(decoded(books, layout))
-            else:
-                x = x.half().float() if layout.kind == "float16" else x
-                books = Codebooks(codes=torch.zeros(len(x), 0, dtype=torch.int64), levels=x)
-                expected.append(x)
-            store.write(i, books)
+        for i, own in enumerate(layouts):
+            parts = []
+            for tier, layout in enumerate(own):
+                x = torch.randn(layout.slots, K, generator=torch.Generator().manual_seed(i + 9 * tier))
+                if layout.coded:
+                    books = Fit(x, torch.ones(len(x)).double(), torch.eye(K), layout, seed=0).run()
+                    parts.append(decoded(books, layout))
+                else:
+                    x = x.half().float() if layout.kind == "float16" else x
+                    books = Codebooks(codes=torch.zeros(len(x), 0, dtype=torch.int64), levels=x)
+                    parts.append(x)
+                store.write(i, tier, books)
+            expected.append(torch.cat(parts))
     return store, expected
 
 
@@ -78,7 +82,9 @@ def test_slots_behind_the_last_fail(word: str) -> None:
 def test_the_bytes_that_are_stored_are_those_of_the_layout(word: str) -> None:
     store, _ = filled([word] * 5)
     packed = store.packed().state_dict()
-    assert sum(tensor.nbytes for tensor in packed.values()) == sum(layout.bytes for layout in store.layouts)
+    assert sum(tensor.nbytes for tensor in packed.values()) == sum(
+        layout.bytes for own in store.layouts for layout in own
+    )
     numbers: dict[str, int] = {}
     for field in range(5):
         for name, count in store.field_numbers(field).items():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
-import torch
-from torch import nn
-
 from afm_dist.compression.allocate import Choice
-from afm_dist.compression.method import Candidates, Method
+from afm_dist.compression.method import Candidates
 from afm_dist.errors import OptionError
 from afm_dist.methods.quantization.config import Quantization, check_fields
 from afm_dist.methods.quantization.fields import Rows, quantised, quantised_range
+from afm_dist.methods.quantization.method import QuantizationMethod, fill_field, left_alone
 from afm_dist.methods.quantization.options import EXAMPLES, LONGEST, options, tiers
 from afm_dist.methods.quantization.spec import FLOAT, Spec
 from afm_dist.methods.quantization.store import QuantizedStore
@@ -24,10 +22,8 @@ from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.tables.parts import SharedSlot
 
 
-class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
+class QuantizationOfFused(QuantizationMethod[FusedEmbedding]):
     """Each field has a store of its own; projections in front of it stay, and are trained on."""
-
-    stacks = True
 
     def examples(self, module: FusedEmbedding) -> list[Quantization]:
         """Give one of each kind, and some fields that differ."""
@@ -36,10 +32,6 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
         fields = {field: words[i % len(words)] for i, field in enumerate(module.names)}
         return [*found, Quantization(store="int4", fields=fields)]
 
-    def lossless(self, module: FusedEmbedding) -> Quantization:
-        """Give rows as they are."""
-        return Quantization(store="float32")
-
     def refusal(self, module: FusedEmbedding) -> str | None:
         """Refuse rows that are no plain numbers."""
         if module.store is not None:
@@ -47,10 +39,6 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
         if module.address is not None:
             return "has ids that share rows; start from a table with a row for each"
         return None
-
-    def needs_sensitivity(self, config: Quantization) -> bool:
-        """Tell whether errors count as the logit depends on them."""
-        return config.metric == "logit"
 
     def build(self, name: str, module: FusedEmbedding, config: Quantization) -> FusedEmbedding:
         """Make a table with the same projections, and a store without values."""
@@ -85,32 +73,8 @@ class QuantizationOfFused(Method[Quantization, FusedEmbedding]):
         assert isinstance(store, QuantizedStore)
         for i, spec in enumerate(_specs(module, config)):
             rows = Rows.of(field_key(name, module.names[i]), module.codes(i), known)
-            for tier, found in enumerate(quantised(rows, spec, config)):
-                store.write(i, tier, found.books)
+            fill_field(store, i, rows, spec, config)
         _say_left_alone(name, module, config)
-
-    def stored_dtypes(self, model: nn.Module, name: str, config: Quantization) -> Mapping[str, torch.dtype]:
-        """List levels and scales, which files hold in float16."""
-        del config
-        table = model.get_submodule(name)
-        assert isinstance(table, FusedEmbedding)
-        if not isinstance(table.store, QuantizedStore):
-            raise OptionError(f"{name} is not quantised, though the plan says so")
-        short = {
-            id(table.store.get_parameter(key)): dtype for key, dtype in table.store.stored_dtypes().items()
-        }
-        return {
-            key: short[id(parameter)]
-            for key, parameter in model.named_parameters(remove_duplicate=False)
-            if id(parameter) in short
-        }
-
-    @torch.no_grad()
-    def finish(self, model: nn.Module, name: str, config: Quantization) -> None:
-        """Round levels and scales to what files hold."""
-        for key, dtype in self.stored_dtypes(model, name, config).items():
-            parameter = model.get_parameter(key)
-            parameter.copy_(parameter.to(dtype))
 
     def candidates(
         self,
@@ -228,7 +192,4 @@ def _say_left_alone(name: str, module: FusedEmbedding, config: Quantization) -> 
         if spec != config.spec_of(field)
     ]
     if alone:
-        console.warn(
-            f"{name}: {', '.join(alone)} stay float32: with so few ids, codes and what they stand for take "
-            "no fewer bytes than the rows"
-        )
+        console.warn(left_alone(f"{name}: {', '.join(alone)}"))

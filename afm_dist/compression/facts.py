@@ -41,6 +41,18 @@ class Facts(Generic[C]):
         del key, config, known
         return {}
 
+    def columns(self, layer: Mapping[str, Any]) -> Mapping[str, str | int | float]:
+        """Show what a report knows of one of the layers: the value of each column, by the column's title.
+
+        Args:
+            layer: As ``layer`` described it, when it is read from ``report.json``.
+
+        Returns:
+            Text, whole numbers, and shares as floats, 0 to 1.
+        """
+        found: Mapping[str, str] = layer.get("details", {})
+        return found
+
     def kept_share(self, key: str, config: C, known: Statistics) -> float | None:
         """Give the share of the variance that is kept, 0 to 1; None where the method keeps no such thing."""
         del key, config, known

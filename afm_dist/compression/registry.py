@@ -73,6 +73,14 @@ def looks() -> Mapping[str, Look]:
     return {name: look for facts in _FACTS.values() for name, look in facts.looks.items()}
 
 
+def facts_by_name(name: str) -> Facts[Any]:
+    """Find what a method tells reports about itself, by the name in a report."""
+    from afm_dist.compression.facts import Facts
+
+    _discover()
+    return next((facts for facts in _FACTS.values() if name in facts.looks), Facts())
+
+
 def register_earlier_reader(version: int, reader: EarlierReader) -> None:
     """Say how a method's entries are read from plans of an earlier format version.
 

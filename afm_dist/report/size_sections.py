@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from afm_dist.compression.registry import facts_by_name
 from afm_dist.report import text
 from afm_dist.report.looks import marked
 from afm_dist.report.plots import spectra, tables
@@ -12,9 +14,9 @@ from afm_dist.report.schema import Layer, Report
 from afm_dist.report.view import (
     Beside,
     Block,
+    Column,
     Folded,
     Grid,
-    Inline,
     Paragraph,
     Plot,
     code,
@@ -23,9 +25,7 @@ from afm_dist.report.view import (
     texts,
 )
 
-SHARES = ("0.9", "0.95", "0.99")
 FOLDED_FROM = 6
-NEEDED = f"Components for {' / '.join(f'{100 * float(one):.0f}' for one in SHARES)}{text.SPACE}% of"
 WORDS = (
     "“Variance kept” is a share of the sum of eigenvalues. The share of singular values (square roots of the "
     "eigenvalues) is the other common measure; it is never larger and usually asks for far more components."
@@ -35,9 +35,6 @@ WORDS = (
 def linear_layers(report: Report) -> list[Block]:
     """Show spectrum, rank and kept share of each compressed linear layer."""
     layers = [layer for layer in report.get("layers", ()) if layer["kind"] == "linear"]
-    grids = _grids(layers, "linear layers")
-    if not _ranked(layers):
-        return grids
     plots = [
         Plot(
             partial(spectra.linear, layer, f"spectrum-{index}"),
@@ -46,7 +43,8 @@ def linear_layers(report: Report) -> list[Block]:
         )
         for index, layer in enumerate(_plotted(layers))
     ]
-    return [Paragraph(WORDS), Beside(plots), *grids]
+    words = [Paragraph(WORDS)] if any("kept_energy" in layer for layer in layers) else []
+    return [*words, *([Beside(plots)] if plots else []), *_grids(layers, "linear layers")]
 
 
 def embeddings(report: Report) -> list[Block]:
@@ -73,63 +71,40 @@ def embeddings(report: Report) -> list[Block]:
 
 
 def _plotted(layers: Sequence[Layer]) -> list[Layer]:
-    """Choose those with a spectrum; of several methods those of the first."""
-    known = [layer for layer in layers if layer.get("eigenvalues")]
+    """Choose those with a rank and a spectrum; of several methods those of the first."""
+    known = [layer for layer in layers if layer.get("eigenvalues") and "rank" in layer]
     return [layer for layer in known if layer["method"] == known[0]["method"]]
 
 
-def _ranked(layers: Sequence[Layer]) -> list[Layer]:
-    return [layer for layer in layers if "rank" in layer]
-
-
 def _grids(layers: Sequence[Layer], what: str) -> list[Block]:
-    """List those that have a rank, and those of other methods, each with the columns of its method."""
-    ranked, others = _ranked(layers), [layer for layer in layers if "rank" not in layer]
-    found: list[Block] = [_ranks(ranked, f"Compressed {what}")] if ranked else []
-    return [*found, *([_details(others, f"{'Other' if ranked else 'Compressed'} {what}")] if others else [])]
+    """List the layers with the columns of their methods; those that have the same are one table."""
+    tables: dict[tuple[str, ...], list[tuple[Layer, Mapping[str, str | int | float]]]] = {}
+    for layer in layers:
+        shown = facts_by_name(layer["method"]).columns(layer)
+        tables.setdefault(tuple(shown), []).append((layer, shown))
+    return [
+        _grid(f"{'Other' if index else 'Compressed'} {what}", titles, rows)
+        for index, (titles, rows) in enumerate(tables.items())
+    ]
 
 
-def _details(layers: Sequence[Layer], caption: str) -> Grid:
-    """List layers of methods without ranks, with what each method says."""
-    titles = list(dict.fromkeys(title for layer in layers for title in layer.get("details", {})))
+def _grid(
+    caption: str, titles: Sequence[str], rows: Sequence[tuple[Layer, Mapping[str, str | int | float]]]
+) -> Grid:
+    words = {title for title in titles if any(_is_text(shown[title]) for _, shown in rows)}
     return grid(
         caption,
-        [*texts("Layer", "Method"), *numbers("Width", *titles)],
+        [*texts("Layer", "Method"), *numbers("Width"), *(Column(one, text=one in words) for one in titles)],
         [
-            [
-                *_begin(layer),
-                str(layer["width"]),
-                *(layer.get("details", {}).get(title, text.NONE) for title in titles),
-            ]
-            for layer in layers
+            [code(layer["name"]), marked(layer["method"]), str(layer["width"]), *map(_value, shown.values())]
+            for layer, shown in rows
         ],
     )
 
 
-def _ranks(layers: Sequence[Layer], caption: str) -> Grid:
-    columns = ("Rank", "Width", "Variance kept", f"{NEEDED} variance", f"{NEEDED} singular values")
-    return grid(
-        caption,
-        [*texts("Layer", "Method", "Activation"), *numbers(*columns, "Rank deficiency")],
-        [
-            [
-                *_begin(layer),
-                layer.get("activation") or text.NONE,
-                str(layer["rank"]),
-                str(layer["width"]),
-                text.share(layer["kept_energy"]),
-                _needed(layer.get("components", {})),
-                _needed(layer.get("components_singular", {})),
-                str(layer.get("rank_deficiency", text.NONE)),
-            ]
-            for layer in layers
-        ],
-    )
+def _is_text(value: str | int | float) -> bool:
+    return isinstance(value, str) and re.search("[a-z]", value) is not None
 
 
-def _begin(layer: Layer) -> list[Inline]:
-    return [code(layer["name"]), marked(layer["method"])]
-
-
-def _needed(components: Mapping[str, int]) -> str:
-    return " / ".join(str(components.get(share, text.NONE)) for share in SHARES)
+def _value(value: str | int | float) -> str:
+    return text.share(value) if isinstance(value, float) else str(value)

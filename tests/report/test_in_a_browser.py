@@ -30,8 +30,9 @@ onload = () => {
   for (const frame of document.querySelectorAll("iframe")) {
     const page = frame.contentDocument;
     for (const details of page.querySelectorAll("details")) details.open = true;
-    const cells = [...page.querySelectorAll("th, td")].filter(cell => cell.scrollWidth > cell.clientWidth + 1);
-    found[frame.id] = [page.documentElement.scrollWidth, cells.map(cell => cell.textContent)];
+    const cells = [...page.querySelectorAll("th, td")];
+    const full = cells.filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent);
+    found[frame.id] = [page.documentElement.scrollWidth, full];
   }
   document.getElementById("result").textContent = JSON.stringify(found);
 };

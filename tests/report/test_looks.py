@@ -13,6 +13,8 @@ from afm_dist.report.looks import NEUTRAL, in_order, known, look_of, method_of
 from afm_dist.report.page import document
 from afm_dist.report.plots.canvas import COLOUR
 from afm_dist.report.results import results_grid
+from afm_dist.report.size_sections import embeddings
+from afm_dist.report.view import Grid
 from tests.methods import toy
 from tests.report.example import example_report
 
@@ -67,11 +69,35 @@ def test_a_method_is_shown_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '--mark: var(--teal)">toy-two-emb<' in page
 
 
+def test_the_columns_of_layers_are_those_of_their_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = toy.ToyFacts()
+    look = Look(label="Integer codes", colour="teal", marker="H")
+    monkeypatch.setattr(facts, "looks", {"toy": look}, raising=False)
+    monkeypatch.setattr(
+        facts, "columns", lambda layer: {"Bits": layer["bits"], "Kept": 0.5, "Grid": "even"}, raising=False
+    )
+    known()
+    monkeypatch.setitem(registry._FACTS, toy.Toy, facts)
+    layer = {"name": "embedding[a]", "kind": "embedding", "method": "toy", "width": 4, "bits": 8}
+    report = {"rows": [], "layers": [*example_report()["layers"][2:4], layer]}
+
+    of_rank, of_codes = [block for block in embeddings(report) if isinstance(block, Grid)]
+
+    assert [column.title for column in of_rank.columns[:6]] == [
+        "Layer", "Method", "Width", "Activation", "Rank", "Variance kept",
+    ]  # fmt: skip
+    assert [(column.title, column.text) for column in of_codes.columns[3:]] == [
+        ("Bits", False), ("Kept", False), ("Grid", True),
+    ]  # fmt: skip
+    assert of_codes.lines[0].cells[3:] == ["8", "50\N{NO-BREAK SPACE}%", "even"]
+    assert of_codes.caption == "Other embedding tables"
+
+
 def test_what_has_no_ranks_is_reported_all_the_same() -> None:
     report = example_report()
     report["layers"] = [
         {"name": f"embedding[{kind}]", "kind": "embedding", "method": "codes", "width": 4, **more}
-        for kind, more in (("a", {"details": {"Bits": "4"}}), ("b", {}))
+        for kind, more in (("a", {"details": {"Bits": "4"}}), ("b", {}), ("c", {"method": "afm"}))
     ]
     for point in report["sweep"]:
         del point["ranks"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afm_dist.compression.facts import Facts
@@ -16,11 +16,17 @@ from afm_dist.statistics.spectrum import eigendecompose, kept_share
 from afm_dist.statistics.statistics import Statistics
 
 SHARES = (0.9, 0.95, 0.99)
+NEEDED = f"Components for {' / '.join(f'{100 * share:.0f}' for share in SHARES)}\N{NO-BREAK SPACE}% of"
+NOTHING = "–"
 
 
 def as_decomposed(config: LowRank, known: Statistics, key: str) -> Statistics:
     """Give the statistics that were decomposed: absorbed weights in the unit in which they count."""
     return known if config.absorbs is None else in_agreeing_units(known, [key])
+
+
+def _needed(components: Mapping[str, int]) -> str:
+    return " / ".join(str(components.get(str(share), NOTHING)) for share in SHARES)
 
 
 class LowRankFacts(Facts[LowRank]):
@@ -59,6 +65,19 @@ class LowRankFacts(Facts[LowRank]):
             "rank_needed": spectrum.needed_rank,
             "activation": config.activation if field_name(key) is None else None,
             "eigenvalues": spectrum.eigenvalues.tolist(),
+        }
+
+    def columns(self, layer: Mapping[str, Any]) -> Mapping[str, str | int | float]:
+        """Show the rank, what it keeps, and the ranks that would keep certain shares."""
+        if "rank" not in layer:
+            return super().columns(layer)
+        return {
+            "Activation": layer.get("activation") or NOTHING,
+            "Rank": layer["rank"],
+            "Variance kept": layer["kept_energy"],
+            f"{NEEDED} variance": _needed(layer.get("components", {})),
+            f"{NEEDED} singular values": _needed(layer.get("components_singular", {})),
+            "Rank deficiency": layer.get("rank_deficiency", NOTHING),
         }
 
     def counted_with(self, config: LowRank) -> Sequence[str]:

@@ -11,31 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afm_dist import storage
 from afm_dist.errors import ReportError
 from afm_dist.runs.run import Run, Stage, check_output
 from afm_dist.runtime import console
-from afm_dist.stages.methods import AFM, parse_methods
-from afm_dist.training.recipe import Recipe, check_checkpoint_minutes, preset
-from jobs.compress_demo import demo_dataset
-from jobs.compress_options import (
-    Compress,
-    baseline_recipe,
-    check,
-    parse_seeds,
-    policies,
-    recipes,
-    sweep_of,
-    warn_of_rounds,
-)
-from jobs.compress_plan import model_config, plan, planned_model
+from jobs.compress_options import Compress, check, parse_seeds
 
 if TYPE_CHECKING:
-    from afm_dist.dataset.manifest import Manifest
-    from afm_dist.stages.sweep import Sweep
-    from afm_dist.stages.training import Models
+    from afm_dist.pipelines.step import Step
+    from afm_dist.search.grid import Grid
+    from afm_dist.search.search import Search
+    from jobs.compress_request import Asked
 
 
 def main(config: Compress) -> None:
@@ -54,223 +42,170 @@ def main(config: Compress) -> None:
 
 
 def compress(config: Compress) -> None:
-    """The paper's algorithm, stage by stage."""
-    from afm_dist.compression.budget import parse_bytes
-    from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
+    """List the steps, see that they can be done here, and do them."""
+    from afm_dist.pipelines.context import Context
+    from afm_dist.pipelines.step import Pipeline
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
-    from afm_dist.runtime.cluster import check_workers
     from afm_dist.runtime.machine import work_in_driver
-    from afm_dist.stages import (
-        budget,
-        compression,
-        evaluation,
-        reporting,
-        saving_ranks,
-        scratch,
-        sensitivity,
-        sequential,
-        shipping,
-        training,
-    )
+    from afm_dist.training.fit import WorkerGroup
+    from jobs.compress_request import Asked
 
-    check_workers(config.workers)
-    check_checkpoint_minutes(config.checkpoint_minutes)
-    chosen = preset(config.preset)
-    methods = parse_methods(config.methods)
-    mlp, embedding = policies(config, chosen)
-    first, second = recipes(config, chosen)
-    warn_of_rounds(config, (first, second))
-    output = config.run_directory
-    check_output(output, job="compress")
-    described = model_config(config, chosen)
-    compression.check_ranks(described, mlp, embedding, config.rows, checkpoint=config.checkpoint)
-    if not (config.budgeted or config.sweep):
-        saving_ranks.warn_of_useless_ranks(described, mlp, embedding, config.rows)
-    described, rows = planned_model(config, chosen, described)
-    if not config.demo:
-        check_labels(rows)
-        warn_of_undefined(Labels.of(rows, "test"))
-    target = budget.Target(
-        bytes=None if config.target_bytes is None else parse_bytes(config.target_bytes),
-        ratio=config.target_ratio,
-        activation=config.activation,
-        kappa=config.kappa,
-        rows=config.rows,
-        field_ranks=config.field_ranks,
-        refine=config.refine_ranks == "on",
-    )
-    if config.budgeted:
-        budget.check_target(described, config.checkpoint, target)
-    asked = sweep_of(config).of(described) if config.sweep else None
-    planned = plan(config, chosen, described, rows, config.compares_modes, asked)
+    asked = Asked.of(config)
+    pipeline = Pipeline(sweep(asked, asked.grid()) if config.sweep else paper_order(asked, asked.search()))
+    costs = asked.costs()
+    plan = costs.plan(pipeline.estimates(costs), output=config.run_directory)
     if config.dry_run:
-        show(planned, check=config.resources.capacity_check)
+        show(plan, check=config.resources.capacity_check)
         return
-    admit(planned.left(), check=config.resources.capacity_check)
+    admit(plan.left(), check=config.resources.capacity_check)
     work_in_driver()
-
-    title = f"{described.architecture} on {config.data or 'the synthetic demo'}"
-    run = Run(output, job="compress", config=asdict(config), resume=config.resume)
-    data, manifest = demo_dataset(run, config) if config.demo else training.external_dataset(str(config.data))
-    if config.demo:
-        check_labels(manifest)
-
-    # The uncompressed model.
-    baseline = (
-        training.external_baseline(config.checkpoint, manifest)
-        if config.checkpoint
-        else training.train_baseline(
-            run,
-            data,
-            manifest,
-            architecture=config.model,
-            hyper_parameters=chosen.hyper_parameters,
-            recipe=baseline_recipe(config, chosen),
-            workers=config.workers,
-            checkpoint_minutes=config.checkpoint_minutes,
-            options=config.resources,
+    pipeline.run(
+        Context(
+            run=Run(config.run_directory, job="compress", config=asdict(config), resume=config.resume),
+            dataset=asked.dataset,
+            group=WorkerGroup(
+                workers=config.workers,
+                options=config.resources,
+                checkpoint_minutes=config.checkpoint_minutes,
+            ),
         )
     )
+
+
+def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
+    """List the steps of the paper: the MLP, a round of fine-tuning, the tables, another round."""
+    from afm_dist.stages.compression import LinearStatistics, RewriteLinears, RewriteTables, TableStatistics
+    from afm_dist.stages.evaluation import Evaluate, Throughput
+    from afm_dist.stages.reporting import WriteReport
+    from afm_dist.stages.searching import SearchPlans
+    from afm_dist.stages.sensitivity import linear_sensitivity, table_sensitivity
+    from afm_dist.stages.sequential import statistics_behind
+    from afm_dist.stages.shipping import Reporting, Ship
+    from afm_dist.stages.training import FineTune, Model, TrainScratch
+
+    # The uncompressed model, and what becomes of it: sizes that are given, or that a budget buys.
+    baseline = asked.baseline()
+    model, variants, absorb = Model(baseline, "baseline"), asked.variants, search.rows.absorb
+    moments = LinearStatistics(model=model)
+    found = SearchPlans(search=search, model=model, statistics=moments)
 
     # The MLP (paper, section 3.2): moments of the outputs, two thin layers for a wide one, one round
     # of fine-tuning. The control is the uncompressed model with the same round; who learns from soft
     # labels learns from it as it enters the round.
-    linear_moments = compression.linear_statistics(run, data, manifest, baseline, options=config.resources)
-    if asked is not None:
-        compress_by_sweep(run, config, data, manifest, baseline, linear_moments, asked, second, title)
-        return
-    ranks = None
-    if config.budgeted:
-        ranks = budget.choose_ranks(
-            run, data, manifest, baseline, linear_moments, target, options=config.resources
-        )
-        mlp, embedding = ranks.linears, ranks.tables
-    felt = sensitivity.linear_sensitivity(run, data, manifest, baseline, methods)
-    in_turn = sequential.statistics_in_turn(
-        run,
-        data,
-        manifest,
-        baseline,
-        linear_moments,
-        methods,
-        policy=mlp,
-        activation=config.activation,
-        kappa=config.kappa,
-        options=config.resources,
+    linear_needs = linear_sensitivity(model, variants)
+    behind = statistics_behind(model, moments, found, variants)
+    low_rank = RewriteLinears(
+        model=model,
+        statistics=moments,
+        found=found,
+        variants=variants,
+        sensitivity=linear_needs,
+        behind=behind,
+        settings=asked.settings,
     )
-    low_rank = compression.rewrite_linears(
-        run,
-        baseline,
-        linear_moments,
-        methods=methods,
-        sensitivity=felt,
-        in_turn=in_turn,
-        policy=mlp,
-        activation=config.activation,
-        kappa=config.kappa,
-        ablation=config.compares_modes,
-    )
-    tuned = training.finetune(
-        run,
-        "finetune-mlp",
-        data,
-        manifest,
-        {"control-mlp": baseline.checkpoints["baseline"], **low_rank.checkpoints},
-        inputs=[baseline.stage, low_rank.stage],
-        recipe=first,
-        workers=config.workers,
-        teacher=baseline.checkpoints["baseline"],
-        checkpoint_minutes=config.checkpoint_minutes,
-        options=config.resources,
+    tuned = FineTune(
+        stage="finetune-mlp",
+        control="control-mlp",
+        uncompressed=model,
+        compressed=low_rank,
+        count=low_rank.count,
+        recipe=asked.rounds[0],
     )
 
     # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
     # first linear layer; another round of fine-tuning. On request the first-order weights are one more
     # coordinate of their rows.
-    table_moments = compression.table_statistics(
-        run,
-        data,
-        manifest,
-        tuned,
-        methods=methods,
-        stream_check=config.stream_check,
-        absorb=config.rows.absorb,
-        options=config.resources,
+    table_moments = TableStatistics(
+        tuned=tuned, variants=variants, stream_check=asked.config.stream_check, absorb=absorb
     )
-    table_felt = sensitivity.table_sensitivity(run, data, manifest, tuned, methods, absorb=config.rows.absorb)
-    narrow = compression.rewrite_tables(
-        run,
-        tuned,
-        table_moments,
-        methods=methods,
-        sensitivity=table_felt,
-        policy=embedding,
-        rows=config.rows,
-        budget=None if ranks is None else ranks.budget,
+    table_needs = table_sensitivity(tuned, variants, absorb=absorb)
+    narrow = RewriteTables(
+        tuned=tuned,
+        statistics=table_moments,
+        found=found,
+        variants=variants,
+        sensitivity=table_needs,
+        rows=search.rows,
     )
-    final = training.finetune(
-        run,
-        "finetune-embedding",
-        data,
-        manifest,
-        {"control": tuned.checkpoints["control-mlp"], **narrow.checkpoints},
-        inputs=[tuned.stage, narrow.stage],
-        recipe=second,
-        workers=config.workers,
-        teacher=tuned.checkpoints["control-mlp"],
-        checkpoint_minutes=config.checkpoint_minutes,
-        options=config.resources,
+    final = FineTune(
+        stage="finetune-embedding",
+        control="control",
+        uncompressed=Model(tuned, "control-mlp"),
+        compressed=narrow,
+        count=len(variants),
+        recipe=asked.rounds[1],
     )
 
-    # What was trained ships before anything is reported of it.
-    shipped = shipping.ship(run, data, manifest, final, AFM.tables)
+    # What was trained ships before anything is reported of it. Then the evidence; on request with the
+    # same small model, never large.
+    shipped = Ship(models=final, compressed=narrow, rule=asked.ship)
+    scratch = TrainScratch(like=Model(narrow, variants[0].tables), recipe=asked.training)
+    extra: list[Step[Any]] = [scratch] if asked.scratch else []
+    report = WriteReport(
+        **asked.heading,
+        baseline=baseline,
+        found=found,
+        low_rank=low_rank,
+        tuned=tuned,
+        statistics=table_moments,
+        narrow=narrow,
+        final=final,
+        shipped=shipped,
+        scratch=scratch if asked.scratch else None,
+    )
+    made: list[Step[Any]] = [baseline, low_rank, tuned, narrow, final, *extra]
+    rows = 3 + 2 * low_rank.count + 2 * len(variants) + len(extra)
+    report.quality = Evaluate(subjects=report.subjects, inputs=made, count=rows)
+    # The variants have one structure.
+    report.throughput = Throughput(subjects=report.subjects, inputs=made, structures=4 + asked.settings)
+    measured: list[Step[Any]] = [*extra, report.quality, report.throughput]
+    needs: list[Step[Any]] = [step for step in (linear_needs, behind) if step is not None]
+    first: list[Step[Any]] = [asked.dataset, baseline, moments, found, *needs, low_rank, tuned]
+    second: list[Step[Any]] = [table_moments, *table_needs.values(), narrow, final, shipped]
+    return [*first, *second, Reporting(steps=measured, report=report, shipped=shipped)]
 
-    # The evidence; on request with the same small model, never large.
-    with shipping.reporting(run, shipped.path):
-        small = scratch.train_scratch(
-            run,
-            data,
-            manifest,
-            narrow,
-            methods,
-            recipe=baseline_recipe(config, chosen),
-            workers=config.workers,
-            checkpoint_minutes=config.checkpoint_minutes,
-            options=config.resources,
-        )
-        subjects = reporting.subjects_of(baseline, low_rank, tuned, narrow, final, methods, small)
-        made = [baseline.stage, low_rank.stage, tuned.stage, narrow.stage, final.stage]
-        made += [] if small is None else [small.stage]
-        quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
-        speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
-        report = reporting.write_report(
-            run,
-            reporting.Evidence(
-                manifest=manifest,
-                baseline=baseline,
-                linear_statistics=linear_moments,
-                linear_rewrite=low_rank,
-                linear_finetune=tuned,
-                table_statistics=table_moments,
-                table_rewrite=narrow,
-                table_finetune=final,
-                linear_recipe=first,
-                table_recipe=second,
-                subjects=subjects,
-                quality=quality,
-                throughput=speed,
-                ablation=config.compares_modes,
-                ranks=ranks,
-                methods=methods,
-                scratch=small,
-                table_sensitivity=table_felt.get(AFM.name),
-            ),
-            title=title,
-            config=asdict(config),
-        )
-        shipping.attach_card(run, shipped, report)
-        reporting.say_result(run, report, shipped)
+
+def sweep(asked: Asked, grid: Grid) -> list[Step[Any]]:
+    """List the steps of a sweep: many sizes before fine-tuning, then the best of a few after it."""
+    from afm_dist.stages.compression import LinearStatistics, RewriteAtOnce
+    from afm_dist.stages.evaluation import Evaluate, Throughput
+    from afm_dist.stages.searching import SearchPlans
+    from afm_dist.stages.shipping import Reporting, Ship
+    from afm_dist.stages.sweep_report import ScorePoints, WriteSweepReport
+    from afm_dist.stages.training import FineTune, Model
+
+    baseline = asked.baseline()
+    model, models = Model(baseline, "baseline"), len(grid.ratios)
+    moments = LinearStatistics(model=model)
+    found = SearchPlans(search=grid, model=model, statistics=moments)
+    rewritten = RewriteAtOnce(model=model, found=found, count=models)
+    tuned = FineTune(
+        stage="finetune-sweep",
+        control="control",
+        uncompressed=model,
+        compressed=rewritten,
+        count=models,
+        recipe=asked.rounds[1],
+    )
+    shipped = Ship(models=tuned, compressed=rewritten, rule=asked.ship)
+    measured = ScorePoints(grid=grid, model=model, found=found)
+    report = WriteSweepReport(
+        **asked.heading,
+        baseline=baseline,
+        found=found,
+        measured=measured,
+        rewritten=rewritten,
+        tuned=tuned,
+        shipped=shipped,
+    )
+    made = [baseline, rewritten, tuned]
+    report.quality = Evaluate(subjects=report.subjects, inputs=made, count=2 + 2 * models)
+    report.throughput = Throughput(subjects=report.subjects, inputs=made, structures=models + 1)
+    return [
+        *(asked.dataset, baseline, moments, found, rewritten, tuned, shipped),
+        Reporting(steps=[measured, report.quality, report.throughput], report=report, shipped=shipped),
+    ]
 
 
 def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
@@ -318,65 +253,6 @@ def say_over_seeds(run: Run, folders: Mapping[int, str]) -> None:
     console.out.print(report.seeds_table(content))
     console.say(report.sentence(content))
     console.say(f"report:     {written.file('report.html')}")
-
-
-def compress_by_sweep(
-    run: Run,
-    config: Compress,
-    data: Stage,
-    manifest: Manifest,
-    baseline: Models,
-    linear_moments: Stage,
-    asked: Sweep,
-    recipe: Recipe,
-    title: str,
-) -> None:
-    """Many ranks before fine-tuning, then the best of a few sizes after it, beside the control."""
-    from afm_dist.stages import evaluation, reporting, shipping, sweep, sweep_report, training
-
-    tried = sweep.try_ranks(run, data, manifest, baseline, linear_moments, asked, options=config.resources)
-    chosen = sweep.rewrite_chosen(run, baseline, tried, asked)
-    tuned = training.finetune(
-        run,
-        "finetune-sweep",
-        data,
-        manifest,
-        {"control": baseline.checkpoints["baseline"], **chosen.checkpoints},
-        inputs=[baseline.stage, chosen.stage],
-        recipe=recipe,
-        workers=config.workers,
-        teacher=baseline.checkpoints["baseline"],
-        checkpoint_minutes=config.checkpoint_minutes,
-        options=config.resources,
-    )
-    best = sweep.worth_shipping(tuned, chosen)
-    shipped = shipping.ship(run, data, manifest, tuned, best)
-    with shipping.reporting(run, shipped.path):
-        measured = sweep.measure_points(run, data, manifest, baseline, tried, options=config.resources)
-        subjects = sweep_report.sweep_subjects(baseline, chosen, tuned)
-        made = [baseline.stage, chosen.stage, tuned.stage]
-        quality = evaluation.evaluate(run, data, manifest, subjects, inputs=made, options=config.resources)
-        speed = evaluation.throughput(run, data, manifest, subjects, inputs=made)
-        report = sweep_report.write_sweep_report(
-            run,
-            sweep_report.SweepEvidence(
-                manifest=manifest,
-                baseline=baseline,
-                tried=tried,
-                measured=measured,
-                chosen=chosen,
-                tuned=tuned,
-                recipe=recipe,
-                subjects=subjects,
-                quality=quality,
-                throughput=speed,
-                shipped=best,
-            ),
-            title=title,
-            config=asdict(config),
-        )
-        shipping.attach_card(run, shipped, report)
-        reporting.say_result(run, report, shipped)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
+from afm_dist.compression.variant import FieldRanks
 from afm_dist.errors import OptionError
-from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, FieldRanks
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation
 from afm_dist.runs.run import Resume
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.runtime.seeds import check_seed
-from afm_dist.stages.methods import parse_methods
-from afm_dist.stages.rows import Codes, LinearTerms, Rows
-from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Preset, Recipe, Trained
-
-if TYPE_CHECKING:
-    from afm_dist.methods.low_rank.ranks import Policy
-    from afm_dist.stages.sweep import Sweep
+from afm_dist.search.rows import Codes, LinearTerms
+from afm_dist.training.recipe import CHECKPOINT_MINUTES, Precision, Trained
 
 DEMO_OUTPUT = "runs/demo"
 DEFAULT_METHODS = "afm,svd"
@@ -87,9 +82,13 @@ class Compress:
     kappa: float = DEFAULT_KAPPA
     """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
     methods: str = DEFAULT_METHODS
-    """What is compared, with commas between: afm (the paper's; ships), svd, weighted (afm, errors
-    counted as the logit feels them), sequential (afm, statistics behind compressed layers), and scratch (a
-    small model that was never large)."""
+    """What is compared, with commas between: afm (the paper's), svd, weighted (afm, errors counted by what
+    they change of the logit), sequential (afm, statistics behind compressed layers), and scratch (a small
+    model that was never large)."""
+    ship: str | None = None
+    """Which of the fine-tuned models becomes OUTPUT/checkpoint: best, that with the best validation AUC, of
+    equal ones the smallest (the default); smallest, the smallest that is as good as the control on the
+    validation split, where none is, the best (the default of a sweep); or one by name, e.g. afm-emb."""
     ablation: Literal["auto", "on", "off"] = "auto"
     """Fine-tune all three ReLU modes and compare them in the report; auto: in the demo only."""
     stream_check: bool = False
@@ -153,11 +152,6 @@ class Compress:
         return not self.sweep and (self.ablation == "on" or (self.ablation == "auto" and self.demo))
 
     @property
-    def rows(self) -> Rows:
-        """What becomes of the numbers of each id."""
-        return Rows(linear_terms=self.linear_terms, codes=self.codes)
-
-    @property
     def budgeted(self) -> bool:
         """Whether ranks follow from a budget."""
         return self.target_bytes is not None or self.target_ratio is not None
@@ -188,7 +182,6 @@ def check(config: Compress) -> None:
             raise OptionError("--seeds and --sweep exclude each other: a seed each may choose other ranks")
         if config.seed != Compress.seed:
             raise OptionError("--seeds and --seed exclude each other: give one")
-    parse_methods(config.methods)
     if config.sweep and config.methods != DEFAULT_METHODS:
         raise OptionError(
             "--sweep and --methods exclude each other: a sweep has its own: afm, weighted and svd"
@@ -272,46 +265,6 @@ def check_target_bytes(value: str) -> None:
         ) from error
 
 
-def warn_of_rounds(config: Compress, rounds: Sequence[Recipe]) -> None:
-    """Warn of options that the rounds of fine-tuning have too few evaluations for."""
-    evaluations = min(recipe.most_evaluations for recipe in rounds)
-    if config.finetune_average and evaluations < 2:
-        console.warn("--finetune-average is ignored: a round has one evaluation, so there is no average")
-    if config.finetune_patience is not None and config.finetune_patience >= evaluations:
-        console.warn(
-            f"--finetune-patience {config.finetune_patience} is ignored: the evaluations of a round are "
-            f"{evaluations}"
-        )
-
-
-def policies(config: Compress, chosen: Preset) -> tuple[Policy, Policy]:
-    """How ranks are chosen, for the MLP and for the tables."""
-    from afm_dist.methods.low_rank.ranks import FixedRank, KeptEnergy
-
-    fixed = FixedRank(rank=chosen.mlp_rank if config.mlp_rank is None else config.mlp_rank)
-    if config.budgeted or config.sweep:
-        # Until the budget, or the sweep, has chosen.
-        return FixedRank(rank=1), FixedRank(rank=1)
-    mlp = fixed if config.mlp_energy is None else KeptEnergy(share=config.mlp_energy)
-    dim = chosen.code_dim if config.embedding_dim is None else config.embedding_dim
-    return mlp, FixedRank(rank=dim)
-
-
-def parse_numbers(option: str, value: str, kind: Callable[[str], float] = float) -> list[Any]:
-    """Numbers between commas.
-
-    Raises:
-        OptionError: something else is between them, or a number is not positive and finite.
-    """
-    try:
-        numbers = [kind(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise OptionError(f"{option} {value!r}: positive numbers between commas are needed, e.g. 2,4,8")
-    return numbers
-
-
 def parse_seeds(value: str) -> list[int]:
     """Different seeds between commas, two or more.
 
@@ -325,72 +278,3 @@ def parse_seeds(value: str) -> list[int]:
     for seed in seeds:
         check_seed("--seeds", seed)
     return seeds
-
-
-def sweep_of(config: Compress) -> Sweep:
-    """What a sweep tries.
-
-    Raises:
-        OptionError: what is no list of numbers.
-    """
-    from afm_dist.stages.sweep import Sweep
-
-    given: dict[str, Any] = {}
-    if config.sweep_ranks is not None:
-        given["linear_ranks"] = parse_numbers("--sweep-ranks", config.sweep_ranks, int)
-    if config.sweep_dims is not None:
-        given["embedding_dims"] = parse_numbers("--sweep-dims", config.sweep_dims, int)
-    if config.sweep_ratios is not None:
-        given["ratios"] = parse_numbers("--sweep-ratios", config.sweep_ratios)
-        if min(given["ratios"]) <= 1:
-            raise OptionError(
-                f"--sweep-ratios {config.sweep_ratios}: how many times smaller, more than 1; try 3,5,10"
-            )
-    return Sweep(
-        activation=config.activation,
-        kappa=config.kappa,
-        rows=config.rows,
-        field_ranks=config.field_ranks,
-        **given,
-    )
-
-
-# What gives the attributes of a recipe, of those that have values which cannot be.
-_OPTIONS = {
-    "seed": "--seed",
-    "epochs": "--finetune-epochs",
-    "learning_rate": "--finetune-learning-rate",
-    "batch_size": "--finetune-batch-size",
-    "patience": "--finetune-patience",
-    "distill_weight": "--distill",
-    "distill_temperature": "--distill-temperature",
-}
-
-
-def baseline_recipe(config: Compress, chosen: Preset) -> Recipe:
-    """The recipe of the baseline, when it is trained here."""
-    return chosen.train.using_options(_OPTIONS, **_ways(config))
-
-
-def _ways(config: Compress) -> dict[str, Any]:
-    return {"seed": config.seed, "precision": config.precision, "compile": config.compile or None}
-
-
-def recipes(config: Compress, chosen: Preset) -> tuple[Recipe, Recipe]:
-    """The recipes of the two fine-tuning rounds."""
-    changes = {
-        "epochs": config.finetune_epochs,
-        "learning_rate": config.finetune_learning_rate,
-        "batch_size": config.finetune_batch_size,
-        "trained": config.finetune_weights,
-        "average": config.finetune_average or None,
-        "patience": config.finetune_patience,
-        "distill_weight": config.distill,
-        "distill_temperature": config.distill_temperature,
-        **_ways(config),
-    }
-    first, second = (
-        recipe.using_options(_OPTIONS, **changes)
-        for recipe in (chosen.finetune_mlp, chosen.finetune_embedding)
-    )
-    return first, second

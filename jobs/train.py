@@ -91,14 +91,17 @@ def main(config: Train) -> None:
     console.say(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
+    from afm_dist.pipelines.context import Context
+    from afm_dist.pipelines.step import Given, Pipeline
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.estimate import Costs, new_model
     from afm_dist.planning.show import show
     from afm_dist.runtime.cluster import check_paths, check_workers
     from afm_dist.runtime.machine import work_in_driver
-    from afm_dist.stages.evaluation import Subject, evaluate, say_quality
+    from afm_dist.stages.evaluation import Evaluate, Subject, say_quality
     from afm_dist.stages.shipping import reporting, ship
-    from afm_dist.stages.training import train_baseline, training_dataset
+    from afm_dist.stages.training import BASELINE, Models, TrainBaseline, training_dataset
+    from afm_dist.training.fit import WorkerGroup
 
     check_paths(data=config.data, output=config.output)
     check_workers(config.workers)
@@ -128,35 +131,38 @@ def main(config: Train) -> None:
     hyper_parameters = chosen.shape(
         embedding_dim=config.embedding_dim, hidden=config.hidden, dropout=config.dropout
     )
-    data, manifest = training_dataset(config.data)
-    check_labels(manifest)
-    warn_of_undefined(Labels.of(manifest, "test"))
-    described = new_model(config.model, hyper_parameters, manifest)
-    costs = Costs.of(described, manifest, options=config.resources, workers=config.workers)
-    stages = [costs.training_round("train", recipe), costs.scoring("evaluate", "test")]
-    plan = costs.plan(stages, output=config.output)
+    dataset = training_dataset(config.data)
+    check_labels(dataset.manifest)
+    warn_of_undefined(Labels.of(dataset.manifest, "test"))
+    described = new_model(config.model, hyper_parameters, dataset.manifest)
+
+    training = TrainBaseline(architecture=config.model, hyper_parameters=hyper_parameters, recipe=recipe)
+    evaluation = Evaluate(
+        subjects=lambda: [Subject(name=BASELINE, stage="trained", checkpoint=shipped.path)],
+        inputs=[training],
+        count=1,
+    )
+    costs = Costs.of(described, dataset.manifest, options=config.resources, workers=config.workers)
+    plan = costs.plan(Pipeline([training, evaluation]).estimates(costs), output=config.output)
     if config.dry_run:
         show(plan, check=config.resources.capacity_check)
         return
     admit(plan.left(), check=config.resources.capacity_check)
     work_in_driver()
 
-    run = Run(config.output, job="train", config=asdict(config), resume=config.resume)
-    baseline = train_baseline(
-        run,
-        data,
-        manifest,
-        architecture=config.model,
-        hyper_parameters=hyper_parameters,
-        recipe=recipe,
-        workers=config.workers,
-        checkpoint_minutes=config.checkpoint_minutes,
-        options=config.resources,
+    context = Context(
+        run=Run(config.output, job="train", config=asdict(config), resume=config.resume),
+        dataset=Given(dataset),
+        group=WorkerGroup(
+            workers=config.workers,
+            options=config.resources,
+            checkpoint_minutes=config.checkpoint_minutes,
+        ),
     )
-    shipped = ship(run, data, manifest, baseline, "baseline")
-    subject = Subject(name="baseline", stage="trained", checkpoint=shipped.path)
-    with reporting(run, shipped.path):
-        say_quality(evaluate(run, data, manifest, [subject], inputs=[shipped], options=config.resources))
+    shipped = ship(context, training.run(context), BASELINE)
+    evaluation.inputs = [Given(Models(stage=shipped, checkpoints={}, histories={}))]
+    with reporting(context.run, shipped.path):
+        say_quality(evaluation.run(context))
     console.say(f"checkpoint: {shipped.path}")
 
 

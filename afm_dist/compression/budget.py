@@ -73,9 +73,14 @@ class Allocation:
     errors: Mapping[str, float]
 
     @property
+    def chosen(self) -> Plan:
+        """Give the plan of what was chosen, without what is done besides."""
+        return _chosen(self.configs)
+
+    @property
     def plan(self) -> Plan:
         """Give the plan that does it."""
-        return _chosen(self.configs) + self.always
+        return self.chosen + self.always
 
 
 class Modelled:

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Self
 
 from afm_dist.errors import DataError
 
+# Fields of one size that are named, so that a line stays one.
+NAMED_FIELDS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
@@ -27,6 +30,11 @@ class MethodConfig:
     def label(self) -> str:
         """Name the method in reports and tables; the tag, unless a config tells its variants apart."""
         return self.tag
+
+    @property
+    def size(self) -> int | Mapping[str, int] | str:
+        """Say how much is kept of a module, for results: a rank, one for each field, or words."""
+        return self.in_words
 
     @property
     def in_words(self) -> str:
@@ -69,3 +77,19 @@ class MethodConfig:
             return cls(**value)
         except (TypeError, ValueError) as error:
             raise DataError(f"{source}: config of method {cls.tag!r} not understood ({error})") from error
+
+
+def size_in_words(rank: int | Mapping[str, int] | str) -> str:
+    """Say ``to 64``, or ``by field (0 for depth; 2 for 11 fields)``."""
+    if isinstance(rank, str):
+        return rank
+    if isinstance(rank, int):
+        return f"to {rank}"
+    fields: dict[int, list[str]] = {}
+    for field, own in rank.items():
+        fields.setdefault(own, []).append(field)
+    listed = (
+        f"{own} for {', '.join(names) if len(names) <= NAMED_FIELDS else f'{len(names)} fields'}"
+        for own, names in sorted(fields.items())
+    )
+    return f"by field ({'; '.join(listed)})"

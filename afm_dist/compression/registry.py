@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from afm_dist.compression.facts import Facts
     from afm_dist.compression.look import Look
     from afm_dist.compression.plan import PlanEntry
+    from afm_dist.compression.variant import Variant
 
     EarlierReader = Callable[[Mapping[str, Any]], tuple[PlanEntry, ...]]
 
@@ -29,6 +30,7 @@ _CONFIGS: dict[str, type[MethodConfig]] = {}
 _METHODS: dict[tuple[type[MethodConfig], type[nn.Module]], Method[Any, Any]] = {}
 _FACTS: dict[type[MethodConfig], Facts[Any]] = {}
 _EARLIER: dict[int, list[EarlierReader]] = {}
+_VARIANTS: dict[str, Variant] = {}
 _Holders = dict[int, list[tuple[nn.Module, str]]]
 
 # Their fused computations take the weights of their parts, which are then never called.
@@ -90,6 +92,22 @@ def register_earlier_reader(version: int, reader: EarlierReader) -> None:
             are asked in the order of their registration.
     """
     _EARLIER.setdefault(version, []).append(reader)
+
+
+def register_variant(variant: Variant) -> None:
+    """Say what jobs may compare under a name.
+
+    Raises:
+        ValueError: another variant has the name.
+    """
+    if _VARIANTS.setdefault(variant.name, variant) is not variant:
+        raise ValueError(f"variant {variant.name!r} is registered already")
+
+
+def variants() -> Mapping[str, Variant]:
+    """Give all variants by name, in the order in which their methods registered them."""
+    _discover()
+    return dict(_VARIANTS)
 
 
 @cache

@@ -1,65 +1,63 @@
-"""Stages that compress: statistics and rewriting, of the MLP and of the tables."""
+"""Steps that compress: statistics and rewriting, of the linear layers, of the tables, or of both at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from afm_dist import storage
 from afm_dist.checkpoint.config import ModelConfig, load_config
 from afm_dist.checkpoint.files import check_files, size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained, save_plan, save_pretrained
-from afm_dist.compression.plan import TABLE, Plan, PlanEntry
-from afm_dist.compression.rewrite import compress_, restructure_
-from afm_dist.dataset.manifest import Manifest
+from afm_dist.compression.plan import TABLE, Plan
+from afm_dist.compression.rewrite import compress_
+from afm_dist.compression.targets import linears_of, tables_of, target_linears
+from afm_dist.compression.variant import Request, Variant
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.large_tables.stored import stored_tensors
-from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA, Activation, LowRank
-from afm_dist.methods.low_rank.ranks import FixedRank, Policy, low_rank, plan_ranks
 from afm_dist.modules.tensors import named_tensors
-from afm_dist.runs.run import Run, Stage
+from afm_dist.pipelines.context import Context
+from afm_dist.pipelines.step import Step
+from afm_dist.planning.capacity import Estimate
+from afm_dist.planning.estimate import Costs
+from afm_dist.runs.run import Stage
 from afm_dist.runtime import console
-from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
-from afm_dist.stages.methods import AFM, Compared, Methods
-from afm_dist.stages.rows import PUBLISHED, Rows, absorbing, first_order
-from afm_dist.stages.training import Models
+from afm_dist.search.rows import PUBLISHED, Rows, absorbing
+from afm_dist.search.search import counted_moments, leader_of, on_meta
+from afm_dist.stages.searching import MOMENTS, SENSITIVITY, Found
+from afm_dist.stages.training import Model, Models
 from afm_dist.statistics.collect import collect_moments
-from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
 from afm_dist.statistics.sensitivity_file import load_sensitivity
 
-MOMENTS = "moments.safetensors"
-SENSITIVITY = "sensitivity.safetensors"
 STREAM_TOLERANCE = 1e-9
-COMPARED = Methods()
-NO_STAGES: Mapping[str, Stage] = {}
+Left = Step[Models] | Step[Stage] | None
 
 
-def check_ranks(
+def check_model(
     config: ModelConfig,
-    mlp: Policy,
-    embedding: Policy,
+    variants: Sequence[Variant],
+    request: Request,
     rows: Rows = PUBLISHED,
     *,
     checkpoint: str | None = None,
 ) -> None:
-    """Refuse ranks larger than their layers, and models that cannot be compressed, before anything starts.
+    """Refuse requests that do not fit a model, and models that cannot be compressed, before anything starts.
 
     Args:
         config: The uncompressed model.
-        mlp: How the ranks of its linear layers are chosen.
-        embedding: How that of its table is.
+        variants: What is compared.
+        request: What is asked of them.
         rows: What else becomes of the table's rows.
         checkpoint: Where the model is; None: it will be trained.
 
     Raises:
-        OptionError: names the option, the layer and its width; or the model has no first-order weights
-            that could be absorbed or rounded, is compressed already, or holds other numbers than float32.
+        OptionError: names the option, the layer and its width; or the model is compressed already, or holds
+            other numbers than float32.
         DataError: a file of the checkpoint is missing or damaged.
     """
     if config.plan.modules:
@@ -67,23 +65,11 @@ def check_ranks(
         raise OptionError(
             f"--checkpoint: the model is compressed already ({done}); give the uncompressed one"
         )
-    with torch.device("meta"):
-        model = config.build()
     if checkpoint is not None:
-        _check_types(model, checkpoint)
-    *linears, table = plan_for(model, activation="none", kappa=DEFAULT_KAPPA, rows=rows).entries
-    for option, entries, policy in (("--mlp-rank", linears, mlp), ("--embedding-dim", [table], embedding)):
-        if not isinstance(policy, FixedRank):
-            continue
-        try:
-            ranked = tuple(
-                PlanEntry(entry.name, replace(low_rank(entry), rank=policy.rank, folded_into=None))
-                for entry in entries
-            )
-            with torch.device("meta"):
-                restructure_(model, Plan(entries=ranked))
-        except OptionError as error:
-            raise OptionError(f"{option} {policy.rank}: {error}") from error
+        _check_types(on_meta(config), checkpoint)
+    rows.rounded(on_meta(config))
+    for variant in variants:
+        variant.check(on_meta(config), request)
 
 
 def _check_types(model: nn.Module, checkpoint: str) -> None:
@@ -101,178 +87,176 @@ def _check_types(model: nn.Module, checkpoint: str) -> None:
             )
 
 
-def target_linears(model: nn.Module) -> list[str]:
-    """The linear layers to compress, as the model declares them.
+@dataclass(kw_only=True)
+class LinearStatistics(Step[Stage]):
+    """Collects E[y] and Cov(y) of the linear layers over the whole training split, on Ray.
 
-    Raises:
-        OptionError: the model declares none (an MLP with a single hidden layer).
+    Attributes:
+        model: The uncompressed model.
     """
-    names: Sequence[str] = getattr(model, "compressible_linears", ())
-    if not names:
-        raise OptionError(
-            f"{type(model).__name__} has no linear layers to compress: give it two or more hidden layers"
-        )
-    return list(names)
 
+    model: Model
 
-def linear_statistics(
-    run: Run, data: Stage, manifest: Manifest, baseline: Models, *, options: ResourceOptions = AUTOMATIC
-) -> Stage:
-    """E[y] and Cov(y) of the MLP's linear layers over the whole training split, on Ray."""
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give a pass over the training split."""
+        return [costs.statistics("statistics-mlp")]
 
-    def work(folder: str) -> None:
-        model = from_pretrained(baseline.checkpoints["baseline"])
-        moments = collect_moments(
-            model,
-            manifest,
-            target_linears(model),
-            folder=folder,
-            keep=True,
-            options=options,
-            emit=run.event,
-        )
-        digest = save_moments(storage.join(folder, MOMENTS), moments)
-        remove_partials(folder)
-        console.say(f"  {manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
+    def work(self, context: Context) -> Stage:
+        """Collect and write them."""
 
-    return run.stage("statistics-mlp", work, inputs=[data, baseline.stage])
-
-
-def folded_into(model: nn.Module) -> str | None:
-    """The linear layer that reads the tables' embeddings, as the model declares."""
-    folds: Mapping[str, str] = getattr(type(model), "folds", {})
-    return folds.get(TABLE)
-
-
-def plan_for(model: nn.Module, *, activation: Activation, kappa: float, rows: Rows = PUBLISHED) -> Plan:
-    """Plan all that can be compressed of a model here: its linear layers and its table, of rank 1."""
-    linear = LowRank(rank=1, activation=activation, kappa=kappa)
-    linears = (PlanEntry(name, linear) for name in target_linears(model))
-    table = LowRank(rank=1, folded_into=folded_into(model), absorbs=rows.absorbs(model))
-    return Plan(entries=(*linears, PlanEntry(TABLE, table)))
-
-
-def rewrite_linears(
-    run: Run,
-    baseline: Models,
-    statistics: Stage,
-    *,
-    methods: Methods = COMPARED,
-    sensitivity: Stage | None = None,
-    in_turn: Stage | None = None,
-    policy: Policy,
-    activation: Activation,
-    kappa: float,
-    ablation: bool,
-) -> Models:
-    """Eigendecompose, choose ranks, and write ``afm-mlp`` and its twins by the other methods (paper eq. 5).
-
-    With ``ablation`` also ``afm-mlp-<mode>`` for the other ReLU modes. The ranks are those of AFM.
-
-    Args:
-        run: The run directory.
-        baseline: The uncompressed model.
-        statistics: Moments of its linear layers.
-        methods: What the run compares.
-        sensitivity: Of the logit to their outputs, where a method needs it.
-        in_turn: Moments of the layers behind compressed ones, where a method needs them.
-        policy: How the ranks are chosen.
-        activation: Between the factors.
-        kappa: Of the shifted ReLU.
-        ablation: Whether the other ReLU modes are written, too.
-    """
-    variants: dict[str, tuple[Compared, Activation]] = {
-        method.linears: (method, activation) for method in methods.factored
-    }
-    if ablation:
-        variants |= {f"{AFM.linears}-{mode}": (AFM, mode) for mode in ACTIVATIONS if mode != activation}
-    source = baseline.checkpoints["baseline"]
-
-    def work(folder: str) -> None:
-        moments = load_moments(statistics.file(MOMENTS))
-        behind = moments if in_turn is None else load_moments(in_turn.file(MOMENTS))
-        felt = None if sensitivity is None else load_sensitivity(sensitivity.file(SENSITIVITY))
-        for name, (method, mode) in variants.items():
-            plan = plan_ranks(moments, policy, method=method.factors, activation=mode, kappa=kappa)
-            own = behind if method.in_turn else moments
-            write_compressed(source, storage.join(folder, name), plan, own, felt)
-            if name == AFM.linears:
-                ranks = ", ".join(f"{entry.name} to rank {low_rank(entry).rank}" for entry in plan.entries)
-                console.say(f"  {ranks or 'no layer is compressed'}")
-
-    stage = run.stage(
-        "rewrite-mlp",
-        work,
-        config={
-            "methods": [method.name for method in methods.factored],
-            "policy": asdict(policy),
-            "activation": activation,
-            "kappa": kappa,
-            "ablation": ablation,
-        },
-        inputs=[stage for stage in (baseline.stage, statistics, sensitivity, in_turn) if stage is not None],
-    )
-    return Models(stage=stage, checkpoints={name: stage.file(name) for name in variants}, histories={})
-
-
-def table_statistics(
-    run: Run,
-    data: Stage,
-    manifest: Manifest,
-    tuned: Models,
-    *,
-    methods: Methods = COMPARED,
-    stream_check: bool,
-    absorb: bool = False,
-    options: ResourceOptions = AUTOMATIC,
-) -> Stage:
-    """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7), for each method's tables.
-
-    With ``stream_check`` also by a pass over the shards, of AFM's; both must agree to 1e-9. With ``absorb``
-    the first-order weights are one more coordinate, of which there is no such pass.
-    """
-    assert not (stream_check and absorb)
-
-    def work(folder: str) -> None:
-        for method in _by_data(methods):
-            own = from_pretrained(tuned.checkpoints[method.linears])
-            save_moments(storage.join(folder, _table_moments(method)), counted_moments(own, manifest, absorb))
-        model = from_pretrained(tuned.checkpoints[AFM.linears])
-        moments = counted_moments(model, manifest, absorb)
-        if stream_check:
-            streamed = collect_moments(
-                model, manifest, [TABLE], folder=folder, keep=True, options=options, emit=run.event
+        def work(folder: str) -> None:
+            model = from_pretrained(self.model.checkpoint)
+            moments = collect_moments(
+                model,
+                context.manifest,
+                target_linears(model),
+                folder=folder,
+                keep=True,
+                options=context.options,
+                emit=context.run.event,
             )
-            _check_agreement(moments, streamed)
-        save_moments(storage.join(folder, MOMENTS), moments)
-        remove_partials(folder)
+            digest = save_moments(storage.join(folder, MOMENTS), moments)
+            remove_partials(folder)
+            console.say(f"  {context.manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
 
-    return run.stage(
-        "statistics-embedding",
-        work,
-        config={
-            "stream_check": stream_check,
-            "methods": [method.name for method in _by_data(methods)],
-            **absorbing(absorb),
-        },
-        inputs=[data, tuned.stage],
-    )
+        inputs = [context.data, self.model.step.result.stage]
+        return context.run.stage("statistics-mlp", work, inputs=inputs)
 
 
-def counted_moments(model: nn.Module, manifest: Manifest, absorb: bool) -> dict[str, Moments]:
-    """Moments of the table's fields from the counts; ``absorb``: with the first-order weights."""
-    return moments_from_counts(
-        model, manifest, TABLE, absorbs=first_order(model, "absorb") if absorb else None
-    )
+@dataclass(kw_only=True)
+class RewriteLinears(Step[Models]):
+    """Rewrites the linear layers as each variant does it: ``afm-mlp`` and its like (paper eq. 5).
+
+    With ``settings`` also in those that the first variant names, as ``afm-mlp-<setting>``.
+
+    Attributes:
+        model: The uncompressed model.
+        statistics: Moments of its linear layers.
+        found: The plans.
+        variants: What is compared.
+        sensitivity: Of the logit to their outputs, where a variant needs it.
+        behind: Moments of the layers behind compressed ones, where a variant needs them.
+        settings: How many other settings of the first variant are written, too; 0: none.
+    """
+
+    model: Model
+    statistics: Step[Stage]
+    found: Step[Found]
+    variants: Sequence[Variant]
+    sensitivity: Step[Stage] | None = None
+    behind: Step[Stage] | None = None
+    settings: int = 0
+
+    @property
+    def count(self) -> int:
+        """Count the models."""
+        return len(self.variants) + self.settings
+
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give the rewriting of all models."""
+        return [costs.rewriting("rewrite-mlp", self.count)]
+
+    def moments_of(self, variant: Variant) -> Stage:
+        """Give the stage with the moments that a variant goes by."""
+        step = self.behind if variant.behind_compressed else self.statistics
+        assert step is not None
+        return step.result
+
+    def plans(self) -> dict[str, tuple[Variant, Plan]]:
+        """Give what becomes of the model, by row."""
+        plans = self.found.result.plans
+        own = {variant.linears: (variant, _own(plans, variant)) for variant in self.variants}
+        first, plan = next(iter(own.values()))
+        others = first.ablations(plan) if self.settings else {}
+        own |= {f"{first.linears}-{end}": (first, other) for end, other in others.items()}
+        return {row: (variant, linears_of(plan)) for row, (variant, plan) in own.items()}
+
+    def work(self, context: Context) -> Models:
+        """Rewrite and write them."""
+        plans, source = self.plans(), self.model.checkpoint
+
+        def work(folder: str) -> None:
+            sensitivity = None
+            if self.sensitivity is not None:
+                sensitivity = load_sensitivity(self.sensitivity.result.file(SENSITIVITY))
+            for row, (variant, plan) in plans.items():
+                moments = load_moments(self.moments_of(variant).file(MOMENTS))
+                write_compressed(source, storage.join(folder, row), plan, moments, sensitivity)
+            _, plan = next(iter(plans.values()))
+            words = ", ".join(f"{entry.name} {entry.config.in_words}" for entry in plan.entries)
+            console.say(f"  {words or 'no layer is compressed'}")
+
+        steps: list[Left] = [self.model.step, self.statistics, self.sensitivity, self.behind]
+        return _rewritten(context, "rewrite-mlp", work, plans, steps, {})
 
 
-def _by_data(methods: Methods) -> list[Compared]:
-    """Methods besides AFM that need moments of their own tables."""
-    return [method for method in methods.factored if method.by_data and method is not AFM]
+@dataclass(kw_only=True)
+class TableStatistics(Step[Stage]):
+    """Computes E[e] and Cov(e) of every field from the counts (paper eq. 7), for each variant's tables.
 
+    Attributes:
+        tuned: Makes the models with compressed linear layers.
+        variants: What is compared.
+        stream_check: Whether a pass over the shards must agree to 1e-9, for the tables of the first variant.
+        absorb: Whether the first-order weights are one more coordinate, of which there is no such pass.
+    """
 
-def _table_moments(method: Compared) -> str:
-    return MOMENTS if method is AFM else f"moments-{method.name}.safetensors"
+    tuned: Step[Models]
+    variants: Sequence[Variant]
+    stream_check: bool = False
+    absorb: bool = False
+
+    def __post_init__(self) -> None:
+        assert not (self.stream_check and self.absorb)
+
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give a pass over the training split, where there is one."""
+        return [costs.statistics("statistics-embedding")] if self.stream_check else []
+
+    def file_of(self, variant: Variant) -> str:
+        """Name the file with the moments that a variant goes by: its own, or those of the first one."""
+        own = variant.needs_counts and variant is not self.variants[0]
+        return f"moments-{variant.name}.safetensors" if own else MOMENTS
+
+    def work(self, context: Context) -> Stage:
+        """Compute and write them."""
+        # Last the first one's, which the others may go by.
+        by_file = {self.file_of(variant): variant for variant in reversed(self.variants)}
+        own = [name for name in by_file if name != MOMENTS]
+        own = [name for name in (self.file_of(variant) for variant in self.variants) if name in own]
+
+        def work(folder: str) -> None:
+            checkpoints = self.tuned.result.checkpoints
+            for name in own:
+                model = from_pretrained(checkpoints[by_file[name].linears])
+                moments = counted_moments(model, context.manifest, self.absorb)
+                save_moments(storage.join(folder, name), moments)
+            model = from_pretrained(checkpoints[self.variants[0].linears])
+            moments = counted_moments(model, context.manifest, self.absorb)
+            if self.stream_check:
+                streamed = collect_moments(
+                    model,
+                    context.manifest,
+                    [TABLE],
+                    folder=folder,
+                    keep=True,
+                    options=context.options,
+                    emit=context.run.event,
+                )
+                _check_agreement(moments, streamed)
+            save_moments(storage.join(folder, MOMENTS), moments)
+            remove_partials(folder)
+
+        return context.run.stage(
+            "statistics-embedding",
+            work,
+            config={
+                "stream_check": self.stream_check,
+                "methods": [by_file[name].name for name in own],
+                **absorbing(self.absorb),
+            },
+            inputs=[context.data, self.tuned.result.stage],
+        )
 
 
 def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Moments]) -> None:
@@ -289,73 +273,117 @@ def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Mome
     console.say(f"  streaming agrees with the counts: largest relative difference {worst:.1e}")
 
 
-def rewrite_tables(
-    run: Run,
-    tuned: Models,
-    statistics: Stage,
-    *,
-    methods: Methods = COMPARED,
-    sensitivity: Mapping[str, Stage] = NO_STAGES,
-    policy: Policy,
-    rows: Rows = PUBLISHED,
-    budget: int | None = None,
-) -> Models:
-    """Project the tables (paper eq. 10) and fold the projections into the first linear layer (eq. 12).
+@dataclass(kw_only=True)
+class RewriteTables(Step[Models]):
+    """Rewrites the tables as each variant does it, ``afm-emb`` from ``afm-mlp`` (paper eq. 10 and 12).
 
-    ``afm-emb`` comes from ``afm-mlp``, and so on. The ranks are those of AFM.
-
-    Args:
-        run: The run directory.
-        tuned: Models with compressed linear layers.
+    Attributes:
+        tuned: Makes the models with compressed linear layers.
         statistics: Moments of their tables.
-        methods: What the run compares.
-        sensitivity: Of the logit to the embeddings, of the methods that need it; all, to absorb.
-        policy: How the ranks are chosen.
+        found: The plans.
+        variants: What is compared.
+        sensitivity: Of the logit to the embeddings, by variant that needs it; of all, to absorb.
         rows: What else becomes of the tables' rows.
-        budget: Bytes that a checkpoint may have.
 
     Raises:
         StageError: a checkpoint has more bytes than the budget.
     """
 
-    def work(folder: str) -> None:
-        moments = load_moments(statistics.file(MOMENTS))
-        for method in methods.factored:
-            source = tuned.checkpoints[method.linears]
-            model = from_pretrained(source)
-            ranked = plan_ranks(
-                moments,
-                policy,
-                method=method.factors,
-                folded_into=folded_into(model),
-                absorbs=rows.absorbs(model),
-            )
-            plan = ranked + rows.rounded(model)
-            own = load_moments(statistics.file(_table_moments(method))) if method.by_data else moments
-            written = storage.join(folder, method.tables)
-            felt = sensitivity.get(method.name)
-            write_compressed(
-                source, written, plan, own, None if felt is None else load_sensitivity(felt.file(SENSITIVITY))
-            )
-            if budget is not None and size_on_disk(written) > budget:
-                raise StageError(
-                    f"{written}: {size_on_disk(written):,} bytes, more than the budget of {budget:,}; give "
-                    "less to --target-bytes and report this, please"
-                )
+    tuned: Step[Models]
+    statistics: TableStatistics
+    found: Step[Found]
+    variants: Sequence[Variant]
+    sensitivity: Mapping[str, Step[Stage]] = field(default_factory=dict)
+    rows: Rows = PUBLISHED
 
-    stage = run.stage(
-        "rewrite-embedding",
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give the rewriting of all models."""
+        return [costs.rewriting("rewrite-embedding", len(self.variants))]
+
+    def work(self, context: Context) -> Models:
+        """Rewrite and write them."""
+        tuned, found = self.tuned.result, self.found.result
+        rounded = self.rows.rounded(on_meta(load_config(tuned.checkpoints[self.variants[0].linears])))
+        plans = {
+            variant.tables: (variant, tables_of(_own(found.plans, variant)) + rounded)
+            for variant in self.variants
+        }
+
+        def work(folder: str) -> None:
+            for row, (variant, plan) in plans.items():
+                moments = load_moments(self.statistics.result.file(self.statistics.file_of(variant)))
+                step, written = self.sensitivity.get(variant.name), storage.join(folder, row)
+                sensitivity = None if step is None else load_sensitivity(step.result.file(SENSITIVITY))
+                write_compressed(tuned.checkpoints[variant.linears], written, plan, moments, sensitivity)
+                if found.budget is not None and size_on_disk(written) > found.budget:
+                    raise StageError(
+                        f"{written}: {size_on_disk(written):,} bytes, more than the budget of "
+                        f"{found.budget:,}; give less to --target-bytes and report this, please"
+                    )
+
+        steps: list[Left] = [self.tuned, self.statistics, *self.sensitivity.values()]
+        return _rewritten(context, "rewrite-embedding", work, plans, steps, {"budget": found.budget})
+
+
+@dataclass(kw_only=True)
+class RewriteAtOnce(Step[Models]):
+    """Rewrites linear layers and tables together, into one model a plan.
+
+    Attributes:
+        model: The uncompressed model.
+        found: The plans by the names of the models, and the moments and the sensitivity they go by.
+        count: How many there are, at most.
+    """
+
+    model: Model
+    found: Step[Found]
+    count: int
+
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give the rewriting of all models."""
+        return [costs.rewriting("rewrite-sweep", self.count)]
+
+    def work(self, context: Context) -> Models:
+        """Rewrite and write them."""
+        found, source = self.found.result, self.model.checkpoint
+
+        def work(folder: str) -> None:
+            moments = load_moments(found.stage.file(MOMENTS))
+            sensitivity = load_sensitivity(found.stage.file(SENSITIVITY))
+            for name, plan in found.plans.items():
+                write_compressed(source, storage.join(folder, name), plan, moments, sensitivity)
+
+        stage = context.run.stage(
+            "rewrite-sweep",
+            work,
+            config={"chosen": list(found.plans)},
+            inputs=[self.model.step.result.stage, found.stage],
+        )
+        return Models(stage=stage, checkpoints={name: stage.file(name) for name in found.plans}, histories={})
+
+
+def _own(plans: Mapping[str, Plan], variant: Variant) -> Plan:
+    """Give a variant's plan, with the sizes of its leader."""
+    return variant.like(plans[leader_of(variant)])
+
+
+def _rewritten(
+    context: Context,
+    name: str,
+    work: Callable[[str], None],
+    plans: Mapping[str, tuple[Variant, Plan]],
+    steps: Sequence[Left],
+    config: Mapping[str, object],
+) -> Models:
+    """Run a stage that writes a checkpoint a row; it depends on the plans and on what steps left."""
+    results = [step.result for step in steps if step is not None]
+    stage = context.run.stage(
+        name,
         work,
-        config={
-            "methods": [method.name for method in methods.factored],
-            "policy": asdict(policy),
-            "budget": budget,
-            **rows.changes(),
-        },
-        inputs=[tuned.stage, statistics, *sensitivity.values()],
+        config={"plans": {row: plan.to_json() for row, (_, plan) in plans.items()}, **config},
+        inputs=[result.stage if isinstance(result, Models) else result for result in results],
     )
-    names = [method.tables for method in methods.factored]
-    return Models(stage=stage, checkpoints={name: stage.file(name) for name in names}, histories={})
+    return Models(stage=stage, checkpoints={row: stage.file(row) for row in plans}, histories={})
 
 
 def write_compressed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
@@ -18,12 +18,17 @@ from afm_dist.dataset.reader import read_shard
 from afm_dist.evaluation.calibration import BINS
 from afm_dist.evaluation.score import evaluate_model
 from afm_dist.evaluation.throughput import BATCH_SIZE, measure_throughput
+from afm_dist.pipelines.context import Context
+from afm_dist.pipelines.step import Step
+from afm_dist.planning.capacity import Estimate
+from afm_dist.planning.estimate import Costs
 from afm_dist.report import text
 from afm_dist.report.schema import ReliabilityBin
 from afm_dist.runs.events import Emit, unheard
-from afm_dist.runs.run import STAGE_AGAIN, Run, Stage
+from afm_dist.runs.run import STAGE_AGAIN, Stage
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
+from afm_dist.stages.training import Models
 
 RESULTS = "results.json"
 
@@ -74,36 +79,48 @@ class Subject:
     checkpoint: str
 
 
-def evaluate(
-    run: Run,
-    data: Stage,
-    manifest: Manifest,
-    subjects: Sequence[Subject],
-    *,
-    inputs: Sequence[Stage],
-    options: ResourceOptions = AUTOMATIC,
-) -> Stage:
-    """AUC, log loss, calibration, parameters and bytes of every subject on the test split.
+@dataclass(kw_only=True)
+class Evaluate(Step[Stage]):
+    """Measures AUC, log loss, calibration, parameters and bytes of every subject on the test split.
 
     What is undefined on it is null.
+
+    Attributes:
+        subjects: Gives the rows, once the models are there.
+        inputs: Make the models.
+        count: How many rows there are, as far as that is known before.
     """
 
-    def work(folder: str) -> None:
-        results = [
-            measure_quality(subject, manifest, "test", options=options, emit=run.event)
-            for subject in subjects
-        ]
-        storage.write_json(storage.join(folder, RESULTS), results)
+    subjects: Callable[[], Sequence[Subject]]
+    inputs: Sequence[Step[Models]]
+    count: int
 
-    return run.stage(
-        "evaluate",
-        work,
-        config={
-            "subjects": [[subject.name, subject.stage] for subject in subjects],
-            "calibration_bins": BINS,
-        },
-        inputs=[data, *inputs],
-    )
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give a pass over the test split for each row."""
+        return [costs.scoring("evaluate", "test", passes=self.count)]
+
+    def work(self, context: Context) -> Stage:
+        """Measure and write it."""
+        subjects = self.subjects()
+
+        def work(folder: str) -> None:
+            results = [
+                measure_quality(
+                    subject, context.manifest, "test", options=context.options, emit=context.run.event
+                )
+                for subject in subjects
+            ]
+            storage.write_json(storage.join(folder, RESULTS), results)
+
+        return context.run.stage(
+            "evaluate",
+            work,
+            config={
+                "subjects": [[subject.name, subject.stage] for subject in subjects],
+                "calibration_bins": BINS,
+            },
+            inputs=[context.data, *(step.result.stage for step in self.inputs)],
+        )
 
 
 def measure_quality(
@@ -141,45 +158,61 @@ def say_quality(quality: Stage) -> None:
         )
 
 
-def throughput(
-    run: Run, data: Stage, manifest: Manifest, subjects: Sequence[Subject], *, inputs: Sequence[Stage]
-) -> Stage:
-    """CPU throughput at batch 10000 of every structure among the subjects, against the first.
+@dataclass(kw_only=True)
+class Throughput(Step[Stage]):
+    """Measures the CPU throughput at batch 10000 of every structure among the subjects, against the first.
 
     Models of the same structure (same layers, other weights) share one measurement. All structures
     are timed in turn, in this process, with all its threads.
+
+    Attributes:
+        subjects: Gives the rows, once the models are there.
+        inputs: Make the models.
+        structures: How many there are, as far as that is known before.
     """
 
-    def work(folder: str) -> None:
-        batch = timing_batch(manifest)
-        distinct = {structure(subject.checkpoint): subject for subject in reversed(subjects)}
-        models = {
-            key: from_pretrained(distinct[key].checkpoint)
-            for key in dict.fromkeys(structure(subject.checkpoint) for subject in subjects)
-        }
-        measured = measure_throughput(models, batch)
-        for key, speed in measured.items():
-            console.say(
-                f"  {distinct[key].name}: {speed.rows_per_second:,.0f} rows/s, {speed.ratio:.2f} times the "
-                f"baseline ({speed.ratio_min:.2f} to {speed.ratio_max:.2f})"
-            )
-        results = {
-            "batch_size": len(batch),
-            "threads": torch.get_num_threads(),
-            "structures": {key: asdict(speed) for key, speed in measured.items()},
-        }
-        storage.write_json(storage.join(folder, RESULTS), results)
+    subjects: Callable[[], Sequence[Subject]]
+    inputs: Sequence[Step[Models]]
+    structures: int
 
-    return run.stage(
-        "throughput",
-        work,
-        config={
-            "subjects": [[subject.name, subject.stage] for subject in subjects],
-            # The results go by them, and what tells structures apart may become another.
-            "structures": storage.fingerprint([structure(subject.checkpoint) for subject in subjects]),
-        },
-        inputs=[data, *inputs],
-    )
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give the timing of all structures."""
+        return [costs.timing("throughput", self.structures)]
+
+    def work(self, context: Context) -> Stage:
+        """Measure and write it."""
+        subjects = self.subjects()
+
+        def work(folder: str) -> None:
+            batch = timing_batch(context.manifest)
+            distinct = {structure(subject.checkpoint): subject for subject in reversed(subjects)}
+            models = {
+                key: from_pretrained(distinct[key].checkpoint)
+                for key in dict.fromkeys(structure(subject.checkpoint) for subject in subjects)
+            }
+            measured = measure_throughput(models, batch)
+            for key, speed in measured.items():
+                console.say(
+                    f"  {distinct[key].name}: {speed.rows_per_second:,.0f} rows/s, {speed.ratio:.2f} times "
+                    f"the baseline ({speed.ratio_min:.2f} to {speed.ratio_max:.2f})"
+                )
+            results = {
+                "batch_size": len(batch),
+                "threads": torch.get_num_threads(),
+                "structures": {key: asdict(speed) for key, speed in measured.items()},
+            }
+            storage.write_json(storage.join(folder, RESULTS), results)
+
+        return context.run.stage(
+            "throughput",
+            work,
+            config={
+                "subjects": [[subject.name, subject.stage] for subject in subjects],
+                # The results go by them, and what tells structures apart may become another.
+                "structures": storage.fingerprint([structure(subject.checkpoint) for subject in subjects]),
+            },
+            inputs=[context.data, *(step.result.stage for step in self.inputs)],
+        )
 
 
 def timing_batch(manifest: Manifest, split: str = "test") -> Batch:

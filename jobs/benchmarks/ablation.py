@@ -23,6 +23,8 @@ from afm_dist.checkpoint.files import CONFIG, content_fingerprint, size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.sequential import compress_in_turn_
+from afm_dist.compression.targets import target_linears
+from afm_dist.compression.variant import Request
 from afm_dist.dataset.labels import SPLITS, check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
@@ -31,19 +33,12 @@ from afm_dist.evaluation import metrics
 from afm_dist.evaluation.score import score_shards
 from afm_dist.methods.low_rank.config import ACTIVATIONS, DEFAULT_KAPPA
 from afm_dist.methods.low_rank.grid import GridPoint
-from afm_dist.methods.low_rank.ranks import FixedRank
+from afm_dist.methods.low_rank.variants import VARIANTS
 from afm_dist.runtime import console
 from afm_dist.runtime.machine import work_in_driver
-from afm_dist.stages.budget import logit_sensitivity
-from afm_dist.stages.compression import (
-    check_ranks,
-    counted_moments,
-    plan_for,
-    target_linears,
-    write_compressed,
-)
-from afm_dist.stages.methods import FACTORED
-from afm_dist.stages.rows import LinearTerms, Rows
+from afm_dist.search.rows import LinearTerms, Rows
+from afm_dist.search.search import counted_moments, logit_sensitivity
+from afm_dist.stages.compression import check_model, write_compressed
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.keys import module_name
 from afm_dist.statistics.moments import Moments
@@ -57,7 +52,7 @@ from jobs.benchmarks.finished import folder_of, revision
 BATCH = 1 << 13
 PRESET = preset("default")
 DISTILL = (0.0, 0.5)
-METHODS = {method.name: method for method in FACTORED}
+METHODS = {variant.name: variant for variant in VARIANTS}
 # All but the first need a first-order term over the fields of the table.
 LINEAR_TERMS: tuple[LinearTerms, ...] = get_args(LinearTerms)
 BASELINE, CONTROL = "baseline", "control"
@@ -119,7 +114,8 @@ def plan_of(model: nn.Module, one: Combination, *, linear_rank: int, embedding_d
         linear_rank: Of its linear layers.
         embedding_dim: Of its table; None leaves it as it is.
     """
-    plan = plan_for(model, activation=one.activation, kappa=DEFAULT_KAPPA, rows=rows_of(one))
+    request = Request(activation=one.activation, kappa=DEFAULT_KAPPA, absorb=one.linear_terms == "absorb")
+    plan = METHODS[one.method].template(model, request)
     point = GridPoint(
         method=METHODS[one.method].factors, linear_rank=linear_rank, embedding_dim=embedding_dim
     )
@@ -147,7 +143,7 @@ def check(config: Ablation, manifest: Manifest) -> None:
                 f"--checkpoints: {checkpoint} is a {_in_words(other)}, and {config.checkpoints[0]} is a "
                 f"{_in_words(first)}; give models of one architecture, trained with different seeds"
             )
-    mlp, embedding = FixedRank(rank=config.mlp_rank), FixedRank(rank=config.embedding_dim)
+    request = Request(mlp_rank=config.mlp_rank, embedding_dim=config.embedding_dim)
     contents: dict[str, str] = {}
     for checkpoint, own in zip(config.checkpoints, configs, strict=True):
         check_schema(own, manifest, checkpoint=checkpoint)
@@ -157,7 +153,7 @@ def check(config: Ablation, manifest: Manifest) -> None:
                 f"--checkpoints: {contents[content]} and {checkpoint} are the same model; give each once"
             )
         contents[content] = checkpoint
-        check_ranks(own, mlp, embedding, checkpoint=checkpoint)
+        check_model(own, VARIANTS[:1], request, checkpoint=checkpoint)
     if len(set(config.distill)) < len(config.distill):
         raise OptionError(f"--distill {' '.join(map(str, config.distill))}: give each weight once")
     config.recipes(seed=0)
@@ -227,7 +223,7 @@ def _compress(config: Ablation, manifest: Manifest, source: str, targets: Mappin
     behind: dict[str, Mapping[str, Moments]] = {}
     for one in left:
         absorb, own = rows_of(one).absorb, linears
-        if METHODS[one.method].in_turn:
+        if METHODS[one.method].behind_compressed:
             # They follow from the factors of the layers alone, not from what becomes of the table.
             if one.activation not in behind:
                 plan = plan_of(model, one, linear_rank=config.mlp_rank, embedding_dim=None)

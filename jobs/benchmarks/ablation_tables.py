@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from afm_dist.methods.low_rank.config import Activation
-from afm_dist.stages.rows import LinearTerms
+from afm_dist.search.rows import LinearTerms
 from jobs.benchmarks.summary import spread
 
 

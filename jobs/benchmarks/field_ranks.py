@@ -16,17 +16,18 @@ from afm_dist.checkpoint.config import load_config
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import allocate, structure_bytes
 from afm_dist.compression.plan import Plan
+from afm_dist.compression.registry import variants
 from afm_dist.compression.rewrite import compress_
+from afm_dist.compression.targets import target_linears
+from afm_dist.compression.variant import FieldRanks, Request
 from afm_dist.dataset.labels import SPLITS, check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import OptionError
 from afm_dist.evaluation import metrics
 from afm_dist.evaluation.score import score_shards
-from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, FieldRanks
 from afm_dist.runtime import console
-from afm_dist.stages.budget import logit_sensitivity
-from afm_dist.stages.compression import counted_moments, plan_for, target_linears
+from afm_dist.search.search import counted_moments, logit_sensitivity
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.statistics import Statistics
@@ -72,7 +73,7 @@ class Point:
 def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Iterator[Point]:
     """The points of a model; of a budget that no ranks meet there is none."""
     model, config = from_pretrained(checkpoint), load_config(checkpoint)
-    plan = plan_for(model, activation="shifted", kappa=DEFAULT_KAPPA)
+    plan = variants()["afm"].template(model, Request(activation="shifted"))
     batches = read_batches(manifest, manifest.shards("train"), BATCH)
     moments = collect_moments(model, batches, target_linears(model), forward_fn=forward_batch)
     moments |= counted_moments(model, manifest, absorb=False)

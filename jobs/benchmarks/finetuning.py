@@ -34,7 +34,8 @@ from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
 from jobs.benchmarks.finished import folder_of, revision
 from jobs.benchmarks.summary import data_name, spread
-from jobs.compress_options import Compress, recipes
+from jobs.compress_options import Compress
+from jobs.compress_request import recipes
 
 UNTUNED = "not fine-tuned"
 COMPRESSED, CONTROL = "afm-emb", "control"

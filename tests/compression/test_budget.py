@@ -3,8 +3,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 
 from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.compression.budget import allocate, parse_bytes, structure_bytes
+from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
+from afm_dist.compression.variant import FieldRanks
 from afm_dist.dataset.batch import Batch
 from afm_dist.errors import OptionError
-from afm_dist.methods.low_rank.config import FieldRanks, LowRank
+from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.low_rank.factorize import principal
 from afm_dist.methods.low_rank.method import tail_errors
-from afm_dist.methods.low_rank.ranks import GivenRanks, plan_ranks, ranks_of
+from afm_dist.methods.low_rank.ranks import GivenRanks, plan_ranks
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.observe import forward_batch
@@ -42,6 +45,10 @@ ENTRIES = (
 )
 WHOLE = Plan(entries=ENTRIES)
 NAMES = [entry.name for entry in ENTRIES]
+
+
+def ranks_of(configs: Mapping[str, MethodConfig | None]) -> dict[str, Any]:
+    return {name: None if config is None else config.size for name, config in configs.items()}
 
 
 def batches(count: int = 4) -> list[Batch]:

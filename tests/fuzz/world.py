@@ -37,9 +37,9 @@ from afm_dist.report.comparison_page import write_comparison
 from afm_dist.report.finished_run import FinishedRun
 from afm_dist.runs.run import Run
 from afm_dist.runtime.resources import ONE_CPU
-from afm_dist.stages.budget import ChosenRanks
+from afm_dist.search.budget import ChosenRanks
+from afm_dist.search.scoring import Scored
 from afm_dist.stages.evaluation import MeasuredQuality, MeasuredSpeed
-from afm_dist.stages.scoring import Scored
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import digest_of, load_moments, save_moments
 from afm_dist.statistics.partials import Partials

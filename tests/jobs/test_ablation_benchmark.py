@@ -15,6 +15,7 @@ from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.targets import target_linears
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.metrics import auc
@@ -23,7 +24,6 @@ from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.low_rank.layers import LowRankLinear
 from afm_dist.models import build_model
 from afm_dist.models.deepfm import DeepFM
-from afm_dist.stages.compression import target_linears
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe, preset

@@ -19,7 +19,7 @@ from afm_dist.runs.run import Run
 from afm_dist.training.recipe import preset
 from jobs import benchmark, compare, compress, compress_tables, evaluate, export, predict, prepare, train
 from jobs.compress import Compress, check, main
-from jobs.compress_options import baseline_recipe, recipes
+from jobs.compress_request import baseline_recipe, recipes
 from tests.jobs.commands import fail, run_warm
 from tests.jobs.conftest import Compressed, write_clicks
 from tests.small_dataset import write_dataset

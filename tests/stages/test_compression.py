@@ -21,24 +21,21 @@ from afm_dist.errors import OptionError
 from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.methods.low_rank.config import Factors, LowRank
 from afm_dist.methods.low_rank.layers import LowRankLinear
-from afm_dist.methods.low_rank.ranks import FixedRank, GivenRanks
 from afm_dist.models import ARCHITECTURES, build_model
+from afm_dist.pipelines.context import Context, Dataset
+from afm_dist.pipelines.step import Given
 from afm_dist.runs.run import Run, Stage
-from afm_dist.stages.compression import (
-    MOMENTS,
-    check_ranks,
-    counted_moments,
-    linear_statistics,
-)
+from afm_dist.search.rows import Rows
+from afm_dist.search.search import counted_moments
+from afm_dist.stages.compression import MOMENTS, LinearStatistics, check_model
 from afm_dist.stages.report_parts import plan_notes, tables
-from afm_dist.stages.rows import Rows
-from afm_dist.stages.training import Models
+from afm_dist.stages.training import Model, Models
 from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.recipe import preset
+from jobs.compress_model import model_config
 from jobs.compress_options import Compress
-from jobs.compress_plan import model_config
 from tests.small_dataset import write_vocabulary
-from tests.stages.bench import HYPER, Bench
+from tests.stages.bench import HYPER, Bench, asking, named
 
 ABSORB = Rows(linear_terms="absorb")
 FOLDED = {"deepfm", "dcn", "dcnv2", "gdcn", "autoint"}
@@ -50,7 +47,7 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 def test_ranks_are_checked_before_there_is_data(name: str) -> None:
     config = model_config(Compress(model=name), preset("default"))
 
-    check_ranks(config, FixedRank(rank=64), FixedRank(rank=2))
+    check_model(config, named("afm"), asking(64, 2))
 
 
 @every_architecture
@@ -59,7 +56,7 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
 ) -> None:
     bench = Bench(name, dataset, tmp_path, HYPER)
 
-    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2))
+    _, narrow = bench.compress((3, 2))
 
     for row in ("afm-emb", "svd-emb"):
         (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
@@ -75,7 +72,7 @@ def test_layers_are_rewritten_and_tables_folded_where_the_model_declares_it(
 def test_first_order_weights_are_absorbed_on_request(name: str, dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench(name, dataset, tmp_path, HYPER)
 
-    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), rows=ABSORB)
+    _, narrow = bench.compress((3, 2), rows=ABSORB)
 
     for row in ("afm-emb", "svd-emb"):
         (entry,) = Plan.load(storage.join(narrow.checkpoints[row], "plan.json")).entries
@@ -87,9 +84,9 @@ def test_first_order_weights_are_absorbed_on_request(name: str, dataset: Manifes
 
 def test_reported_bytes_are_those_of_the_tensors(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    _, narrow = bench.compress(FixedRank(rank=3), FixedRank(rank=2), rows=ABSORB)
+    _, narrow = bench.compress((3, 2), rows=ABSORB)
     plan = Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json"))
-    source = bench.baseline.checkpoints["baseline"]
+    source = bench.source
     moments = counted_moments(from_pretrained(source), dataset, absorb=True)
 
     fields = tables(source, Statistics(moments), plan)
@@ -108,7 +105,7 @@ def test_a_model_without_a_first_order_table_is_told_what_to_do(monkeypatch: pyt
     config = model_config(Compress(model="deepfm"), preset("default"))
 
     with pytest.raises(OptionError, match=r"DeepFM declares no first-order table .* --linear-terms keep"):
-        check_ranks(config, FixedRank(rank=64), FixedRank(rank=2), ABSORB)
+        check_model(config, named("afm"), asking(64, 2, ABSORB), ABSORB)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +115,10 @@ def test_a_checkpoint_of_other_numbers_is_refused_before_hours_of_work(
     name: str, dtype: torch.dtype, dataset: Manifest, tmp_path: Path
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    source = bench.baseline.checkpoints["baseline"]
+    source = bench.source
     config = load_config(source)
-    ranks = FixedRank(rank=3), FixedRank(rank=2)
-    check_ranks(config, *ranks, checkpoint=source)
+    asked = named("afm"), asking(3, 2)
+    check_model(config, *asked, checkpoint=source)
     model = from_pretrained(source)
     parameter = model.get_parameter(name)
     parameter.data = parameter.data.to(dtype)
@@ -131,11 +128,11 @@ def test_a_checkpoint_of_other_numbers_is_refused_before_hours_of_work(
     with pytest.raises(
         OptionError, match=rf"--checkpoint: tensor {name} of .*other is .*, the model's is float32"
     ):
-        check_ranks(config, *ranks, checkpoint=other)
+        check_model(config, *asked, checkpoint=other)
 
     # What it says to do helps.
     save_pretrained(from_pretrained(other).float(), other, config)
-    check_ranks(config, *ranks, checkpoint=other)
+    check_model(config, *asked, checkpoint=other)
 
 
 @pytest.mark.parametrize("method", ["afm", "svd"])
@@ -144,7 +141,7 @@ def test_a_row_that_never_occurs_may_hold_anything_whatever_the_method(
     method: Factors, ranks: Any, dataset: Manifest, tmp_path: Path
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    source = bench.baseline.checkpoints["baseline"]
+    source = bench.source
     spoilt = from_pretrained(source)
     never = 29
     with torch.no_grad():
@@ -170,11 +167,11 @@ def test_rows_are_rounded_whether_or_not_the_table_is_compressed(
     rank: int | None, dataset: Manifest, tmp_path: Path
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    ranks = GivenRanks(ranks={"mlp.3": 2, "mlp.6": None, "embedding": rank})
+    ranks = bench.given({"mlp.3": 2, "mlp.6": None, "embedding": rank})
 
-    _, narrow = bench.compress(ranks, ranks, rows=Rows(linear_terms="bfloat16", codes="bfloat16"))
+    _, narrow = bench.compress(ranks, rows=Rows(linear_terms="bfloat16", codes="bfloat16"))
 
-    moments = counted_moments(from_pretrained(bench.baseline.checkpoints["baseline"]), dataset, absorb=False)
+    moments = counted_moments(from_pretrained(bench.source), dataset, absorb=False)
     for row in ("afm-emb", "svd-emb"):
         checkpoint = narrow.checkpoints[row]
         stored = stored_tensors(checkpoint)
@@ -182,7 +179,7 @@ def test_rows_are_rounded_whether_or_not_the_table_is_compressed(
         assert short == {"embedding.weight", "linear.weight"}
         plan = Plan.load(storage.join(checkpoint, "plan.json"))
         # As the report says it.
-        fields = tables(bench.baseline.checkpoints["baseline"], Statistics(moments), plan)
+        fields = tables(bench.source, Statistics(moments), plan)
         assert sum(field["bytes_after"] for field in fields) == sum(
             tensor.nbytes for name, tensor in stored.items() if name.startswith("embedding.")
         )
@@ -198,9 +195,9 @@ def test_what_is_rounded_is_told_by_fingerprints_and_nothing_else_is() -> None:
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    ranks = GivenRanks(ranks={"mlp.3": 2, "mlp.6": None, "embedding": None})
+    ranks = bench.given({"mlp.3": 2, "mlp.6": None, "embedding": None})
 
-    low_rank, narrow = bench.compress(ranks, ranks)
+    low_rank, narrow = bench.compress(ranks)
 
     assert not Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json")).entries
     logits = [
@@ -219,7 +216,8 @@ def test_a_pass_is_not_done_again_when_the_driver_dies_before_its_result_is_save
     config = ModelConfig(architecture="deepfm", hyper_parameters=HYPER, fields=dataset.fields)
     save_pretrained(model, source, config)
     stage = Stage.external("baseline", source, "model")
-    baseline = Models(stage=stage, checkpoints={"baseline": source}, histories={})
+    baseline = Given(Models(stage=stage, checkpoints={"baseline": source}, histories={}))
+    statistics = LinearStatistics(model=Model(baseline, "baseline"))
     data = Stage.external("data", dataset.location, "data")
 
     def killed(*_: object) -> None:
@@ -229,9 +227,9 @@ def test_a_pass_is_not_done_again_when_the_driver_dies_before_its_result_is_save
         run = Run(str(tmp_path / "run"), job="compress", config={})
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("afm_dist.stages.compression.save_moments", killed)
-            linear_statistics(run, data, dataset, baseline)
+            statistics.run(Context(run=run, dataset=Given(Dataset(data, dataset))))
     run = Run(str(tmp_path / "run"), job="compress", config={})
-    done = linear_statistics(run, data, dataset, baseline)
+    done = statistics.run(Context(run=run, dataset=Given(Dataset(data, dataset))))
 
     lines = Path(run.path, "events.jsonl").read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from afm_dist.compression.config import MethodConfig
+from afm_dist.compression.config import MethodConfig, size_in_words
 from afm_dist.errors import OptionError
 
 Activation = Literal["none", "plain", "shifted"]
@@ -18,13 +18,6 @@ DEFAULT_KAPPA = 2.0
 # Each has a class in ``factorizations.py``.
 Factors = Literal["afm", "svd", "weighted"]
 FACTORS: tuple[Factors, ...] = get_args(Factors)
-
-# Whether the fields of a table have one rank in common, or each its own.
-FieldRanks = Literal["uniform", "each"]
-
-
-# Of one rank, so that a line stays one.
-NAMED_FIELDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +66,14 @@ class LowRank(MethodConfig):
         return self.factors
 
     @property
+    def size(self) -> int | Mapping[str, int]:
+        """Give the rank, or those of the fields."""
+        return self.ranks or self.rank
+
+    @property
     def in_words(self) -> str:
         """Say ``to 64``, or ``by field (0 for depth; 2 for 11 fields)``."""
-        return ranks_in_words(self.ranks or self.rank)
+        return size_in_words(self.ranks or self.rank)
 
     @property
     def neighbours(self) -> list[str]:
@@ -118,20 +116,6 @@ class LowRank(MethodConfig):
         """Give the fields as plain values, without those that are None."""
         value = super().to_json()
         return value if self.ranks is None else value | {"ranks": dict(self.ranks)}
-
-
-def ranks_in_words(rank: int | Mapping[str, int]) -> str:
-    """Say ``to 64``, or ``by field (0 for depth; 2 for 11 fields)``."""
-    if isinstance(rank, int):
-        return f"to {rank}"
-    fields: dict[int, list[str]] = {}
-    for field, own in rank.items():
-        fields.setdefault(own, []).append(field)
-    listed = (
-        f"{own} for {', '.join(names) if len(names) <= NAMED_FIELDS else f'{len(names)} fields'}"
-        for own, names in sorted(fields.items())
-    )
-    return f"by field ({'; '.join(listed)})"
 
 
 def _check_ranks(rank: Any, ranks: Any) -> None:

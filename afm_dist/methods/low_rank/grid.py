@@ -1,4 +1,4 @@
-"""The points of a sweep: which ranks to try, and which of the models that come of them are worth having."""
+"""The points of a sweep: which ranks to try."""
 
 from __future__ import annotations
 
@@ -57,35 +57,9 @@ def default_dims(width: int) -> list[int]:
     return [1 << power for power in range(width.bit_length()) if 1 << power < width]
 
 
-def grid(
-    methods: Sequence[Factors], linear_ranks: Sequence[int], embedding_dims: Sequence[int]
-) -> Iterator[GridPoint]:
-    """Every rank with every dimension, either also left as it is, but not both.
-
-    Ascending, for each method.
-    """
-    for method in methods:
-        for rank in (*sorted(set(linear_ranks)), None):
-            for dim in (*sorted(set(embedding_dims)), None):
-                if rank is not None or dim is not None:
-                    yield GridPoint(method=method, linear_rank=rank, embedding_dim=dim)
-
-
-def pareto(sizes: Sequence[int], scores: Sequence[float]) -> list[int]:
-    """Indices of the points that no other beats: none is as small with as high a score.
-
-    Of equal points the first is taken.
-
-    Args:
-        sizes: Bytes, the fewer the better.
-        scores: E.g. AUC, the more the better.
-
-    Returns:
-        By ascending size, hence of ascending score.
-    """
-    best, front = float("-inf"), []
-    for index in sorted(range(len(sizes)), key=lambda index: (sizes[index], -scores[index], index)):
-        if scores[index] > best:
-            best = scores[index]
-            front.append(index)
-    return front
+def grid(method: Factors, linear_ranks: Sequence[int], embedding_dims: Sequence[int]) -> Iterator[GridPoint]:
+    """Every rank with every dimension, either also left as it is, but not both; ascending."""
+    for rank in (*sorted(set(linear_ranks)), None):
+        for dim in (*sorted(set(embedding_dims)), None):
+            if rank is not None or dim is not None:
+                yield GridPoint(method=method, linear_rank=rank, embedding_dim=dim)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.errors import OptionError
-from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, Factors, LowRank, ranks_in_words
+from afm_dist.methods.low_rank.config import DEFAULT_KAPPA, Activation, Factors, LowRank
 from afm_dist.statistics.collected import BytesOf
 from afm_dist.statistics.keys import field_name, module_name
 from afm_dist.statistics.moments import Moments
@@ -189,19 +188,3 @@ def low_rank(entry: PlanEntry) -> LowRank:
     """Give the config of an entry of low rank."""
     assert isinstance(entry.config, LowRank), entry
     return entry.config
-
-
-def ranks_of(configs: Mapping[str, MethodConfig | None]) -> Ranks:
-    """Give the ranks that some modules, or the fields of one, have; None for those left as they are."""
-    found: dict[str, int | Mapping[str, int] | None] = {}
-    for name, config in configs.items():
-        assert config is None or isinstance(config, LowRank), config
-        found[name] = None if config is None else config.ranks or config.rank
-    return found
-
-
-def in_words(ranks: Ranks) -> str:
-    """Say ``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
-    return ", ".join(
-        f"{name} {'as it is' if rank is None else ranks_in_words(rank)}" for name, rank in ranks.items()
-    )

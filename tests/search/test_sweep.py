@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from afm_dist.checkpoint.config import ModelConfig, load_config
 from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import Plan
+from afm_dist.compression.variant import Request
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import Quality, score_shards
@@ -22,33 +23,45 @@ from afm_dist.methods.low_rank.factorizations import FACTORIZATIONS
 from afm_dist.methods.low_rank.facts import LowRankFacts
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import ARCHITECTURES
-from afm_dist.stages import scoring
-from afm_dist.stages.compression import MOMENTS, SENSITIVITY, write_compressed
-from afm_dist.stages.evaluation import evaluate, throughput
-from afm_dist.stages.rows import Rows
-from afm_dist.stages.sweep import (
-    POINTS,
-    Sweep,
-    choose,
-    measure_points,
-    rewrite_chosen,
-    try_ranks,
-    worth_shipping,
-)
-from afm_dist.stages.sweep_report import SweepEvidence, points, sweep_subjects, write_sweep_report
-from afm_dist.stages.training import Models
+from afm_dist.pipelines.step import Given
+from afm_dist.search import scoring
+from afm_dist.search.grid import MOMENTS, POINTS, SENSITIVITY, Grid, choose, swept
+from afm_dist.search.rows import PUBLISHED, Rows
+from afm_dist.search.search import on_meta
+from afm_dist.stages.compression import RewriteAtOnce, write_compressed
+from afm_dist.stages.evaluation import Evaluate, Throughput
+from afm_dist.stages.searching import Found
+from afm_dist.stages.shipping import Candidate, Shipped
+from afm_dist.stages.shipping import choose as choose_to_ship
+from afm_dist.stages.sweep_report import ScorePoints, WriteSweepReport, points
+from afm_dist.stages.training import FineTune, Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.history import History, Point
 from afm_dist.training.recipe import Recipe
-from jobs.compress_options import parse_numbers
+from jobs.compress_request import parse_numbers
 from tests.compression.test_weighted import moments_of
 from tests.small_dataset import write_dataset
-from tests.stages.bench import HYPER, Bench
+from tests.stages.bench import HYPER, Bench, named
 
 ABSORB = Rows(linear_terms="absorb")
-SMALL = Sweep(linear_ranks=(2, 6), embedding_dims=(1, 2), ratios=(1.2,), field_ranks="each")
+
+
+def sweep(
+    linear_ranks: Sequence[int] = (),
+    embedding_dims: Sequence[int] = (),
+    *,
+    rows: Rows = PUBLISHED,
+    **given: Any,
+) -> Grid:
+    request = Request(
+        activation="shifted", absorb=rows.absorb, linear_ranks=linear_ranks, embedding_dims=embedding_dims
+    )
+    return Grid(request=request, variants=swept(), rows=rows, **given)
+
+
+SMALL = sweep((2, 6), (1, 2), ratios=(1.2,), field_ranks="each", most=100)
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +70,26 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench("deepfm", write_dataset(folder / "data"), folder, HYPER)
 
 
-def tried(bench: Bench) -> Any:
-    return try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, SMALL)
+def tried(bench: Bench, grid: Grid = SMALL) -> Found:
+    return bench.find(grid)
+
+
+def written_of(bench: Bench, found: Found) -> Models:
+    return RewriteAtOnce(model=bench.model, found=Given(found), count=1).run(bench.context)
 
 
 def measured(bench: Bench) -> Any:
-    return measure_points(bench.run, bench.data, bench.dataset, bench.baseline, tried(bench))
+    return ScorePoints(grid=SMALL, model=bench.model, found=Given(tried(bench))).run(bench.context)
 
 
 @pytest.mark.ray
 def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) -> None:
-    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
+    found = {point["name"]: point for point in storage.read_json(tried(bench).stage.file(POINTS), object)}
     uniform = [f"{method}-r{rank}-d{dim}" for method in ("afm", "weighted", "svd") for rank in (2, 6, "full")
                for dim in (1, 2, "full") if (rank, dim) != ("full", "full")]  # fmt: skip
     assert [name for name in found if not name.startswith("budget")] == ["baseline", *uniform]
 
-    written = rewrite_chosen(bench.run, bench.baseline, tried(bench), SMALL)
+    written = written_of(bench, tried(bench))
 
     ((name, checkpoint),) = written.checkpoints.items()
     test = {point["name"]: point for point in storage.read_json(measured(bench).file(POINTS), object)}
@@ -87,7 +104,7 @@ def test_every_rank_is_scored_as_the_model_that_is_written_then(bench: Bench) ->
 
 @pytest.mark.ray
 def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> None:
-    found = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
+    found = {point["name"]: point for point in storage.read_json(tried(bench).stage.file(POINTS), object)}
     budgeted = {name: point for name, point in found.items() if point["method"] == "budget"}
     assert budgeted
     for name, point in budgeted.items():
@@ -99,13 +116,13 @@ def test_a_budget_s_model_is_no_larger_than_the_uniform_one(bench: Bench) -> Non
 def test_a_sweep_that_absorbs_first_order_weights_has_smaller_tables(
     bench: Bench, dataset: Manifest, tmp_path: Path
 ) -> None:
-    keeping = {point["name"]: point for point in storage.read_json(tried(bench).file(POINTS), object)}
+    keeping = {point["name"]: point for point in storage.read_json(tried(bench).stage.file(POINTS), object)}
     other = Bench("deepfm", dataset, tmp_path, HYPER)
-    absorbing = Sweep(linear_ranks=(2,), embedding_dims=(2,), ratios=(1.2,), rows=ABSORB)
+    absorbing = sweep((2,), (2,), ratios=(1.2,), rows=ABSORB, most=30)
 
-    stage = try_ranks(other.run, other.data, other.dataset, other.baseline, other.statistics, absorbing)
+    stage = other.find(absorbing).stage
     found = {point["name"]: point for point in storage.read_json(stage.file(POINTS), object)}
-    written = rewrite_chosen(other.run, other.baseline, stage, absorbing)
+    written = written_of(other, other.find(absorbing))
 
     # 37 numbers of the table are gone, p and q of two fields with two codes are new.
     for method in ("afm", "weighted", "svd"):
@@ -123,11 +140,11 @@ def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
     quality = Quality(500, auc=0.5, log_loss=0.1, calibration=None)
     monkeypatch.setattr(scoring, "score_split", lambda *args, **options: quality)
     rows = Rows(linear_terms="bfloat16", codes="bfloat16")
-    sweep = replace(SMALL, linear_ranks=(2,), embedding_dims=(2,), rows=rows)
+    grid = sweep((2,), (2,), rows=rows, ratios=(1.2,), field_ranks="each", most=30)
 
-    stage = try_ranks(bench.run, bench.data, bench.dataset, bench.baseline, bench.statistics, sweep)
+    stage = bench.find(grid).stage
 
-    source = bench.baseline.checkpoints["baseline"]
+    source = bench.source
     moments, sensitivity = load_moments(stage.file(MOMENTS)), load_sensitivity(stage.file(SENSITIVITY))
     first, *compressed = storage.read_json(stage.file(POINTS), object)
     assert Plan.from_json(first["plan"]) == Plan()
@@ -162,7 +179,7 @@ def test_an_interrupted_sweep_scores_nothing_twice(
         scoring, "score_split", lambda *a, name, **o: (scored.append(name), real(*a, name=name, **o))[1]
     )
 
-    names = [point["name"] for point in storage.read_json(tried(bench).file(POINTS), object)]
+    names = [point["name"] for point in storage.read_json(tried(bench).stage.file(POINTS), object)]
 
     assert not set(scored) & set(committed)
     assert set(scored) | set(committed) == set(names)
@@ -204,41 +221,43 @@ def test_the_front_of_the_report_leaves_out_svd() -> None:
     assert all("plan" not in one and one["log_loss"] == 0.6 for one in shown)
 
 
-def tuned(folder: Path, sizes: dict[str, int], scores: dict[str, float]) -> Models:
-    checkpoints = {}
-    for name, size in sizes.items():
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text("{}")
-        (folder / name / "model.safetensors").write_bytes(b" " * size)
-        checkpoints[name] = str(folder / name)
-    histories = {
-        name: History(curve=[Point(0, 0, None, score, 0.5)], kept_step=0, finished=True)
-        for name, score in scores.items()
-    }
-    return Models(stage=None, checkpoints=checkpoints, histories=histories)
-
-
-def test_the_smallest_model_without_loss_ships_or_else_the_best(tmp_path: Path) -> None:
+def candidates(**scores: float) -> list[Candidate]:
     sizes = {"large": 30, "small": 20, "tiny": 10}
-    scores = {"control": 0.8, "large": 0.81, "small": 0.7999, "tiny": 0.7}
-    models = tuned(tmp_path, sizes, scores)
-    assert worth_shipping(models, models) == "small"
-    worse = {**scores, "large": 0.79, "small": 0.795}
-    models = Models(stage=None, checkpoints=models.checkpoints, histories={
-        name: History(curve=[Point(0, 0, None, score, 0.5)], kept_step=0) for name, score in worse.items()
-    })  # fmt: skip
-    assert worth_shipping(models, models) == "small"
+    return [Candidate(name=name, validation_auc=auc, bytes=sizes[name]) for name, auc in scores.items()]
+
+
+def test_the_smallest_model_without_loss_ships_or_else_the_best() -> None:
+    good, worse = (
+        candidates(large=0.81, small=0.7999, tiny=0.7),
+        candidates(large=0.79, small=0.795, tiny=0.7),
+    )
+    assert choose_to_ship(good, 0.8, "smallest")[0] == "small"
+    assert choose_to_ship(worse, 0.8, "smallest")[0] == "small"
+
+
+def test_the_best_on_validation_ships_and_of_equal_ones_the_smallest() -> None:
+    assert choose_to_ship(candidates(large=0.81, small=0.7999, tiny=0.7), 0.8, "best")[0] == "large"
+    assert choose_to_ship(candidates(large=0.8, small=0.8, tiny=0.7), 0.8, "best")[0] == "small"
+
+
+def test_what_is_named_ships_and_the_page_says_so_with_the_others() -> None:
+    name, reason = choose_to_ship(candidates(large=0.81, tiny=0.7), 0.8, "tiny")
+    assert name == "tiny"
+    assert "--ship tiny" in reason and "large has 0.81000 in 30 bytes" in reason and "-0.1000" in reason
+    with pytest.raises(OptionError, match="--ship 'huge': choose from best, smallest, large, tiny"):
+        choose_to_ship(candidates(large=0.81, tiny=0.7), 0.8, "huge")
 
 
 def test_ranks_that_a_model_cannot_have_are_refused_by_option(bench: Bench) -> None:
-    config = load_config(bench.baseline.checkpoints["baseline"])
-    assert Sweep().of(config).linear_ranks == [1, 2]
-    assert Sweep().of(config).embedding_dims == [1, 2]
-    assert Sweep(linear_ranks=(4, 2, 4), embedding_dims=(2, 1)).of(config).linear_ranks == [2, 4]
+    config = load_config(bench.source)
+    names = [point.name for point in named("afm")[0].points(on_meta(config), sweep().request)]
+    assert names == [f"afm-r{r}-d{d}" for r in (1, 2, "full") for d in (1, 2, "full")][:-1]
+    names = [point.name for point in named("afm")[0].points(on_meta(config), sweep((4, 2, 4), (1,)).request)]
+    assert names == ["afm-r2-d1", "afm-r2-dfull", "afm-r4-d1", "afm-r4-dfull", "afm-rfull-d1"]
     with pytest.raises(OptionError, match=r"--sweep-ranks 9: the ranks lie in 1\.\.8"):
-        Sweep(linear_ranks=(2, 9)).of(config)
+        sweep((2, 9)).of(config)
     with pytest.raises(OptionError, match=r"--sweep-dims 5: the dimensions lie in 1\.\.4"):
-        Sweep(embedding_dims=(5,)).of(config)
+        sweep((), (5,)).of(config)
 
 
 @pytest.mark.parametrize("value", ["", "1;2", "0", "2,-1", "nan", "inf", "1,,2"])
@@ -253,52 +272,52 @@ def test_default_ratios_can_be_reached_by_every_architecture(name: str) -> None:
     hyper = {"embedding_dim": 16, "hidden": [400, 400, 400], "dropout": 0.0}
     config = ModelConfig(architecture=name, hyper_parameters=hyper, fields=fields)
 
-    asked = Sweep().of(config)
+    asked = sweep().of(config)
 
     assert asked.ratios
-    assert 1 <= max(asked.ratios) <= asked.smallest(config)
+    assert 1 <= max(asked.ratios) < 50
     with pytest.raises(OptionError, match="--sweep-ratios 50: the smallest model"):
-        Sweep(ratios=(50,)).of(config)
+        sweep(ratios=(50,)).of(config)
 
 
 @pytest.mark.ray
 def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Manifest, tmp_path: Path) -> None:
     """Of a model whose tables are not folded, without its fine-tuning."""
     bench = Bench("nfm", dataset, tmp_path, HYPER)
-    scores = tried(bench)
-    chosen = rewrite_chosen(bench.run, bench.baseline, scores, SMALL)
-    curve = [Point(0, 0, None, 0.6, 0.5)]
-    done = {"control": bench.baseline.checkpoints["baseline"], **chosen.checkpoints}
-    tuned = Models(
-        stage=chosen.stage,
-        checkpoints=done,
-        histories={name: History(curve=curve, kept_step=0, finished=True) for name in done},
+    found = Given(tried(bench))
+    rewritten = RewriteAtOnce(model=bench.model, found=found, count=1)
+    chosen = rewritten.run(bench.context)
+    tuned = FineTune(
+        stage="finetune-sweep",
+        control="control",
+        uncompressed=bench.model,
+        compressed=rewritten,
+        count=1,
+        recipe=Recipe(),
     )
-    subjects = sweep_subjects(bench.baseline, chosen, tuned)
-    quality = evaluate(bench.run, bench.data, dataset, subjects, inputs=[])
-    speed = throughput(bench.run, bench.data, dataset, subjects, inputs=[])
-    best = worth_shipping(tuned, chosen)
-    written = write_sweep_report(
-        bench.run,
-        SweepEvidence(
-            manifest=dataset,
-            baseline=bench.baseline,
-            tried=scores,
-            measured=measured(bench),
-            chosen=chosen,
-            tuned=tuned,
-            recipe=Recipe(),
-            subjects=subjects,
-            quality=quality,
-            throughput=speed,
-            shipped=best,
-        ),
+    done = {"control": bench.source, **chosen.checkpoints}
+    history = History(curve=[Point(0, 0, None, 0.6, 0.5)], kept_step=0, finished=True)
+    tuned._results = (Models(stage=chosen.stage, checkpoints=done, histories=dict.fromkeys(done, history)),)
+    (best,) = chosen.checkpoints
+    report = WriteSweepReport(
         title="a sweep",
         config={},
+        baseline=bench.baseline,
+        found=found,
+        measured=ScorePoints(grid=SMALL, model=bench.model, found=found),
+        rewritten=rewritten,
+        tuned=tuned,
+        shipped=Given(Shipped(stage=chosen.stage, name=best, reason="it is the only one")),
     )
+    report.quality = Evaluate(subjects=report.subjects, inputs=[rewritten], count=1)
+    report.throughput = Throughput(subjects=report.subjects, inputs=[rewritten], structures=1)
+    for step in (report.measured, report.quality, report.throughput):
+        step.run(bench.context)
+
+    written = report.run(bench.context)
 
     content = storage.read_json(written.file("report.json"), object)
-    assert len(content["sweep"]) == len(storage.read_json(scores.file(POINTS), object))
+    assert len(content["sweep"]) == len(storage.read_json(found.result.stage.file(POINTS), object))
     assert content["shipped"]["name"] == best
     assert {row["name"] for row in content["rows"]} == {"baseline", "control", *chosen.checkpoints}
     assert "Every rank" in storage.read_bytes(written.file("report.html")).decode()

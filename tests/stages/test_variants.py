@@ -14,22 +14,23 @@ from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Field, Manifest
 from afm_dist.errors import DataError, OptionError
-from afm_dist.methods.low_rank.ranks import FixedRank, GivenRanks, Policy
 from afm_dist.models import ARCHITECTURES
+from afm_dist.pipelines.step import Given
 from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.stages import sequential
-from afm_dist.stages.compression import MOMENTS, rewrite_linears, rewrite_tables, table_statistics
-from afm_dist.stages.methods import Methods, parse_methods
+from afm_dist.stages.compression import MOMENTS
 from afm_dist.stages.report_parts import layers
+from afm_dist.stages.reporting import variant_notes
 from afm_dist.stages.sensitivity import linear_sensitivity, table_sensitivity
-from afm_dist.stages.sequential import statistics_in_turn
-from afm_dist.stages.training import Models
+from afm_dist.stages.sequential import statistics_behind
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
+from jobs.compress_options import DEFAULT_METHODS
+from jobs.compress_request import parse_methods
 from tests.small_dataset import write_dataset
-from tests.stages.bench import HYPER, Bench
+from tests.stages.bench import HYPER, Bench, named
 
 ALL = "afm,svd,weighted,sequential"
 
@@ -38,11 +39,11 @@ ALL = "afm,svd,weighted,sequential"
 
 
 def test_afm_and_its_control_are_compared_by_default() -> None:
-    assert parse_methods("afm,svd") == Methods()
+    assert parse_methods(DEFAULT_METHODS) == (named("afm,svd"), False)
 
 
 def test_methods_are_compared_in_one_order() -> None:
-    assert parse_methods(" scratch, weighted ,afm").names == ["afm", "weighted", "scratch"]
+    assert parse_methods(" scratch, weighted ,afm") == (named("afm,weighted"), True)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_methods_are_compared_in_one_order() -> None:
         ("afm,", "'' is no method"),
         ("AFM", "'AFM' is no method"),
         ("afm,svd,afm", "name each method once"),
-        ("svd,scratch", "afm is missing, which is what ships"),
+        ("scratch", "none of them compresses; add one of afm, svd, weighted, sequential"),
     ],
 )
 def test_wrong_methods_are_refused(value: str, message: str) -> None:
@@ -66,7 +67,6 @@ def test_wrong_methods_are_refused(value: str, message: str) -> None:
     [
         ("afm", []),
         ("afm,svd", ["The SVD rows have the ranks"]),
-        ("afm,svd,scratch", ["The SVD rows have the ranks", "scratch:"]),
         ("afm,weighted", ["The weighted rows have the ranks", "afm:", "weighted:"]),
         (
             ALL,
@@ -75,33 +75,13 @@ def test_wrong_methods_are_refused(value: str, message: str) -> None:
     ],
 )
 def test_the_report_says_what_each_method_is(names: str, beginnings: list[str]) -> None:
-    notes = parse_methods(names).notes
+    notes = variant_notes(named(names))
 
     assert len(notes) == len(beginnings)
     assert all(note.startswith(words) for note, words in zip(notes, beginnings, strict=True))
 
 
 # What is written ---------------------------------------------------------------------------------
-
-
-def compress(bench: Bench, methods: Methods, linears: Policy, tables: Policy) -> tuple[Models, Models]:
-    """Without fine-tuning, by the stages of the job."""
-    place = bench.run, bench.data, bench.dataset
-    shape = {"policy": linears, "activation": "shifted", "kappa": 2.0}
-    low_rank = rewrite_linears(
-        bench.run,
-        bench.baseline,
-        bench.statistics,
-        methods=methods,
-        sensitivity=linear_sensitivity(*place, bench.baseline, methods),
-        in_turn=statistics_in_turn(*place, bench.baseline, bench.statistics, methods, **shape),
-        ablation=False,
-        **shape,
-    )
-    moments = table_statistics(*place, low_rank, methods=methods, stream_check=False)
-    felt = table_sensitivity(*place, low_rank, methods)
-    narrow = rewrite_tables(bench.run, low_rank, moments, methods=methods, sensitivity=felt, policy=tables)
-    return low_rank, narrow
 
 
 @pytest.fixture
@@ -124,7 +104,7 @@ def test_every_method_gives_models_of_the_same_size_and_ranks(
 ) -> None:
     bench = Bench(name, dataset, tmp_path, HYPER)
 
-    for models in compress(bench, parse_methods(ALL), FixedRank(rank=3), FixedRank(rank=2)):
+    for models in bench.compress((3, 2), named(ALL)):
         round_name = next(iter(models.checkpoints)).removeprefix("afm")
         assert list(models.checkpoints) == [f"{method}{round_name}" for method in ALL.split(",")]
         tensors = [from_pretrained(location).state_dict() for location in models.checkpoints.values()]
@@ -138,7 +118,7 @@ def test_every_method_gives_models_of_the_same_size_and_ranks(
 def test_the_methods_of_a_plan_are_its_own(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
 
-    low_rank, narrow = compress(bench, parse_methods(ALL), FixedRank(rank=3), FixedRank(rank=2))
+    low_rank, narrow = bench.compress((3, 2), named(ALL))
 
     for models in (low_rank, narrow):
         used = [
@@ -152,11 +132,11 @@ def test_the_methods_of_a_plan_are_its_own(dataset: Manifest, tmp_path: Path) ->
 @pytest.mark.usefixtures("here")
 def test_other_methods_beside_them_leave_afm_and_svd_the_same_bits(dataset: Manifest, tmp_path: Path) -> None:
     results = []
-    for methods in (Methods(), parse_methods(ALL)):
+    for methods in ("afm,svd", ALL):
         folder = tmp_path / str(len(results))
         folder.mkdir()
         bench = Bench("deepfm", dataset, folder, HYPER)
-        results.append(compress(bench, methods, FixedRank(rank=3), FixedRank(rank=2)))
+        results.append(bench.compress((3, 2), named(methods)))
 
     for few, many in zip(*results, strict=True):
         for name, location in few.checkpoints.items():
@@ -170,9 +150,9 @@ def test_statistics_in_turn_are_those_of_a_model_whose_layers_before_are_compres
     dataset: Manifest, tmp_path: Path
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    low_rank, _ = compress(bench, parse_methods("afm,sequential"), FixedRank(rank=3), FixedRank(rank=2))
-    whole = load_moments(bench.statistics.file(MOMENTS))
-    model = from_pretrained(bench.baseline.checkpoints["baseline"])
+    low_rank, _ = bench.compress((3, 2), named("afm,sequential"))
+    whole = load_moments(bench.statistics.result.file(MOMENTS))
+    model = from_pretrained(bench.source)
     plan = Plan.load(storage.join(low_rank.checkpoints["sequential-mlp"], "plan.json"))
 
     first = Plan(entries=plan.entries[:1])
@@ -190,9 +170,9 @@ def test_statistics_in_turn_are_those_of_a_model_whose_layers_before_are_compres
 @pytest.mark.usefixtures("here")
 def test_modules_may_be_left_as_they_are_by_every_method(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    ranks = GivenRanks(ranks={"mlp.3": 2, "mlp.6": None, "embedding": None})
+    ranks = bench.given({"mlp.3": 2, "mlp.6": None, "embedding": None})
 
-    _, narrow = compress(bench, parse_methods(ALL), ranks, ranks)
+    _, narrow = bench.compress(ranks, named(ALL))
 
     for location in narrow.checkpoints.values():
         assert [entry.name for entry in load_config(location).plan.entries] == ["mlp.3"]
@@ -205,7 +185,7 @@ def test_fields_of_one_token_keep_their_embedding_and_are_named_in_the_report(tm
         Field(name="country", kind="categorical", cardinality=1),
     )
     bench = Bench("deepfm", write_dataset(tmp_path / "data", fields=fields), tmp_path, HYPER)
-    low_rank, narrow = compress(bench, parse_methods(ALL), FixedRank(rank=3), FixedRank(rank=1))
+    low_rank, narrow = bench.compress((3, 1), named(ALL))
 
     ids = torch.zeros(1, 2, dtype=torch.int32)
     for (_, source), (_, target) in zip(
@@ -224,12 +204,12 @@ def test_fields_of_one_token_keep_their_embedding_and_are_named_in_the_report(tm
 
 def test_nothing_is_measured_that_no_method_needs(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
-    place = bench.run, bench.data, bench.dataset
+    compared = named("afm,svd")
 
-    assert linear_sensitivity(*place, bench.baseline, Methods()) is None
-    assert table_sensitivity(*place, bench.baseline, Methods()) == {}
-    shape = {"policy": FixedRank(rank=3), "activation": "shifted", "kappa": 2.0}
-    assert statistics_in_turn(*place, bench.baseline, bench.statistics, Methods(), **shape) is None
+    assert linear_sensitivity(bench.model, compared) is None
+    assert table_sensitivity(bench.baseline, compared) == {}
+    found = Given(bench.given({"mlp.3": 1, "mlp.6": 1, "embedding": 1}))
+    assert statistics_behind(bench.model, bench.statistics, found, compared) is None
 
 
 def test_a_sensitivity_survives_its_file_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from afm_dist.compression.plan import TABLE, Plan
-from afm_dist.errors import OptionError
+from afm_dist.compression.targets import first_order
 from afm_dist.methods.rounding.config import rounding
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Rows:
         return rounding(*rounded)
 
     def changes(self) -> dict[str, Any]:
-        """What a stage's fingerprint says of it: nothing where all is as published, as ever."""
+        """Give what a stage's fingerprint says of it: nothing where all is as published."""
         rounded = [option for option, chosen in asdict(self).items() if chosen == "bfloat16"]
         return absorbing(self.absorb) | ({"bfloat16": rounded} if rounded else {})
 
@@ -63,20 +62,5 @@ PUBLISHED = Rows()
 
 
 def absorbing(absorb: bool) -> dict[str, bool]:
-    """What the fingerprint of a stage says that only needs to know whether weights are absorbed."""
+    """Give what the fingerprint of a stage says that only needs to know whether weights are absorbed."""
     return {"absorb": True} if absorb else {}
-
-
-def first_order(model: nn.Module, chosen: LinearTerms) -> str:
-    """The first-order term over the fields of the table, as the model declares.
-
-    Raises:
-        OptionError: the model declares none.
-    """
-    declared: Mapping[str, str] = getattr(type(model), "absorbs", {})
-    if TABLE not in declared:
-        raise OptionError(
-            f"--linear-terms {chosen}: {type(model).__name__} declares no first-order table over the fields "
-            "of its embeddings; take --linear-terms keep"
-        )
-    return declared[TABLE]

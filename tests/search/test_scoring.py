@@ -14,7 +14,7 @@ from afm_dist.evaluation.score import Quality
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.runtime.resources import AUTOMATIC
-from afm_dist.stages import scoring
+from afm_dist.search import scoring
 from tests.stages.bench import HYPER, Bench
 
 
@@ -35,7 +35,7 @@ class Table:
         return scoring.Scoring(
             self.bench.run,
             self.bench.dataset,
-            self.bench.baseline.checkpoints["baseline"],
+            self.bench.source,
             self.folder,
             {},
             {},

@@ -13,13 +13,12 @@ from afm_dist.checkpoint.config import load_config
 from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import count_parameters, from_pretrained
 from afm_dist.compression.budget import description_bytes, structure_bytes
+from afm_dist.compression.config import MethodConfig, size_in_words
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.evaluation.score import score_split
-from afm_dist.methods.low_rank.config import LowRank
-from afm_dist.methods.low_rank.ranks import ranks_of
 from afm_dist.runs.run import Run
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import ResourceOptions
@@ -34,7 +33,7 @@ class Scored(TypedDict):
     name: str
     method: str
     plan: dict[str, Any]
-    ranks: dict[str, int | dict[str, int]]
+    ranks: dict[str, int | dict[str, int] | str]
     bytes: int
     parameters: int
     auc: NotRequired[float | None]
@@ -111,7 +110,7 @@ class Scoring:
             "name": name,
             "method": method,
             "plan": plan.to_json(),
-            "ranks": ranks_of({e.name: e.config for e in plan.entries if isinstance(e.config, LowRank)}),
+            "ranks": sizes(plan),
             "bytes": structure + description_bytes(self._config, plan),
             "parameters": count_parameters(model),
         }
@@ -148,3 +147,20 @@ class Scoring:
         with console.progress(what, models * rows, before=before) as self._advance:
             yield self
         storage.remove(remembered)
+
+
+def sizes(plan: Plan) -> dict[str, Any]:
+    """Give how much a plan keeps of each module; of what only changes its numbers nothing."""
+    found: dict[str, list[MethodConfig]] = {}
+    for entry in plan.entries:
+        if entry.config.structure() is not None:
+            found.setdefault(entry.name, []).append(entry.config)
+    return {
+        name: configs[0].size if len(configs) == 1 else ", ".join(config.in_words for config in configs)
+        for name, configs in found.items()
+    }
+
+
+def sizes_in_words(found: Mapping[str, Any]) -> str:
+    """Say ``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
+    return ", ".join(f"{name} {size_in_words(own)}" for name, own in found.items())

@@ -1,0 +1,1 @@
+"""Who proposes what becomes of a model: sizes that are given, a budget of bytes, a grid."""

@@ -1,0 +1,291 @@
+"""A budget of bytes: the sizes with the least predicted change of the logit, and a few near them to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, TypedDict
+
+from afm_dist import storage
+from afm_dist.checkpoint.config import ModelConfig
+from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.compression.budget import (
+    Allocation,
+    allocate,
+    check_budget,
+    description_bytes,
+    least_bytes,
+    most_description_bytes,
+    structure_bytes,
+)
+from afm_dist.compression.plan import TABLE, Plan
+from afm_dist.compression.variant import FieldRanks
+from afm_dist.errors import OptionError
+from afm_dist.runs.run import STAGE_AGAIN, Stage
+from afm_dist.runtime import console
+from afm_dist.search.search import Problem, Search, on_meta, write_plans
+
+if TYPE_CHECKING:
+    from afm_dist.planning.capacity import Estimate
+    from afm_dist.planning.estimate import Costs
+
+RANKS = "ranks.json"
+
+
+class Tried(TypedDict):
+    """One allocation, and what it scored where it was."""
+
+    name: str
+    ranks: dict[str, int | dict[str, int] | str | None]
+    bytes: int
+    error: float
+    errors: dict[str, float]
+    validation_auc: NotRequired[float]
+    validation_log_loss: NotRequired[float]
+
+
+class ChosenRanks(TypedDict):
+    """The best allocation, and all that were tried."""
+
+    budget: int
+    ranks: dict[str, int | dict[str, int] | str | None]
+    bytes: int
+    error: float
+    errors: dict[str, float]
+    chosen: str
+    tried: list[Tried]
+    others: NotRequired[dict[str, Any]]
+
+
+# The allocations that are scored: by how many times the error of the tables may count more, or less, than
+# predicted. All of it is to first order, and a ReLU between factors is no part of it.
+EMPHASES = (10.0, 0.1)
+PREDICTED, ONE_DIMENSION = "as-predicted", "one-dimension"
+_TIMES = {f"tables-times-{times:g}": times for times in EMPHASES}
+# What a reader is told of them, behind their names.
+EXPLAINED = {
+    **{name: f"counts the errors of the tables {times:g} times" for name, times in _TIMES.items()},
+    ONE_DIMENSION: "has one rank for all fields",
+}
+WAYS = len(EMPHASES) + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Search):
+    """Takes the sizes with the least predicted error within a budget, of the layers and the tables together.
+
+    To refine them a few allocations, the same errors counted differently, are scored on the validation split
+    as they are before fine-tuning; that of the least log loss is taken. What was scored stays scored when
+    the search is interrupted.
+
+    Attributes:
+        bytes: How large a compressed checkpoint may be.
+        ratio: Or how many times smaller than the uncompressed one.
+        field_ranks: Whether the fields have one rank in common, or each its own.
+        refine: Whether a few allocations are scored.
+    """
+
+    stage: ClassVar[str] = "ranks"
+
+    bytes: int | None = None
+    ratio: float | None = None
+    field_ranks: FieldRanks = "uniform"
+    refine: bool = False
+
+    def budget(self, before: int) -> int:
+        """Give the bytes, for a checkpoint that had so many."""
+        if self.bytes is not None:
+            return self.bytes
+        assert self.ratio is not None
+        return int(before / self.ratio)
+
+    def check(self, config: ModelConfig, checkpoint: str | None) -> None:
+        """Refuse a budget that cannot be met."""
+        model = on_meta(config)
+        before = (
+            size_on_disk(checkpoint)
+            if checkpoint
+            else structure_bytes(config, Plan()) + description_bytes(config, Plan())
+        )
+        for leader in self.leaders:
+            self._checked(config, leader.template(model, self.request), self.rows.rounded(model), before)
+
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give the sample for the sensitivity, and the scoring of allocations."""
+        scored = [costs.scoring(self.stage, "validation", passes=WAYS)] if self.refine else []
+        return [costs.sensitivity(self.stage), *scored]
+
+    def fingerprint(self, problem: Problem) -> dict[str, Any]:
+        """Give the budget, and what may be chosen for it."""
+        return {
+            "budget": self.budget(problem.bytes),
+            "activation": self.request.activation,
+            "kappa": self.request.kappa,
+            "field_ranks": self.field_ranks,
+            "refine": self.refine,
+            "leaders": [leader.name for leader in self.leaders],
+            **self.rows.changes(),
+        }
+
+    def propose(self, problem: Problem, folder: str) -> None:
+        """Allocate the budget, for each leader by itself."""
+        budget = self.budget(problem.bytes)
+        found = {leader.name: self._allocations(problem, leader.name, budget) for leader in self.leaders}
+        models = sum(len(tried) for tried in found.values() if len(tried) > 1)
+        chosen: dict[str, dict[str, Any]] = {}
+        with problem.scoring(folder, "validation").remembering(self.stage, models=models) as score:
+            for leader, tried in found.items():
+                scored = tried if len(tried) > 1 else {}
+                scores = {
+                    name: score(_scored_name(leader, name, found), leader, one.plan)
+                    for name, one in scored.items()
+                }
+                chosen[leader] = _chosen(budget, tried, scores)
+            write_plans(
+                folder, {leader: found[leader][own["chosen"]].chosen for leader, own in chosen.items()}
+            )
+            _write(folder, chosen)
+
+    def notes(self, stage: Stage) -> list[str]:
+        """Say what was predicted and scored."""
+        return [budget_note(stage)]
+
+    def _allocations(self, problem: Problem, leader: str, budget: int) -> dict[str, Allocation]:
+        """Give the allocations that are worth a look, the predicted best first."""
+        from afm_dist.compression.registry import variants
+
+        model, config = problem.model, problem.config
+        whole, rounded = variants()[leader].template(model, self.request), self.rows.rounded(model)
+        rest, field_ranks = self._checked(config, whole, rounded, problem.bytes)
+        if field_ranks != self.field_ranks:
+            console.say("  one rank for all fields: the budget has no room for the names of ranks by field")
+        found: dict[str, Allocation] = {}
+        for name, (way, emphasis) in _ways(field_ranks, self.refine).items():
+            try:
+                one = allocate(
+                    config,
+                    whole,
+                    problem.known,
+                    budget - rest,
+                    always=rounded,
+                    by_field=way == "each",
+                    emphasis={TABLE: emphasis},
+                )
+            except OptionError:
+                if name == PREDICTED:
+                    raise
+                # One dimension for all fields does not become as small as dimensions of their own.
+                continue
+            if all(one.plan != other.plan for other in found.values()):
+                found[name] = one
+        return found
+
+    def _checked(self, config: ModelConfig, plan: Plan, rounded: Plan, before: int) -> tuple[int, FieldRanks]:
+        """Refuse a budget that cannot be met, or that the uncompressed checkpoint meets.
+
+        Returns:
+            What a compressed checkpoint holds besides tensors: names, the plan, the layout of the file. And
+            ``field_ranks``, or ``uniform`` where a tiny model has no room for the names of ranks by field.
+        """
+        budget = self.budget(before)
+        if budget >= before:
+            raise OptionError(
+                f"a budget of {budget:,} bytes: the uncompressed checkpoint has {before:,}, nothing needs "
+                "to be compressed; give less to --target-bytes, or more to --target-ratio"
+            )
+        besides = before - structure_bytes(config, Plan()) - description_bytes(config, Plan())
+        rests: dict[FieldRanks, int] = {
+            way: besides + most_description_bytes(config, plan, always=rounded, by_field=way == "each")
+            for way in (self.field_ranks, "uniform")
+        }
+        least = {
+            way: least_bytes(config, plan, always=rounded, by_field=way == "each") + rest
+            for way, rest in rests.items()
+        }
+        way = self.field_ranks if least[self.field_ranks] <= budget else min(least, key=least.__getitem__)
+        check_budget(config, plan, budget, always=rounded, besides=rests[way], by_field=way == "each")
+        return rests[way], way
+
+
+def _scored_name(leader: str, name: str, found: Mapping[str, Any]) -> str:
+    """Name a scored model; with its leader where there are several."""
+    return name if len(found) == 1 else f"{leader}-{name}"
+
+
+def _chosen(
+    budget: int, found: Mapping[str, Allocation], scores: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Give the best of some allocations, and what is known of the others."""
+    chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
+    best = found[chosen]
+    console.say(
+        f"  for {budget:,} bytes: {_in_words(best)}; predicted root mean square change of "
+        f"the logit {math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
+    )
+    tried: list[Any] = [
+        {"name": name, **_plain(one)}
+        | {key: scores[name][key] for key in ("validation_auc", "validation_log_loss") if name in scores}
+        for name, one in found.items()
+    ]
+    return {"budget": budget, **_plain(best), "chosen": chosen, "tried": tried}
+
+
+def _write(folder: str, chosen: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what a report says of it."""
+    (content, *others) = chosen.items()
+    result: dict[str, Any] = dict(content[1])
+    if others:
+        result["others"] = dict(others)
+    storage.write_json(storage.join(folder, RANKS), result)
+
+
+def _in_words(one: Allocation) -> str:
+    """Say ``mlp.3 to 64, embedding as it is``."""
+    return ", ".join(
+        f"{name} {'as it is' if config is None else config.in_words}" for name, config in one.configs.items()
+    )
+
+
+def _plain(one: Allocation) -> dict[str, Any]:
+    """Give an allocation as plain values."""
+    return {
+        "ranks": {name: None if config is None else config.size for name, config in one.configs.items()},
+        "bytes": one.bytes,
+        "error": one.error,
+        "errors": dict(one.errors),
+    }
+
+
+def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, float]]:
+    """The allocations that are worth a look, by name; the first is the predicted best."""
+    ways: dict[str, tuple[FieldRanks, float]] = {PREDICTED: (field_ranks, 1.0)}
+    if refine:
+        ways |= {name: (field_ranks, times) for name, times in _TIMES.items()}
+        if field_ranks == "each":
+            ways[ONE_DIMENSION] = ("uniform", 1.0)
+    return ways
+
+
+def budget_note(stage: Stage) -> str:
+    """Say how a budget was spent."""
+    chosen = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_AGAIN)
+    (as_predicted,) = [one for one in chosen["tried"] if one["name"] == PREDICTED]
+    errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in as_predicted["errors"].items())
+    predicted = (
+        f"the least predicted change of the logit (root mean square, by module: {errors}), to first order, "
+        "before fine-tuning and without what a ReLU between factors cuts"
+    )
+    scored = [one for one in chosen["tried"] if "validation_log_loss" in one]
+    if not scored:
+        return f"Ranks for a budget of {chosen['budget']:,} bytes: those with {predicted}."
+    losses = ", ".join(
+        f"{one['name']} {one['validation_log_loss']:.5f} (AUC {one['validation_auc']:.4f})" for one in scored
+    )
+    explained = [f"{PREDICTED} has {predicted}"]
+    explained += [f"{name} {EXPLAINED[name]}" for one in scored if (name := one["name"]) in EXPLAINED]
+    return (
+        f"Ranks for a budget of {chosen['budget']:,} bytes: {chosen['chosen']}, which of {len(scored)} "
+        f"allocations has the least log loss on the validation split before fine-tuning: {losses}. "
+        f"{'; '.join(explained)}."
+    )

@@ -1,0 +1,70 @@
+"""The step that searches for plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from afm_dist.compression.plan import Plan
+from afm_dist.pipelines.context import Context
+from afm_dist.pipelines.step import Step
+from afm_dist.planning.capacity import Estimate
+from afm_dist.planning.estimate import Costs
+from afm_dist.runs.run import Stage
+from afm_dist.search.grid import MOMENTS, SENSITIVITY
+from afm_dist.search.search import Problem, Search
+from afm_dist.stages.training import Model
+from afm_dist.statistics.moments_file import load_moments
+
+__all__ = ["MOMENTS", "SENSITIVITY", "Found", "SearchPlans"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        stage: Of the search.
+        plans: By the variant whose sizes they are, or by the model that comes of them.
+        budget: Bytes that a compressed checkpoint may have; None: as many as it takes.
+    """
+
+    stage: Stage
+    plans: Mapping[str, Plan]
+    budget: int | None = None
+
+
+@dataclass(kw_only=True)
+class SearchPlans(Step[Found]):
+    """Searches for what becomes of a model.
+
+    Attributes:
+        search: How.
+        model: The uncompressed model.
+        statistics: Moments of its linear layers.
+    """
+
+    search: Search
+    model: Model
+    statistics: Step[Stage]
+
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give what the search takes."""
+        return self.search.estimates(costs)
+
+    def work(self, context: Context) -> Found:
+        """Search."""
+        statistics = self.statistics.result
+        problem = Problem(
+            context,
+            self.model.checkpoint,
+            load_moments(statistics.file(MOMENTS)),
+            absorb=self.search.rows.absorb,
+        )
+        stage = context.run.stage(
+            self.search.stage,
+            lambda folder: self.search.propose(problem, folder),
+            config=self.search.fingerprint(problem),
+            inputs=[context.data, self.model.step.result.stage, statistics],
+        )
+        return Found(stage=stage, plans=self.search.chosen(stage), budget=self.search.budget(problem.bytes))

@@ -49,7 +49,7 @@ def test_report_pages_are_written(compressed: Compressed) -> None:
 def test_times_are_of_the_stages_of_this_run_only(compressed: Compressed) -> None:
     timed = [timing["stage"] for timing in report_of(compressed)["timings"]]
     assert timed == [
-        *("statistics-mlp", "rewrite-mlp", "finetune-mlp"),
+        *("statistics-mlp", "plan", "rewrite-mlp", "finetune-mlp"),
         *("statistics-embedding", "rewrite-embedding", "finetune-embedding"),
         *("checkpoint", "evaluate", "throughput"),
     ]
@@ -98,6 +98,21 @@ def test_what_ships_is_the_best_validation_auc_seen(compressed: Compressed) -> N
         assert kept["validation_auc"] == best
 
 
+def test_what_ships_has_the_best_validation_auc_of_what_was_compared(compressed: Compressed) -> None:
+    report = report_of(compressed)
+    scores = {
+        row["name"]: row["validation_auc"]
+        for row in report["rows"]
+        if row["name"] in ("afm-emb", "svd-emb") and row["stage"] == "after-finetune"
+    }
+    name = report["shipped"]["name"]
+    (other,) = scores.keys() - {name}
+    assert scores[name] == max(scores.values())
+    # The page says by which rule, and what the other one has.
+    assert "the best validation AUC of what was compared" in report["shipped"]["reason"]
+    assert f"{other} has {scores[other]:.5f}" in report["shipped"]["reason"]
+
+
 def test_layers_report_rank_and_energy_of_their_spectrum(compressed: Compressed) -> None:
     layers = report_of(compressed)["layers"]
     assert [layer["name"] for layer in layers if layer["kind"] == "linear"] == ["mlp.3", "mlp.6"]
@@ -106,7 +121,10 @@ def test_layers_report_rank_and_energy_of_their_spectrum(compressed: Compressed)
         values = layer["eigenvalues"]
         assert len(values) == layer["width"]
         expected = sum(values[: layer["rank"]]) / sum(values) if sum(values) else 1.0
-        assert layer["kept_energy"] == pytest.approx(expected, abs=1e-12)
+        # The principal components keep the most there is; singular vectors of the weights at most that.
+        assert layer["kept_energy"] <= expected + 1e-12
+        if layer["method"] == "afm":
+            assert layer["kept_energy"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_streaming_statistics_agree_with_the_counts(compressed: Compressed) -> None:
@@ -121,7 +139,8 @@ def test_shipped_checkpoint_is_the_compressed_folded_model(compressed: Compresse
 
 
 def test_shipped_checkpoint_has_a_card_and_its_bytes_are_the_models(compressed: Compressed) -> None:
-    shipped = next(row for row in report_of(compressed)["rows"][::-1] if row["name"] == "afm-emb")
+    report = report_of(compressed)
+    shipped = next(row for row in report["rows"][::-1] if row["name"] == report["shipped"]["name"])
 
     card = Path(compressed.output, "checkpoint", "README.md").read_text(encoding="utf-8")
 
@@ -156,7 +175,8 @@ def test_changed_option_says_which_and_redoes_what_depends_on_it(
     command = [str(output) if word == compressed.output else word for word in compressed.command]
     command[command.index("--embedding-dim") + 1] = "3"
     printed = succeed(*command)
-    assert "rewrite-embedding] running again: policy {'rank': 2} -> {'rank': 3}" in printed
+    assert "[plan] running again" in printed and "'embedding_dim': 3" in printed
+    assert "[rewrite-embedding] running again" in printed
     for stage in ("statistics-mlp", "rewrite-mlp", "finetune-mlp", "statistics-embedding"):
         assert f"[{stage}] up to date" in printed
 
@@ -166,7 +186,7 @@ def test_evaluate_repeats_the_figures_of_the_report(compressed: Compressed) -> N
     shipped = next(
         row
         for row in report_of(compressed)["rows"]
-        if (row["name"], row["stage"]) == ("afm-emb", "after-finetune")
+        if (row["name"], row["stage"]) == (report_of(compressed)["shipped"]["name"], "after-finetune")
     )
     assert measured["auc"] == shipped["auc"]
     assert measured["log_loss"] == shipped["log_loss"]

@@ -138,8 +138,8 @@ class SweepPoint(TypedDict):
     name: str
     method: str
     """``baseline``, or what its look is found by (``afm_dist.compression.facts.Facts.looks``)."""
-    ranks: NotRequired[dict[str, int | dict[str, int]]]
-    """By module; what is left out is as it was. Of a method with ranks."""
+    ranks: NotRequired[dict[str, int | dict[str, int] | str]]
+    """By module: a rank, one of each field, or words of a method without; what is left out is as it was."""
     bytes: int
     parameters: int
     validation_auc: float

@@ -52,7 +52,7 @@ def _plot(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Plot:
     )
 
 
-def _cell(ranks: Mapping[str, int | Mapping[str, int]]) -> Cell | None:
+def _cell(ranks: Mapping[str, int | Mapping[str, int] | str]) -> Cell | None:
     """Place a model in a grid; None where its layers, or its fields, differ in rank."""
     common = {name: rank for name, rank in ranks.items() if isinstance(rank, int)}
     linear = {rank for name, rank in common.items() if name != TABLE}
@@ -106,9 +106,9 @@ def _all(points: Sequence[SweepPoint]) -> Grid:
     )
 
 
-def _rank(item: tuple[str, int | dict[str, int]]) -> str:
-    """Name a module with its rank, or those of its fields."""
+def _rank(item: tuple[str, int | dict[str, int] | str]) -> str:
+    """Name a module with its rank, those of its fields, or what else becomes of it."""
     name, rank = item
-    if isinstance(rank, int):
+    if isinstance(rank, int | str):
         return f"{name} {rank}"
     return f"{name} {min(rank.values())} to {max(rank.values())} by field"

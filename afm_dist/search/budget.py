@@ -171,6 +171,7 @@ class Budget(Search):
                     always=rounded,
                     by_field=way == "each",
                     emphasis={TABLE: emphasis},
+                    model=model,
                 )
             except OptionError:
                 if name == PREDICTED:

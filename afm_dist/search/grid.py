@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afm_dist import storage
@@ -87,8 +86,8 @@ class Grid(Search):
         whole = variants()[ALLOCATED].template(model, self.request)
         described = most_description_bytes(config, whole, always=rounded)
         before = structure_bytes(config, Plan()) + description_bytes(config, Plan())
-        measure = cache(lambda plan: structure_bytes(config, plan + rounded))
-        reached = before / (min(measure(point.plan) for point in ours) + described)
+        least = min(structure_bytes(config, point.plan + rounded) for point in ours)
+        reached = before / (least + described)
         if self.ratios and max(self.ratios) > reached:
             raise OptionError(
                 f"--sweep-ratios {max(self.ratios):g}: the smallest model that is tried is {reached:.2f} "
@@ -154,7 +153,15 @@ class Grid(Search):
                 break
         else:
             return
-        best = allocate(config, weighted, problem.known, budget, always=rounded, by_field=by_field)
+        best = allocate(
+            config,
+            weighted,
+            problem.known,
+            budget,
+            always=rounded,
+            by_field=by_field,
+            model=problem.model,
+        )
         score(point.name.replace(own.name, BUDGET, 1), BUDGET, best.plan)
 
 

@@ -20,6 +20,7 @@ from afm_dist.dataset import description_json
 from afm_dist.dataset.description import Description
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
+from afm_dist.modules.tensors import named_tensors
 from afm_dist.report.schema import Layer
 from afm_dist.runs.run import STAGE_AGAIN, Run, Stage, environment, read_success
 from afm_dist.runtime import console
@@ -206,15 +207,14 @@ def _field_bytes(config: ModelConfig, plan: Plan, modules: Sequence[str]) -> dic
     """Count by field what some modules of a model store of it once a plan is applied."""
     with torch.device("meta"):
         model = restructure_(config.build(), plan)
-    stored = stored_dtypes(model, plan)
+    stored = {name: tensor.dtype for name, tensor in named_tensors(model).items()}
+    stored |= stored_dtypes(model, plan)
     fields = [field for field in config.fields if field.kind == "categorical"]
     sizes = dict.fromkeys((field.name for field in fields), 0)
     for name in modules:
         for i, field in enumerate(fields):
             for tensor, numbers in model.get_submodule(name).field_numbers(i).items():  # type: ignore[operator]
-                full = f"{name}.{tensor}"
-                dtype = stored.get(full, model.get_parameter(full).dtype)
-                sizes[field.name] += numbers * dtype.itemsize
+                sizes[field.name] += numbers * stored[f"{name}.{tensor}"].itemsize
     return {field.name: FieldRows(field.cardinality, sizes[field.name]) for field in fields}
 
 

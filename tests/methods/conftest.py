@@ -12,7 +12,7 @@ from tests.methods import toy
 def with_toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The toy method is registered as one of the folders of ``afm_dist.methods`` would be."""
     registry.registered()
-    for table in ("_CONFIGS", "_METHODS", "_FACTS"):
+    for table in ("_CONFIGS", "_METHODS", "_FACTS", "_VARIANTS"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     toy.register()
     yield

@@ -5,7 +5,7 @@ All that afm-dist knows of it is what this file registers; nothing else was edit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,10 +18,12 @@ from afm_dist.compression.allocate import Choice
 from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.facts import Facts
 from afm_dist.compression.method import Candidates, Method
-from afm_dist.compression.plan import PlanEntry
-from afm_dist.compression.registry import register_facts, register_method
+from afm_dist.compression.plan import TABLE, Plan, PlanEntry
+from afm_dist.compression.registry import register_facts, register_method, register_variant, variants
+from afm_dist.compression.variant import Point, Request, Variant
 from afm_dist.errors import OptionError
 from afm_dist.statistics.keys import field_key
+from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.statistics import Statistics
 from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.tables.parts import SharedSlot, Store
@@ -154,6 +156,26 @@ class ToyFacts(Facts[Toy]):
         return [f"{entry.name} has integer codes." for entry in entries]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToyVariant(Variant):
+    """Integer codes on top of low rank, or by themselves where a sweep tries them."""
+
+    def template(self, model: nn.Module, request: Request) -> Plan:
+        return Plan(entries=(PlanEntry(TABLE, Toy()),))
+
+    def plan(self, model: nn.Module, moments: Mapping[str, Moments], request: Request) -> Plan:
+        low_rank = variants()["afm"].plan(model, moments, request)
+        return low_rank + Plan(entries=(PlanEntry(TABLE, Toy(own=0.5)),))
+
+    def points(self, model: nn.Module, request: Request) -> Iterator[Point]:
+        for own in (0.25, 1.0):
+            yield Point(f"toy-{own:.0%}", Plan(entries=(PlanEntry(TABLE, Toy(own=own)),)))
+
+
+TOY = ToyVariant(name="toy", words="toy: integer codes, and one slot for all rare ids.")
+
+
 def register() -> None:
+    register_variant(TOY)
     register_method(Toy, FusedEmbedding, ToyOfTable())
     register_facts(Toy, ToyFacts())

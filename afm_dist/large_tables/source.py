@@ -17,7 +17,7 @@ from afm_dist.compression.rewrite import restructure_, stored_dtypes
 from afm_dist.errors import AfmError, DataError, OptionError
 from afm_dist.large_tables.stored import StoredTensor, stored_tensors
 from afm_dist.modules.tensors import named_tensors
-from afm_dist.tables.fused import FusedEmbedding
+from afm_dist.tables.table import Table
 
 WEIGHT = f"{TABLE}.weight"
 
@@ -58,7 +58,7 @@ class Source:
                 "--checkpoint: the table of the model is compressed already, or rounded; give the "
                 "uncompressed one"
             )
-        if not isinstance(table, FusedEmbedding):
+        if not isinstance(table, Table):
             raise OptionError(
                 f"--checkpoint: a {type(model).__name__} has no fused table named {TABLE}; give a model of "
                 "one of the built-in architectures"

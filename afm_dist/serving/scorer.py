@@ -17,9 +17,8 @@ from afm_dist.serving.rows import Precision
 from afm_dist.serving.table import PackedTable
 from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.tables.folding import folded_linear
-from afm_dist.tables.fused import FusedEmbedding
 from afm_dist.tables.parts import EmptyStore, Store
-from afm_dist.tables.table import Table
+from afm_dist.tables.table import Table, row_weights
 
 # What a compiler assumes of a batch when it decides how to share work among threads.
 TYPICAL_BATCH = 1024
@@ -81,9 +80,9 @@ def _without_tables(model: CTRModel) -> CTRModel:
     A reader that is a linear layer no more, being compressed itself, goes on reading the embeddings.
     """
     memo: dict[int, Any] = {}
+    for weight in row_weights(model):
+        memo[id(weight)] = nn.Parameter(weight.new_empty(0, weight.shape[1]))
     for owner in model.modules():
-        if isinstance(owner, FusedEmbedding | LinearTerm) and owner.weight is not None:
-            memo[id(owner.weight)] = nn.Parameter(owner.weight.new_empty(0, owner.weight.shape[1]))
         if isinstance(owner, Store):
             memo[id(owner)] = EmptyStore(owner.width)
     rest = copy.deepcopy(model, memo).eval().float()

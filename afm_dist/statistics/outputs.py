@@ -14,9 +14,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from afm_dist.statistics.keys import field_key, module_key
+from afm_dist.tables.embedding import bag_weights
 from afm_dist.tables.fused import FusedEmbedding
 
 M = TypeVar("M", bound=nn.Module)
@@ -155,41 +155,3 @@ def outputs_of(module: nn.Module) -> Outputs[Any]:
 def has_outputs(module: nn.Module) -> bool:
     """Tell whether a module's type, exactly, is registered."""
     return type(module) in _OUTPUTS
-
-
-def bag_weights(
-    bag: nn.EmbeddingBag,
-    input: Tensor,
-    offsets: Tensor | None = None,
-    per_sample_weights: Tensor | None = None,
-    *,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Sum the weights with which rows of a table enter each bag, shape (B,).
-
-    In mode ``sum`` the sum of the weights of its ids (1 each when none are given), in mode ``mean`` 1;
-    without those of ``padding_idx``; 0 for an empty bag.
-
-    Args:
-        bag: Says how bags are made.
-        input: As in its ``forward``.
-        offsets: As in its ``forward``.
-        per_sample_weights: As in its ``forward``.
-        dtype: Of the result.
-    """
-    if per_sample_weights is None:
-        weights = torch.ones_like(input, dtype=dtype)
-    else:
-        weights = per_sample_weights.to(dtype)
-    if bag.padding_idx is not None:
-        weights = weights * (input != bag.padding_idx)
-    # A bag over a table of a single 1 adds up the weights.
-    totals = functional.embedding_bag(
-        torch.zeros_like(input),
-        torch.ones(1, 1, dtype=dtype, device=input.device),
-        offsets,
-        mode="sum",
-        per_sample_weights=weights,
-        include_last_offset=bag.include_last_offset,
-    ).squeeze(1)
-    return (totals if bag.mode == "sum" else totals > 0).to(dtype)

@@ -39,6 +39,11 @@ class LinearTerm(nn.Module):
         self.cardinalities = tuple(cardinalities)
         self.register_buffer("offsets", first_rows(cardinalities), persistent=False)
 
+    @property
+    def row_weight(self) -> nn.Parameter:
+        """The parameter with a row for each id."""
+        return self.weight
+
     def reset_table(self) -> None:
         """Begin anew with the weights of the ids; those of the numbers stay."""
         nn.init.zeros_(self.weight)

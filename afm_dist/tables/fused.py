@@ -163,6 +163,11 @@ class FusedEmbedding(Table):
         return torch.tensor(self.cardinalities, dtype=torch.int64)
 
     @property
+    def row_weight(self) -> nn.Parameter | None:
+        """The parameter with a row for each slot; None with a store."""
+        return self.weight
+
+    @property
     def code_dim(self) -> int:
         """K, the width of the stored table."""
         return self.weight.shape[1] if self.store is None else self.store.width

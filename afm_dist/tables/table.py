@@ -78,6 +78,11 @@ class Table(nn.Module, ABC):
     def field_numbers(self, field: int) -> dict[str, int]:
         """Count the numbers that are stored of one field, by the name of the tensor they are in."""
 
+    def part_name(self, field: int) -> str:
+        """Name the part that holds a field, as a module of this one; "" for the table itself."""
+        del field
+        return ""
+
     @abstractmethod
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Look up ids (B, F): codes (B, F, K) or (B, ΣK_i), and embeddings (B, F, T).
@@ -88,3 +93,11 @@ class Table(nn.Module, ABC):
             ValueError: an id outside its field's rows. Where torch cannot say so at once (compiled, or
                 on a GPU) the error is torch's own; a row of another field is never read.
         """
+
+
+def row_weights(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of a model that hold a row for each id, as its modules say (``row_weight``)."""
+    for module in model.modules():
+        weight: nn.Parameter | None = getattr(module, "row_weight", None)
+        if weight is not None:
+            yield weight

@@ -77,7 +77,7 @@ class LowRankOfFused(LowRankMethod[FusedEmbedding]):
         names: dict[str, str] = {}
         for i, field in enumerate(module.names):
             key, rank = field_key(name, field), config.rank_of(field)
-            part = name if isinstance(new, FusedEmbedding) else f"{name}.{new.part_name(i)}"
+            part = f"{name}.{new.part_name(i)}".removesuffix(".")
             names[key] = field_key(part, field)
             if not rank:
                 continue

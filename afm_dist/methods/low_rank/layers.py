@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from afm_dist.methods.low_rank.config import Activation
-from afm_dist.statistics.outputs import bag_weights
+from afm_dist.tables.embedding import EmbeddingBagTable, EmbeddingTable
 
 
 class LowRankLinear(nn.Module):
@@ -90,115 +89,30 @@ class LowRankLinear(nn.Module):
         return f"rank={self.rank}, activation={self.activation}"
 
 
-class _ProjectedTable(nn.Module):
-    """What a narrow table says of the wide one in whose place it is."""
-
-    __jit_unused_properties__: ClassVar[list[str]] = [
-        "weight",
-        "padding_idx",
-        "max_norm",
-        "norm_type",
-        "sparse",
-        "scale_grad_by_freq",
-    ]
-
-    codes: nn.Embedding | nn.EmbeddingBag
-
-    @property
-    def padding_idx(self) -> int | None:
-        """As of ``nn.Embedding``."""
-        return self.codes.padding_idx
-
-    @property
-    def max_norm(self) -> None:
-        """Tables with one are not compressed."""
-        return None
-
-    @property
-    def norm_type(self) -> float:
-        """As of ``nn.Embedding``."""
-        return self.codes.norm_type
-
-    @property
-    def sparse(self) -> bool:
-        """As of ``nn.Embedding``."""
-        return self.codes.sparse
-
-    @property
-    def scale_grad_by_freq(self) -> bool:
-        """As of ``nn.Embedding``."""
-        return self.codes.scale_grad_by_freq
-
-
-class ProjectedEmbedding(_ProjectedTable):
+class ProjectedEmbedding(EmbeddingTable):
     """A narrow ``nn.Embedding`` and a projection in place of a wide one (paper eq. 10).
 
     Args:
         num_embeddings: V.
         embedding_dim: T, the dimension the rest of the model sees.
         rank: K, the width of the stored table.
-        padding_idx: The id whose row is fixed, as in ``nn.Embedding``; None: there is none.
-        sparse: Whether the table's gradients are sparse.
-        scale_grad_by_freq: Whether they are divided by how often a row occurs in the batch.
-
-    Attributes:
-        padding: The row of ``padding_idx``, kept as it was, shape (T,): no gradient reaches it, and
-            none reaches the projection through it. None without such an id.
+        options: Of ``nn.Embedding``, but for ``max_norm``.
     """
 
     codes: nn.Embedding
-    padding: Tensor | None
+    projection: nn.Parameter
+    bias: nn.Parameter
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        rank: int,
-        *,
-        padding_idx: int | None = None,
-        sparse: bool = False,
-        scale_grad_by_freq: bool = False,
-    ) -> None:
-        super().__init__()
-        self.num_embeddings = num_embeddings
-        self.embedding_dim = embedding_dim
+    def __init__(self, num_embeddings: int, embedding_dim: int, rank: int, **options: Any) -> None:
+        super().__init__(num_embeddings, embedding_dim, code_dim=rank, **options)
         self.rank = rank
-        self.codes = nn.Embedding(
-            num_embeddings,
-            rank,
-            padding_idx=padding_idx,
-            sparse=sparse,
-            scale_grad_by_freq=scale_grad_by_freq,
-        )
-        self.projection = nn.Parameter(torch.empty(embedding_dim, rank))
-        self.bias = nn.Parameter(torch.zeros(embedding_dim))
-        nn.init.xavier_uniform_(self.projection)
-        self.register_buffer("padding", None if padding_idx is None else torch.zeros(embedding_dim))
-
-    def factor_names(self) -> list[str]:
-        """Name the dense weights that compression made."""
-        return ["projection", "bias"]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Ids of any shape (…) -> embeddings (…, T)."""
-        vectors = functional.linear(self.codes(input), self.projection, self.bias)
-        if self.padding is None or self.codes.padding_idx is None:
-            return vectors
-        padded = torch.eq(input, self.codes.padding_idx).unsqueeze(-1)
-        return torch.where(padded, self.padding, vectors)
-
-    @property
-    def weight(self) -> Tensor:
-        """The wide table, shape (V, T)."""
-        rows: Tensor = self(torch.arange(self.num_embeddings, device=self.projection.device))
-        return rows
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"rank={self.rank}"
 
 
-class ProjectedEmbeddingBag(_ProjectedTable):
+class ProjectedEmbeddingBag(EmbeddingBagTable):
     """A narrow ``nn.EmbeddingBag`` and a projection in place of a wide one: Σ wᵢeᵢ ≈ P·Σ wᵢcᵢ + (Σ wᵢ)·s.
 
     Args:
@@ -206,61 +120,18 @@ class ProjectedEmbeddingBag(_ProjectedTable):
         embedding_dim: T, the dimension the rest of the model sees.
         rank: K, the width of the stored table.
         mode: ``sum`` or ``mean``.
-        padding_idx: The id that bags leave out; None: there is none.
-        include_last_offset: Whether offsets end with the number of all ids.
-        sparse: Whether the table's gradients are sparse.
-        scale_grad_by_freq: Whether they are divided by how often a row occurs in the batch.
+        options: Of ``nn.EmbeddingBag``, but for ``max_norm``.
     """
 
     codes: nn.EmbeddingBag
+    projection: nn.Parameter
+    bias: nn.Parameter
 
     def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        rank: int,
-        *,
-        mode: str,
-        padding_idx: int | None = None,
-        include_last_offset: bool = False,
-        sparse: bool = False,
-        scale_grad_by_freq: bool = False,
+        self, num_embeddings: int, embedding_dim: int, rank: int, *, mode: str, **options: Any
     ) -> None:
-        super().__init__()
-        self.num_embeddings = num_embeddings
-        self.embedding_dim = embedding_dim
+        super().__init__(num_embeddings, embedding_dim, mode=mode, code_dim=rank, **options)
         self.rank = rank
-        self.mode = mode
-        self.include_last_offset = include_last_offset
-        self.codes = nn.EmbeddingBag(
-            num_embeddings,
-            rank,
-            mode=mode,
-            padding_idx=padding_idx,
-            include_last_offset=include_last_offset,
-            sparse=sparse,
-            scale_grad_by_freq=scale_grad_by_freq,
-        )
-        self.projection = nn.Parameter(torch.empty(embedding_dim, rank))
-        self.bias = nn.Parameter(torch.zeros(embedding_dim))
-        nn.init.xavier_uniform_(self.projection)
-
-    def factor_names(self) -> list[str]:
-        """Name the dense weights that compression made."""
-        return ["projection", "bias"]
-
-    def forward(
-        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
-    ) -> Tensor:
-        """As of ``nn.EmbeddingBag``: ids (B, L), or ids with offsets (B,) -> (B, T)."""
-        codes = self.codes(input, offsets, per_sample_weights)
-        weights = bag_weights(self.codes, input, offsets, per_sample_weights, dtype=codes.dtype)
-        return functional.linear(codes, self.projection) + torch.outer(weights, self.bias)
-
-    @property
-    def weight(self) -> Tensor:
-        """The wide table, shape (V, T)."""
-        return functional.linear(self.codes.weight, self.projection, self.bias)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -20,7 +20,7 @@ from afm_dist.methods.low_rank.factorize import Projection, codes_of
 from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.outputs import outputs_of
 from afm_dist.statistics.statistics import Statistics
-from afm_dist.tables.fused import FusedEmbedding
+from afm_dist.tables.table import Table
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -32,7 +32,7 @@ class LowRankMethod(Method[LowRank, M], ABC, Generic[M]):
         """Give half the width by each kind of factors; of a fused table also ranks by field."""
         width = width_of(module)
         found = [LowRank(factors=factors, rank=max(1, width // 2)) for factors in FACTORS]
-        if isinstance(module, FusedEmbedding):
+        if isinstance(module, Table):
             ranks = {field: i % (width + 1) for i, field in enumerate(module.names)}
             found.append(LowRank(rank=1).with_rank(ranks))
         return found
@@ -75,7 +75,7 @@ class LowRankMethod(Method[LowRank, M], ABC, Generic[M]):
         slope = cost(config.with_rank(2)) - first if len(totals) > 2 else 0
         costs = {rank: first + (rank - 1) * slope for rank in range(1, len(totals))}
         whole = [Choice(config.with_rank(rank), own, totals[rank]) for rank, own in costs.items() if own < 0]
-        if not by_field or not isinstance(module, FusedEmbedding):
+        if not by_field or not isinstance(module, Table):
             return Candidates(whole=whole)
         base, by_rank = _field_costs(module, config, cost)
         return Candidates(
@@ -108,14 +108,14 @@ class LowRankMethod(Method[LowRank, M], ABC, Generic[M]):
     def smallest(self, module: M, config: LowRank, *, by_field: bool) -> list[LowRank]:
         """Give rank 1, and of a fused table also rank 0 for all fields."""
         found = [config.with_rank(1)]
-        if by_field and isinstance(module, FusedEmbedding):
+        if by_field and isinstance(module, Table):
             found.append(config.with_rank(dict.fromkeys(module.names, 0)))
         return found
 
     def longest(self, module: M, config: LowRank, *, by_field: bool) -> LowRank:
         """Give full rank; of a fused table as many different ranks of fields as there can be."""
         width = width_of(module) + (config.absorbs is not None)
-        if not by_field or not isinstance(module, FusedEmbedding):
+        if not by_field or not isinstance(module, Table):
             return config.with_rank(width)
         return config.with_rank({field: width - i % (width + 1) for i, field in enumerate(module.names)})
 
@@ -258,9 +258,7 @@ def refuse_neighbours(name: str, config: LowRank) -> None:
         )
 
 
-def _field_costs(
-    table: FusedEmbedding, config: LowRank, cost: Callable[[LowRank], int]
-) -> tuple[int, dict[str, int]]:
+def _field_costs(table: Table, config: LowRank, cost: Callable[[LowRank], int]) -> tuple[int, dict[str, int]]:
     """Give the bytes more, or fewer, with all fields at rank 0, and what a rank more of each field costs."""
     rows: Mapping[str, int] = dict(zip(table.names, table.cardinalities, strict=True))
     means = dict.fromkeys(rows, 0)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from afm_dist.compression.plan import Plan
+from afm_dist.compression.plan import Plan, PlanEntry
+from afm_dist.compression.registry import method_for
 from afm_dist.errors import OptionError
 from afm_dist.modules.eval_mode import eval_mode
 from afm_dist.runtime import console
@@ -29,8 +30,9 @@ def trial(model: nn.Module, plan: Plan, probe: Probe | None) -> Iterator[None]:
         probe: Runs it on a batch; None: nothing is tried.
 
     Raises:
-        OptionError: at the end, when the model no longer runs, uses weights of a module that was replaced, or
-            does not call a replacement though it called the original.
+        OptionError: at the beginning, when the model writes into weights of a module that will be replaced;
+            at the end, when the model no longer runs, uses weights of a module that was replaced, or does
+            not call a replacement though it called the original.
     """
     known = dict(model.named_modules(remove_duplicate=False))
     # What an earlier entry makes cannot be watched before.
@@ -39,13 +41,21 @@ def trial(model: nn.Module, plan: Plan, probe: Probe | None) -> Iterator[None]:
         yield
         return
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    replaced = [entry.name for entry in plan.entries if _is_replaced(entry, known)]
+    uses = _Uses({_memory(own): name for name, own in parameters.items() if _is_part(name, replaced)})
     before: dict[str, int] | None = None
     try:
-        before = _calls(model, names, probe, _Uses({}))
+        before = _calls(model, names, probe, uses)
     except Exception as error:
         console.warn(
             "the model is not tried before and after compressing: it does not run on the batch of the "
             f"statistics ({type(error).__name__}: {error})"
+        )
+    if uses.written:
+        raise OptionError(
+            f"the model writes into {', '.join(uses.written)} in its forward, which what takes the place of "
+            "the module would not follow, so nothing was changed; write before compressing, or leave it out "
+            "of the plan"
         )
     yield
     if before is None:
@@ -100,12 +110,17 @@ class _Uses(TorchDispatchMode):
 
     Args:
         names: Of the tensors to look out for, by their memory.
+
+    Attributes:
+        found: Names of those that were used.
+        written: Names of those that were changed in place.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._names = names
         self.found: dict[str, None] = {}
+        self.written: dict[str, None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look at the arguments and go on."""
@@ -113,7 +128,31 @@ class _Uses(TorchDispatchMode):
         for leaf in tree_leaves((args, kwargs)) if self._names else ():
             if isinstance(leaf, Tensor) and _memory(leaf) in self._names:
                 self.found[self._names[_memory(leaf)]] = None
+        for written in _written(func, args, kwargs or {}) if self._names else ():
+            if _memory(written) in self._names:
+                self.written[self._names[_memory(written)]] = None
         return func(*args, **(kwargs or {}))
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """List the arguments that an operator changes in place."""
+    found: list[Tensor] = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            found += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return found
+
+
+def _is_replaced(entry: PlanEntry, modules: Mapping[str, nn.Module]) -> bool:
+    """Tell whether an entry puts something in the place of one of some modules."""
+    method = method_for(entry.config, modules[entry.name]) if entry.name in modules else None
+    return method is not None and method.replaces
+
+
+def _is_part(parameter: str, modules: Sequence[str]) -> bool:
+    """Tell whether a parameter belongs to one of some modules, by its name."""
+    return any(parameter.startswith(f"{module}." if module else "") for module in modules)
 
 
 def _memory(tensor: Tensor) -> int:

@@ -100,6 +100,20 @@ class Statistics(Mapping[str, Moments]):
             )
         return found
 
+    def observed(self, key: str, width: int) -> Moments:
+        """Give the same, which must be of rows.
+
+        Raises:
+            OptionError: as ``moments``, or there were no rows.
+        """
+        found = self.moments(key, width)
+        if found.count == 0:
+            raise OptionError(
+                f"the moments of {key} hold no rows: the module was never called. A module whose weights the "
+                "model only reads cannot be compressed by what it puts out; leave it out of the plan"
+            )
+        return found
+
     def counts(self, key: str, ids: int) -> Tensor | None:
         """Give how often each id of a table, or of one of its fields, occurs, shape (V,); None: not known.
 
@@ -124,9 +138,9 @@ class Statistics(Mapping[str, Moments]):
         """Give the principal components of some moments.
 
         Raises:
-            OptionError: as in ``moments``.
+            OptionError: as in ``observed``.
         """
-        return eigendecompose(self.moments(key, width))
+        return eigendecompose(self.observed(key, width))
 
     def measured_sensitivity(self, key: str, width: int | None = None) -> Tensor | None:
         """Give E[ggᵀ] of some outputs, shape (M, M), or None where it was not measured.

@@ -133,7 +133,7 @@ class SensitivityWeighting(ProjectedOutputs):
 
     def projection(self, key: str, width: int, rank: int, known: Statistics) -> Projection:
         """On the principal components in the metric of the sensitivity."""
-        return weighted_projection(known.moments(key, width), known.sensitivity(key, width), rank)
+        return weighted_projection(known.observed(key, width), known.sensitivity(key, width), rank)
 
 
 class SingularValues(Factorization):

@@ -109,11 +109,30 @@ def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -
     )
 
 
-def field_axes(figure: Figure, names: Sequence[str], *, right: float, top: float) -> Axes:
-    """Make axes with a row a field, from top to bottom."""
-    ax = axes(figure, 92, 42, right, top)
+def row_axes(
+    figure: Figure,
+    names: Sequence[str],
+    *,
+    left: float = 92,
+    bottom: float = 42,
+    right: float = 16,
+    top: float = 50,
+    length: int = 14,
+) -> Axes:
+    """Make axes with a named row a field or a run, from top to bottom.
+
+    Args:
+        figure: It is drawn on.
+        names: Of the rows.
+        left: Margin in the figure's units, as the next three.
+        bottom: Below.
+        right: On the right.
+        top: Above.
+        length: Most letters of a name.
+    """
+    ax = axes(figure, left, bottom, right, top)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    row_names(ax, names)
+    row_names(ax, names, length)
     return ax
 
 
@@ -191,6 +210,13 @@ def scale(axis: Axis, label: str, shown: Callable[[float], str] | str, ticks: Lo
         axis.set_major_locator(ticks)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: write(value))
+
+
+def around(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Find limits of an axis of AUC around some values, with a margin of a share of their range."""
+    low, high = min(values), max(values)
+    margin = share * max(high - low, 0.001)
+    return low - margin, high + margin
 
 
 def auc_axis(ax: Axes, label: str) -> None:

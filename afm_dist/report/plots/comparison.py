@@ -16,10 +16,10 @@ from afm_dist.report.plots.canvas import (
     COLOUR,
     DASHED,
     SMALL,
-    axes,
+    around,
     marker,
     render,
-    row_names,
+    row_axes,
     scale,
     short,
 )
@@ -83,9 +83,7 @@ def auc_against_bytes(
 
 def _limits(rows: Sequence[ComparedRow]) -> tuple[float, float]:
     """Of the AUC axis, with a margin."""
-    values = [auc_of(row) for row in rows]
-    margin = 0.1 * max(max(values) - min(values), 0.001)
-    return min(values) - margin, max(values) + margin
+    return around(places(rows)[1], 0.1)
 
 
 def reaches(rows: Sequence[ComparedRow], bayes: float) -> bool:
@@ -107,8 +105,7 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> M
     methods = list(dict.fromkeys(method_of(row["name"]) for row in rows))
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 112, 44, 16, 36)
-        ax.set_ylim(len(shown) - 0.5, -0.5)
+        ax = row_axes(figure, shown, left=112, bottom=44, top=36, length=16)
         ax.axvline(0, color=COLOUR["amber"], linewidth=1.2, linestyle=DASHED, zorder=1)
         for row in rows:
             _difference(ax, row, shown.index(row["run"]) + _offset(method_of(row["name"]), methods))
@@ -116,7 +113,6 @@ def to_control(rows: Sequence[ComparedRow], runs: Sequence[str], name: str) -> M
         # Wide enough that labels of four decimals tell its ticks apart.
         margin = 0.08 * (high - low) + max(0.0, LEAST_WIDTH - (high - low)) / 2
         ax.set_xlim(low - margin, high + margin)
-        row_names(ax, shown, 16)
         scale(ax.xaxis, "test AUC minus the control's", text.signed, MaxNLocator(4, steps=[1, 2, 5, 10]))
         ax.grid(axis="x")
         for index, name_of_method in enumerate(methods):

@@ -17,6 +17,7 @@ from afm_dist.report.plots.canvas import (
     COLOUR,
     DASHED,
     SMALL,
+    around,
     auc_axis,
     axes,
     leader,
@@ -82,8 +83,7 @@ def _limits(candidates: Sequence[FineTuning], baseline: float | None, *, whole: 
     for candidate in candidates:
         values = [point["validation_auc"] for point in candidate["curve"]]
         inside += dropwhile(lambda value: value < near, values)
-    margin = 0.08 * max(max(inside) - min(inside), 0.001)
-    return min(inside) - margin, max(inside) + margin
+    return around(inside, 0.08)
 
 
 def _curve(ax: Axes, candidate: FineTuning) -> None:

@@ -18,6 +18,7 @@ from afm_dist.report.plots.canvas import (
     POINTS_PER_INCH,
     SMALL,
     WIDTH,
+    around,
     auc_axis,
     axes,
     beside,
@@ -77,8 +78,7 @@ def _auc_limits(rows: Sequence[Row], bayes_auc: float | None) -> tuple[float, fl
     low = min(low, *(auc_of(row) for row in rows if auc_of(row) >= low - FAR_BELOW * reach), low)
     if bayes_auc is not None and high <= bayes_auc <= high + 1.5 * reach:
         high = bayes_auc
-    margin = 0.12 * max(high - low, 0.001)
-    return low - margin, high + margin
+    return around((low, high), 0.12)
 
 
 def quality_axes(figure: Figure, limits: tuple[float, float], *, top: float = MARGINS[3]) -> Axes:

@@ -22,9 +22,9 @@ from afm_dist.report.plots.canvas import (
     above_rows,
     axes,
     beside,
-    field_axes,
     key,
     render,
+    row_axes,
     scale,
 )
 from afm_dist.report.schema import Layer
@@ -104,7 +104,7 @@ def embeddings(layers: Sequence[Layer]) -> Markup:
     widest = max(layer["width"] for layer in layers)
 
     def paint(figure: Figure) -> None:
-        ax = field_axes(figure, names(layers), right=64, top=50)
+        ax = row_axes(figure, names(layers), right=64, top=50)
         ax.set_xlim(0.5, widest + 0.5)
         for level, cells in enumerate(_cells_by_level(layers)):
             if cells:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import in_order, look_of
-from afm_dist.report.plots.canvas import COLOUR, SMALL, marker, render, scale
+from afm_dist.report.plots.canvas import COLOUR, SMALL, around, marker, render, scale
 from afm_dist.report.plots.models import labels, places, points_of, quality_axes
 from afm_dist.report.schema import Row, SweepPoint
 from afm_dist.report.summary import auc_of
@@ -24,9 +24,7 @@ def limits(points: Sequence[SweepPoint], rows: Sequence[Row]) -> tuple[float, fl
     """Find where the AUC axis begins and ends: what a reader may choose is on it, with a margin."""
     finished = [auc_of(row) for row in rows]
     low = min([auc_of(point) for point in points if point["front"]] + finished)
-    high = max([auc_of(point) for point in points] + finished)
-    margin = 0.08 * max(high - low, 0.001)
-    return low - margin, high + margin
+    return around((low, max([*map(auc_of, points), *finished])), 0.08)
 
 
 def auc_against_bytes(points: Sequence[SweepPoint], rows: Sequence[Row]) -> Markup:

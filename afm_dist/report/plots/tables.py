@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from afm_dist.report import text
 from afm_dist.report.looks import AFTER, BEFORE
-from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, beside, field_axes, render, scale
+from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, beside, render, row_axes, scale
 from afm_dist.report.schema import Table
 
 
@@ -24,7 +24,7 @@ def bytes_by_field(tables: Sequence[Table]) -> Markup:
     height = 15 * len(shown) + 92
 
     def paint(figure: Figure) -> None:
-        ax = field_axes(figure, [table["field"] for table in shown], right=16, top=50)
+        ax = row_axes(figure, [table["field"] for table in shown], right=16, top=50)
         ax.set_xlim(0, max(table["bytes_before"] for table in shown) / 1e6 * 1.45)
         for place, table in enumerate(shown):
             before, after = table["bytes_before"] / 1e6, table["bytes_after"] / 1e6

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from afm_dist.dataset.description import CategoricalField
 from afm_dist.report import text
 from afm_dist.report.dataset_words import percent
-from afm_dist.report.plots.canvas import COLOUR, above_rows, beside, field_axes, key, render, scale
+from afm_dist.report.plots.canvas import COLOUR, above_rows, beside, key, render, row_axes, scale
 
 SHADES = (1.0, 0.75, 0.54, 0.36, 0.22, 0.11)
 HEAD_WORDS = ("1st id", "to 10th", "to 100th", "to 1,000th", "to 10,000th", "rarer", "unknown")
@@ -26,7 +26,7 @@ def rows_by_rank(fields: Sequence[CategoricalField]) -> Markup:
     height = ROW * len(fields) + 112
 
     def paint(figure: Figure) -> None:
-        ax = field_axes(figure, [field.name for field in fields], right=64, top=70)
+        ax = row_axes(figure, [field.name for field in fields], right=64, top=70)
         ax.set_xlim(0, 100)
         for place, field in enumerate(fields):
             edges = [0.0, *field.heads, field.coverage, 1.0]
@@ -55,7 +55,7 @@ def ids_by_field(fields: Sequence[CategoricalField]) -> Markup:
     words = ("ids that make up 90 % of the training rows", "the others", "all ids make up less")
 
     def paint(figure: Figure) -> None:
-        ax = field_axes(figure, [field.name for field in fields], right=16, top=70)
+        ax = row_axes(figure, [field.name for field in fields], right=16, top=70)
         ax.set_xlim(0, 1.25 * max(field.cardinality for field in fields))
         for place, field in enumerate(fields):
             needed = field.ids_for_90_percent

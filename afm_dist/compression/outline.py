@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from afm_dist.compression.plan import Plan, PlanEntry
-from afm_dist.compression.rewrite import restructure_
+from afm_dist.compression.rewrite import restructure_, stored_bytes
 from afm_dist.errors import OptionError
 
 
@@ -37,7 +37,7 @@ class Outline:
         self.bytes = sum(_distinct(model).values())
 
     def __call__(self, entry: PlanEntry) -> tuple[int, int] | None:
-        """Bytes of the tensors that an entry changes, before and after; None: the entry does not fit."""
+        """Count the bytes of what an entry changes, stored, before and after; None: it does not fit."""
         names = [entry.name, *entry.config.neighbours]
         if not all(name in self._modules for name in names):
             return None
@@ -46,13 +46,13 @@ class Outline:
             setattr(part, key, declared)
         for name in names:
             _place(part, name, copy.deepcopy(self._modules[name]))
-        before = _bytes(part)
+        before, plan = stored_bytes(part, Plan()), Plan(entries=(entry,))
         try:
             with torch.device("meta"):
-                restructure_(part, Plan(entries=(entry,)))
+                restructure_(part, plan)
+            return before, stored_bytes(part, plan)
         except OptionError:
             return None
-        return before, _bytes(part)
 
 
 def _empty(module: nn.Module) -> nn.Module | None:
@@ -76,11 +76,6 @@ def _place(whole: nn.Module, name: str, module: nn.Module) -> None:
             whole.add_module(owner, nn.Module())
         whole = whole.get_submodule(owner)
     whole.add_module(last, module)
-
-
-def _bytes(model: nn.Module) -> int:
-    state: Mapping[str, Tensor] = model.state_dict()
-    return sum(tensor.nbytes for tensor in state.values())
 
 
 def _distinct(model: nn.Module) -> dict[object, int]:

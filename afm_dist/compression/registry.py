@@ -190,9 +190,9 @@ def has_method(module: nn.Module) -> bool:
 
 
 def methods_for(module: nn.Module) -> list[Method[Any, Any]]:
-    """List the methods that take modules of exactly this type and start from the uncompressed module."""
+    """List the methods that put something in the place of modules of exactly this type."""
     _discover()
-    return [method for method in _taking(module, None) if method.replaces]
+    return [method for (_, kind), method in _METHODS.items() if kind is type(module) and method.replaces]
 
 
 def _module_types(config: MethodConfig | None) -> list[type[nn.Module]]:

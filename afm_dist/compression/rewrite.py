@@ -81,11 +81,11 @@ def _compress(model: nn.Module, plan: Plan, known: Statistics, *, carried: bool)
     """Rewrite a model, and give what is known afterwards; of what nobody stacks on only with ``carried``."""
     fresh, grown = known.bytes_of is not None, []
     with all_or_nothing(model), trial(model, plan, known.probe):
-        sizes = [_bytes(model, Plan())]
+        sizes = [stored_bytes(model, Plan())]
         for i, entry in enumerate(plan.entries):
             stacked = carried or any(_concerns(later, entry.name) for later in plan.entries[i + 1 :])
             known = _rewrite(model, entry, known, stacked=stacked) or known
-            sizes.append(_bytes(model, Plan(entries=plan.entries[: i + 1])))
+            sizes.append(stored_bytes(model, Plan(entries=plan.entries[: i + 1])))
             if sizes[-1] > sizes[-2]:
                 grown.append(f"{entry.name} {entry.config.in_words} by {sizes[-1] - sizes[-2]:,} bytes")
         stored_dtypes(model, plan)
@@ -199,8 +199,13 @@ def _rewrite(
     return known
 
 
-def _bytes(model: nn.Module, done: Plan) -> int:
-    """Count the bytes of what a checkpoint would hold, after what was done so far."""
+def stored_bytes(model: nn.Module, done: Plan) -> int:
+    """Count the bytes of the tensors that a checkpoint would hold, tied ones once.
+
+    Args:
+        model: To which a plan was applied.
+        done: The plan.
+    """
     short = stored_dtypes(model, done)
     state = model.state_dict(keep_vars=True)
     sizes = {

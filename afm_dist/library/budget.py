@@ -67,7 +67,12 @@ class Proposal:
     error: float
 
 
-def within(statistics: Statistics, budget: Budget, methods: Sequence[MethodConfig] | None = None) -> Proposal:
+def within(
+    statistics: Statistics,
+    budget: Budget,
+    methods: Sequence[MethodConfig] | None = None,
+    model: nn.Module | None = None,
+) -> Proposal:
     """Choose for each module what loses least, such that the model fits into a budget.
 
     The predicted errors of the modules are added up, as if they were not correlated. The fields of a table
@@ -78,6 +83,8 @@ def within(statistics: Statistics, budget: Budget, methods: Sequence[MethodConfi
         budget: How large the model may become.
         methods: Configs to choose among, but for what is chosen: of ``LowRank(rank=1)`` the rank. None: all
             that the registered methods give as examples, as far as they predict their error.
+        model: Of the statistics: methods whose choices follow from the values of a module (quantised tables)
+            are chosen among only where it is given.
 
     Raises:
         OptionError: the statistics know neither the shapes of the model nor the sensitivity, the model fits
@@ -94,8 +101,9 @@ def within(statistics: Statistics, budget: Budget, methods: Sequence[MethodConfi
         )
     left: dict[str, str] = {}
     choices: dict[str, list[Choice]] = {}
-    for name, module in outline.targets.items():
+    for name, empty in outline.targets.items():
         reason = _unknown(name, statistics)
+        module = empty if model is None else model.get_submodule(name)
         found = [] if reason else _choices(name, module, statistics, outline, methods)
         if not found:
             left[name] = reason or "no method predicts what it would lose, or makes it smaller"
@@ -143,13 +151,21 @@ def _choices(
         return after - before
 
     found: list[Choice] = []
+    variants: dict[Method[Any, Any], set[str]] = {}
     for method, config in _prototypes(module, methods):
+        labels = variants.setdefault(method, set())
+        if methods is None and len(labels) > 1:
+            # Its choices from one example are of all its variants already.
+            continue
         try:
             candidates = method.candidates(name, module, config, statistics, cost, by_field=False)
         except OptionError:
             # It does not predict its error, or does not fit this module.
             continue
-        found += [choice for choice in candidates.whole if choice.cost < 0]
+        own = [choice for choice in candidates.whole if choice.cost < 0]
+        if len({choice.value.label for choice in own}) > 1:
+            labels |= {choice.value.label for choice in own}
+        found += own
     return found
 
 

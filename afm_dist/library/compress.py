@@ -29,7 +29,7 @@ class Compressed:
         model: The smaller one, on the device and in the mode of the original.
         plan: What became of which module; ``left_alone`` says of the others why they stayed.
         statistics: That the plan follows from.
-        bytes_before: Of the parameters and buffers of the original.
+        bytes_before: Of the tensors of the original, as a checkpoint holds them.
         bytes_after: Of the smaller one.
         error: Predicted mean square of the change of the logit, before fine-tuning, to first order.
     """
@@ -93,7 +93,7 @@ def compress(
         if not targets:
             raise OptionError("the model has no module that could be compressed")
     statistics = collect_statistics(model, data, targets, forward_fn=forward_fn)
-    found = within(statistics, budget, methods)
+    found = within(statistics, budget, methods, model)
     try:
         smaller = copy.deepcopy(model)
     except Exception as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.plan import Plan
 from afm_dist.errors import OptionError
@@ -13,7 +15,11 @@ from afm_dist.statistics.statistics import Statistics
 
 
 def plan(
-    statistics: Statistics, search: Budget | Policy, *, methods: Sequence[MethodConfig] | None = None
+    statistics: Statistics,
+    search: Budget | Policy,
+    *,
+    methods: Sequence[MethodConfig] | None = None,
+    model: nn.Module | None = None,
 ) -> Plan:
     """Plan what becomes of the modules that statistics were collected of. It makes none of them larger.
 
@@ -23,6 +29,8 @@ def plan(
             sensitivity. Or ``FixedRank``, ``KeptEnergy``: ranks of low rank alone, see ``plan_ranks``.
         methods: With a budget, configs to choose among, but for what is chosen; None: all registered methods
             that predict their error.
+        model: With a budget, the model of the statistics: methods whose choices follow from its values
+            (quantised tables) are chosen among only where it is given.
 
     Returns:
         The plan; ``left_alone`` says which modules stay as they are, and why.
@@ -31,7 +39,7 @@ def plan(
         OptionError: a budget that is not to be met or nothing to be planned; or ``methods`` without a budget.
     """
     if isinstance(search, Budget):
-        return within(statistics, search, methods).plan
+        return within(statistics, search, methods, model).plan
     if methods is not None:
         raise OptionError(f"methods are chosen among for a Budget; {type(search).__name__} plans low rank")
     return plan_ranks(statistics, search)

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import afm_dist
+from afm_dist.dataset.manifest import Field
 from afm_dist.errors import OptionError
+from afm_dist.methods.quantization.config import Quantization
+from afm_dist.models import build_model
 from tests.jobs.commands import ROOT
 
 
@@ -138,6 +142,34 @@ def test_targets_and_methods_are_those_that_were_named() -> None:
 
     assert set(result.plan.modules) <= {"item", "body.0", "body.2"}
     assert {entry.config.label for entry in result.plan.entries} == {"weighted"}
+
+
+@pytest.mark.parametrize("ratio", [2.0, 3.5, 6.0])
+def test_quantised_tables_are_chosen_among_where_the_values_are_known(ratio: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fields = (
+        Field(name="site", kind="categorical", cardinality=400),
+        Field(name="ad", kind="categorical", cardinality=90),
+    )
+    model = build_model("deepfm", fields, {"embedding_dim": 8, "hidden": (16,), "dropout": 0.0})
+    nn.init.normal_(model.embedding.weight)
+    ids = torch.stack([torch.randint(0, size, (2_000,)) for size in (400, 90)], 1)
+
+    def forward(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch, torch.zeros(len(batch), 0))
+
+    low_rank = afm_dist.compress(
+        model, [ids], target_ratio=min(ratio, 2.0), forward_fn=forward, methods=[afm_dist.LowRank(rank=1)]
+    )
+    methods = [afm_dist.LowRank(rank=1), Quantization(store="int8")]
+    any_method = afm_dist.compress(model, [ids], target_ratio=ratio, forward_fn=forward, methods=methods)
+
+    found = {entry.name: entry.config.tag for entry in any_method.plan.entries}
+    assert found["embedding"] == "quantization"
+    assert any_method.error < low_rank.error
+    afm_dist.save_pretrained(any_method.model, str(tmp_path), plan=any_method.plan)
+    written = sum(tensor.nbytes for tensor in load_file(tmp_path / "model.safetensors").values())
+    assert written == any_method.bytes_after <= any_method.bytes_before / ratio
 
 
 def test_the_steps_do_what_the_one_call_does(statistics: afm_dist.Statistics) -> None:

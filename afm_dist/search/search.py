@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,9 +17,7 @@ from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.variant import Request, Variant
-from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Manifest
-from afm_dist.dataset.reader import read_batches
 from afm_dist.pipelines.context import Context
 from afm_dist.runs.run import STAGE_AGAIN, Stage
 from afm_dist.search.rows import PUBLISHED, Rows
@@ -28,7 +25,8 @@ from afm_dist.search.scoring import Scoring
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch
-from afm_dist.statistics.sensitivity import SAMPLE_BATCH, SAMPLE_ROWS, output_sensitivity
+from afm_dist.statistics.sample import Sample
+from afm_dist.statistics.sensitivity import output_sensitivity
 from afm_dist.statistics.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from afm_dist.planning.estimate import Costs
 
 PLANS = "plans.json"
-# From so many shards, to see what the logit depends on.
-SAMPLE_SHARDS = 16
 
 
 @dataclass(frozen=True)
@@ -224,15 +220,5 @@ def logit_sensitivity(
 
     With ``absorb`` the table's rows have the first-order weight as their last coordinate.
     """
-    return output_sensitivity(
-        model, _sample(manifest), names, forward=forward_batch, absorbing=[TABLE] if absorb else ()
-    )
-
-
-def _sample(manifest: Manifest) -> Iterator[Batch]:
-    """Yield some training rows from all over the split."""
-    shards = manifest.shards("train")
-    shards = shards[:: -(-len(shards) // SAMPLE_SHARDS)]
-    batches = -(-SAMPLE_ROWS // (len(shards) * SAMPLE_BATCH))
-    for shard in shards:
-        yield from islice(read_batches(manifest, [shard], SAMPLE_BATCH), batches)
+    rows = Sample.of(manifest).read(manifest, manifest.shards("train"))
+    return output_sensitivity(model, rows, names, forward=forward_batch, absorbing=[TABLE] if absorb else ())

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from afm_dist.methods.quantization.lloyd import BLOCK_ROWS, Sums, first_codewords, nearest
+from afm_dist.methods.quantization.lloyd import BLOCK_ROWS, Sums, first_codewords, nearest, sample
 from afm_dist.methods.quantization.metric import COUPLED_FLOOR, FLOOR, Part, floored, part_of, root_of
 from afm_dist.methods.quantization.spec import Layout
 from afm_dist.statistics.moments import RANGE_ROWS, one_thread
 
 MOST_ROUNDS = 40
+# Codebooks of more rows than these are fitted to a sample, and then so many rounds to all of them.
+SAMPLE_ROWS = 1 << 15
+SAMPLE_ROWS_EACH = 32
+ROUNDS_OF_ALL = 3
 # The error falls by less than this share of itself: done.
 ENOUGH = 3e-4
 # The step of a grid of so many bits that is best for normally distributed numbers, in deviations
@@ -83,12 +87,8 @@ class Fit:
         else:
             owners, columns = None, [torch.arange(K)] * layout.codes
         parts = [part_of(self._metric, own) for own in columns]
-        books = [torch.zeros(1, len(own)) for own in columns]
         codes = torch.zeros(len(self._rows), len(parts), dtype=torch.int64)
-        for i, part in enumerate(parts):
-            books[i] = self._first(part, parts, books, codes, i)
-            self._assign(parts, books, codes, i)
-        self._descend(parts, books, codes)
+        books = self._books(parts, codes)
         # The mean is in the first codebook with each coordinate; it is rounded with it.
         for i, part in enumerate(parts):
             if i == 0 or owners is not None:
@@ -106,6 +106,33 @@ class Fit:
         for part, book in zip(parts, books, strict=True):
             levels[:, part.columns] = book
         return Codebooks(codes=codes, levels=levels, owners=owners, errors=self.errors)
+
+    def _books(self, parts: Sequence[Part], codes: Tensor) -> list[Tensor]:
+        """Fit the codebooks, and the codes in place; of many rows first to a sample of them."""
+        size = max(SAMPLE_ROWS, SAMPLE_ROWS_EACH * self._layout.codewords)
+        if len(codes) > size:
+            return self._books_of_sample(parts, codes, size)
+        books = [torch.zeros(1, len(part.columns)) for part in parts]
+        for i, part in enumerate(parts):
+            books[i] = self._first(part, parts, books, codes, i)
+            self._assign(parts, books, codes, i)
+        self._descend(parts, books, codes, MOST_ROUNDS)
+        return books
+
+    def _books_of_sample(self, parts: Sequence[Part], codes: Tensor, size: int) -> list[Tensor]:
+        """Fit the codebooks to a sample, and then a few rounds to all rows."""
+        rows, weights = self._rows, self._weights
+        drawn, self._weights = sample(rows @ self._root, weights, size, self._generator)
+        self._rows = rows[drawn]
+        books = self._books(parts, torch.zeros(size, len(parts), dtype=torch.int64))
+        self._rows, self._weights = rows, weights
+        # The sample has its own error.
+        self.errors.clear()
+        for i in range(len(parts)):
+            # Of the parts behind this one there are no codes yet.
+            self._assign(parts[: i + 1], books[: i + 1], codes, i)
+        self._descend(parts, books, codes, ROUNDS_OF_ALL)
+        return books
 
     def _first(
         self, part: Part, parts: Sequence[Part], books: Sequence[Tensor], codes: Tensor, i: int
@@ -125,10 +152,10 @@ class Fit:
         found[empty] = drawn[empty] @ torch.linalg.inv(part.root)
         return found
 
-    def _descend(self, parts: Sequence[Part], books: list[Tensor], codes: Tensor) -> None:
+    def _descend(self, parts: Sequence[Part], books: list[Tensor], codes: Tensor, rounds: int) -> None:
         """Improve codes and codewords part by part, until that gains little."""
         before = torch.inf
-        for _ in range(MOST_ROUNDS):
+        for _ in range(rounds):
             for i in range(len(parts)):
                 sums = self._assign(parts, books, codes, i)
                 books[i] = self._codewords(parts[i], books[i], sums)
@@ -202,22 +229,36 @@ class Fit:
         """Fit a grid of equal steps to each coordinate: codes, then all centres and steps together."""
         layout, K = self._layout, self._rows.shape[1]
         middle = ((1 << layout.bits) - 1) / 2
-        centre, step = _first_grid(self._rows, self._weights, layout.bits)
         places = torch.empty(len(self._rows), K)
+        centre, step = self._grid_of(places, middle)
+        levels = torch.stack([_half(centre + self._mean), _half(step)])
+        self._sweep(places, levels[0] - self._mean, levels[1], middle)
+        return Codebooks(codes=(places + middle).round().long(), levels=levels, errors=self.errors)
+
+    def _grid_of(self, places: Tensor, middle: float) -> tuple[Tensor, Tensor]:
+        """Give centres and steps, and the places in place; of many rows first those of a sample."""
+        rows, weights = self._rows, self._weights
+        rounds = MOST_ROUNDS
+        if len(rows) > SAMPLE_ROWS:
+            drawn, self._weights = sample(rows @ self._root, weights, SAMPLE_ROWS, self._generator)
+            self._rows = rows[drawn]
+            centre, step = self._grid_of(places[: len(drawn)], middle)
+            self._rows, self._weights, rounds = rows, weights, ROUNDS_OF_ALL
+            self.errors.clear()
+        else:
+            centre, step = _first_grid(rows, weights, self._layout.bits)
         for start in range(0, len(places), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
-            places[part] = _to_grid(self._rows[part] - centre, step, middle)
+            places[part] = _to_grid(rows[part] - centre, step, middle)
         before = torch.inf
-        for _ in range(MOST_ROUNDS):
+        for _ in range(rounds):
             sums = self._sweep(places, centre, step, middle)
-            self.errors.append(sums.error / float(self._weights.sum()))
+            self.errors.append(sums.error / float(weights.sum()))
             if before - self.errors[-1] <= ENOUGH * before < torch.inf:
                 break
             before = self.errors[-1]
             centre, step = sums.best(self._metric)
-        levels = torch.stack([_half(centre + self._mean), _half(step)])
-        self._sweep(places, levels[0] - self._mean, levels[1], middle)
-        return Codebooks(codes=(places + middle).round().long(), levels=levels, errors=self.errors)
+        return centre, step
 
     def _sweep(self, places: Tensor, centre: Tensor, step: Tensor, middle: float) -> GridSums:
         """Find for each coordinate in turn the best place on its grid, given the others; in place."""

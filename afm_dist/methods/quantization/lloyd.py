@@ -108,11 +108,37 @@ class Sums:
         return self.total / self.weight.clamp(min=1e-300)[:, None]
 
 
+def sample(rows: Tensor, weights: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw rows that stand for all, as far as k-means is concerned.
+
+    A row is drawn as often as it weighs, and as it weighs times its squared distance from the mean, half of
+    each, and weighs as much less.
+
+    Args:
+        rows: Shape (n, d), float32.
+        weights: Shape (n,), float64, positive.
+        size: How many.
+        generator: Seeded.
+
+    Returns:
+        Which, shape (size,), int64, and their weights, shape (size,), float64; all of no more rows than that.
+
+    Source:
+        Bachem, Lucic & Krause, "Scalable k-means clustering via lightweight coresets" (KDD 2018).
+    """
+    if len(rows) <= size:
+        return torch.arange(len(rows)), weights
+    whole, mean = weights.sum(), torch.zeros(rows.shape[1], dtype=torch.float64)
+    for own, weight in zip(rows.split(BLOCK_ROWS), weights.split(BLOCK_ROWS), strict=True):
+        mean += weight @ own.double()
+    spread = (rows - (mean / whole).float()).square().sum(1).double() * weights
+    share = weights / whole + spread / spread.sum().clamp(min=1e-300)
+    drawn = _draw(share, size, generator)
+    return drawn, weights[drawn] / share[drawn] / size * share.sum()
+
+
 def first_codewords(rows: Tensor, weights: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Draw the first codewords: k-means++ on a sample; of numbers, the best levels of a histogram.
-
-    The sample draws a row as often as it weighs, and as it weighs times its squared distance from the mean,
-    half of each, and weighs it by the inverse of that.
 
     Args:
         rows: Shape (n, d), float32, n ≥ k.
@@ -124,18 +150,12 @@ def first_codewords(rows: Tensor, weights: Tensor, k: int, generator: torch.Gene
         Shape (k, d), float32.
 
     Source:
-        Arthur & Vassilvitskii, "k-means++" (SODA 2007); the sample: Bachem, Lucic & Krause, "Scalable k-means
-        clustering via lightweight coresets" (KDD 2018).
+        Arthur & Vassilvitskii, "k-means++" (SODA 2007).
     """
     if rows.shape[1] == 1:
         return _numbers(rows[:, 0].double(), weights, k)[:, None]
-    size = max(SEED_ROWS, SEED_ROWS_EACH * k)
-    if len(rows) > size:
-        mean = (weights[:, None] * rows).sum(0) / weights.sum()
-        spread = (rows - mean.float()).square().sum(1).double() * weights
-        share = weights / weights.sum() + spread / spread.sum().clamp(min=1e-300)
-        drawn = _draw(share, size, generator)
-        rows, weights = rows[drawn], weights[drawn] / share[drawn]
+    drawn, weights = sample(rows, weights, max(SEED_ROWS, SEED_ROWS_EACH * k), generator)
+    rows = rows[drawn]
     draws = GREEDY_DRAWS if k <= GREEDY_CODEWORDS else 1
     chosen = rows.new_empty(k, rows.shape[1])
     distances = torch.full((len(rows),), torch.inf)

@@ -70,7 +70,14 @@ class Group(nn.Module, ABC):
 
     def forward(self, slots: Tensor) -> Tensor:
         """Slots (B, G), each within its field -> (B, G, K)."""
-        return self.decode(slots, slice(0, len(self.layouts)), slots >= self.sizes)
+        outside: Tensor | None = slots >= self.sizes
+        # In eager mode on a CPU one look at them spares the lookups to send some out.
+        if slots.is_cpu and not torch.compiler.is_compiling():
+            assert outside is not None
+            if outside.any():
+                raise IndexError("a slot behind the last of its field")
+            outside = None
+        return self.decode(slots, slice(0, len(self.layouts)), outside)
 
     def of_field(self, place: int, slots: Tensor) -> Tensor:
         """Slots of one field (n,) -> (n, K)."""
@@ -106,7 +113,8 @@ class PlainGroup(Group):
     def decode(self, slots: Tensor, fields: slice, outside: Tensor | None) -> Tensor:
         """Look up the rows."""
         rows = _sent_out(slots + self.first[fields], outside, len(self.weight))
-        return functional.embedding(rows, self.weight, sparse=self.sparse).float()
+        found = functional.embedding(rows, self.weight, sparse=self.sparse)
+        return found.float()
 
     def field_numbers(self, place: int) -> dict[str, int]:
         """Count the rows' numbers."""
@@ -144,6 +152,7 @@ class CodedGroup(Group):
     owners: Tensor
     places: Tensor
     level_rows: Tensor
+    level_fields: Tensor
     row_starts: Tensor
 
     def __init__(self, layouts: Sequence[Layout], *, sparse: bool) -> None:
@@ -161,6 +170,7 @@ class CodedGroup(Group):
         if first.kind == "pq":
             owners = torch.zeros(len(layouts), self.width, dtype=torch.uint8)
             self.register_buffer("owners", owners)
+            self.register_buffer("level_fields", self.rebuild_level_fields(), persistent=False)
         self.register_buffer("places", self.rebuild_places(), persistent=False)
         self.register_buffer("level_rows", self.rebuild_level_rows(), persistent=False)
 
@@ -185,10 +195,14 @@ class CodedGroup(Group):
         Of ``rq`` for each code, of all others for all of them.
         """
         starts = _starts([layout.level_rows for layout in self.layouts])[:, None]
-        if self.kind != "rq":
-            return starts
-        each = torch.tensor([layout.codewords for layout in self.layouts])[:, None]
-        return starts + torch.arange(self.n_codes) * each
+        if self.kind == "rq":
+            each = torch.tensor([layout.codewords for layout in self.layouts])[:, None]
+            starts = starts + torch.arange(self.n_codes) * each
+        return starts.int()
+
+    def rebuild_level_fields(self) -> Tensor:
+        """List the field of each row of levels anew, shape (R,); they are not stored in checkpoints."""
+        return torch.tensor([i for i, one in enumerate(self.layouts) for _ in range(one.level_rows)])
 
     def rebuild_row_starts(self) -> Tensor:
         """Compute the first scale of each field anew, shape (G,); they are not stored in checkpoints."""
@@ -208,52 +222,84 @@ class CodedGroup(Group):
         if books.owners is not None:
             self.owners[place] = books.owners.to(self.owners)
 
-    def codes_of(self, slots: Tensor, fields: slice, outside: Tensor | None) -> Tensor:
-        """Unpack the codes of slots (n, G') -> (n, G', C), int32 or, of no bits, int64."""
-        if not self.bits:
-            return slots.new_zeros(*slots.shape, self.n_codes)
-        which = slots[..., None]
+    def decode(self, slots: Tensor, fields: slice, outside: Tensor | None) -> Tensor:
+        """Look up codes, and what they stand for."""
         if self.kind == "int":
-            which = which * self.width + torch.arange(self.width, device=slots.device)
-        beyond = None if outside is None else outside[..., None]
+            return self._on_grid(slots, fields, outside)
+        # Few levels: the whole of them is converted, not each row that is looked up.
+        levels, found = self.levels.float(), None
+        for i in range(self.n_codes):
+            codes = self._codes(slots, self.places[:, fields, i], outside)
+            column = i if self.kind == "rq" else 0
+            rows = (
+                self.level_rows[fields, column] if codes is None else codes + self.level_rows[fields, column]
+            )
+            if codes is None:
+                rows = _sent_out(rows.expand_as(slots), outside, len(levels))
+            # Of pq a part has the levels of its coordinates, and zeros.
+            own = levels * (self.owners[self.level_fields] == i) if self.kind == "pq" else levels
+            part = functional.embedding(rows, own)
+            found = part if found is None else found.add_(part)
+        assert found is not None
+        return found
+
+    def _codes(self, which: Tensor, places: Tensor, outside: Tensor | None) -> Tensor | None:
+        """Unpack codes of one sequence of each field; None: they have no bits.
+
+        Args:
+            which: Of the sequence, shape (n, G') or (n, G', K).
+            places: Where the planes begin, shape (P, G') or (P, G', 1).
+            outside: Those that are none of the sequence's.
+
+        Returns:
+            int32, of the shape of ``which``.
+        """
         codes, shift = None, 0
         for plane, width in enumerate(plane_widths(self.bits)):
             each = 8 // width
             bytes_at = which if each == 1 else torch.div(which, each, rounding_mode="floor")
-            bytes_at = _sent_out(bytes_at + self.places[plane, fields], beyond, len(self.planes))
-            own = functional.embedding(bytes_at, self.planes[:, None]).squeeze(-1).int()
+            own = self._bytes(_sent_out(bytes_at + places[plane], outside, len(self.planes))).int()
             if each > 1:
-                places = torch.bitwise_and(which, each - 1).int() * width
-                own = torch.bitwise_and(torch.bitwise_right_shift(own, places), (1 << width) - 1)
+                bit = torch.bitwise_and(which, each - 1).int() * width
+                own = torch.bitwise_and(torch.bitwise_right_shift(own, bit), (1 << width) - 1)
             codes = own if codes is None else codes + own * (1 << shift)
             shift += width
-        assert codes is not None
         return codes
 
-    def decode(self, slots: Tensor, fields: slice, outside: Tensor | None) -> Tensor:
-        """Look up codes, and what they stand for."""
-        codes = self.codes_of(slots, fields, outside)
-        if self.kind == "int":
-            return self._on_grid(codes, slots, fields)
-        rows = codes + self.level_rows[fields]
-        if not self.bits:
-            rows = _sent_out(rows, None if outside is None else outside[..., None], len(self.levels))
-        if self.kind == "pq":
-            owners = self.owners[fields].long().expand(*slots.shape, -1)
-            own = rows.long().gather(-1, owners) * self.width + torch.arange(self.width, device=slots.device)
-            return functional.embedding(own, self.levels.view(-1, 1)).squeeze(-1).float()
-        found = functional.embedding(rows, self.levels).float()
-        return found.sum(-2) if self.n_codes > 1 else found.squeeze(-2)
+    def _bytes(self, at: Tensor) -> Tensor:
+        """Read single bytes of the planes."""
+        if torch.compiler.is_compiling() or not at.is_cpu:
+            return functional.embedding(at, self.planes[:, None]).squeeze(-1)
+        return self.planes.take(at)
 
-    def _on_grid(self, codes: Tensor, slots: Tensor, fields: slice) -> Tensor:
+    def _on_grid(self, slots: Tensor, fields: slice, outside: Tensor | None) -> Tensor:
         """Give the levels of whole numbers (n, G', K)."""
-        numbers = codes - ((1 << self.bits) - 1) / 2
+        K, each = self.width, 8 // self.bits
+        if K % each:
+            which = slots[..., None] * K + torch.arange(K, device=slots.device)
+            beyond = None if outside is None else outside[..., None]
+            codes = self._codes(which, self.places[:, fields], beyond)
+            assert codes is not None
+        else:
+            # The codes of a row begin with a byte: they are read together.
+            rows = self.planes.view(-1, K // each)
+            first = torch.div(self.places[0, fields, 0], K // each, rounding_mode="floor")
+            codes = functional.embedding(_sent_out(slots + first, outside, len(rows)), rows)
+            if each > 1:
+                codes = codes.int()
+                parts = [
+                    torch.bitwise_and(torch.bitwise_right_shift(codes, i * self.bits), (1 << self.bits) - 1)
+                    for i in range(each)
+                ]
+                codes = torch.stack(parts, -1).flatten(-2)
+        numbers = codes.float() - ((1 << self.bits) - 1) / 2
+        levels = self.levels.float()
         if self.by_row:
             scales = functional.embedding(
                 slots + self.row_starts[fields], self.scales.weight, sparse=self.scales.sparse
-            ).float()
-            return self.levels[fields].float() + numbers * scales
-        levels = self.levels.view(-1, 2, self.width)[fields].float()
+            )
+            return levels[fields] + numbers * scales.float()
+        levels = levels.view(-1, 2, K)[fields]
         return levels[:, 0] + numbers * levels[:, 1]
 
     def field_numbers(self, place: int) -> dict[str, int]:

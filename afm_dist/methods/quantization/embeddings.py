@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from afm_dist.methods.quantization.config import Quantization, check_fields
 from afm_dist.methods.quantization.fields import Rows
@@ -18,110 +16,56 @@ from afm_dist.methods.quantization.store import QuantizedStore
 from afm_dist.runtime import console
 from afm_dist.statistics.keys import module_key
 from afm_dist.statistics.statistics import Statistics
+from afm_dist.tables.embedding import EmbeddingBagTable, EmbeddingTable, IdTable
+from afm_dist.tables.parts import SharedSlot
 
 E = TypeVar("E", nn.Embedding, nn.EmbeddingBag)
 
 
-class QuantizedRows(nn.Module):
-    """The rows of one table in a store.
+class QuantizedEmbedding(EmbeddingTable):
+    """An ``nn.Embedding`` with its rows in a store; the row of ``padding_idx`` is kept as it is.
 
     Args:
         original: The table in whose place it comes.
         spec: How the rows are stored.
-
-    Attributes:
-        num_embeddings: V.
-        embedding_dim: T.
-        padding_idx: As of the original.
-        slots: Rows that are stored; ids behind them share the last.
-        store: Of one field.
     """
-
-    def __init__(self, original: nn.Embedding | nn.EmbeddingBag, spec: Spec) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = original.num_embeddings, original.embedding_dim
-        self.padding_idx = original.padding_idx
-        self.slots = spec.slots(self.num_embeddings)
-        layouts = spec.layouts(self.num_embeddings, self.embedding_dim)
-        self.store = QuantizedStore([layouts], sparse=original.sparse)
-
-    def look_up(self, ids: Tensor) -> Tensor:
-        """Ids of any shape, (n,) in all -> rows (n, T).
-
-        Raises:
-            IndexError: an id outside the table.
-        """
-        flat = ids.reshape(-1, 1).long()
-        outside = (flat < 0) | (flat >= self.num_embeddings)
-        slots = flat.clamp(max=self.slots - 1).masked_fill(outside, self.slots)
-        rows: Tensor = self.store(slots).squeeze(1)
-        return rows
-
-    @property
-    def weight(self) -> Tensor:
-        """The rows of all ids, shape (V, T)."""
-        device = next(self.store.parameters()).device
-        return self.look_up(torch.arange(self.num_embeddings, device=device))
-
-    def factor_names(self) -> list[str]:
-        """Name the dense weights that compression made."""
-        return [f"store.{name}" for name, _ in self.store.named_parameters()]
-
-    def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
-        return f"{self.num_embeddings}, {self.embedding_dim}"
-
-
-class QuantizedEmbedding(QuantizedRows):
-    """An ``nn.Embedding`` with its rows in a store; the row of ``padding_idx`` is kept as it is.
-
-    Attributes:
-        padding: The row of ``padding_idx``, shape (T,); no gradient reaches it. None without such an id.
-    """
-
-    padding: Tensor | None
 
     def __init__(self, original: nn.Embedding, spec: Spec) -> None:
-        super().__init__(original, spec)
-        padding = None if self.padding_idx is None else torch.zeros(self.embedding_dim)
-        self.register_buffer("padding", padding)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Ids of any shape (…) -> rows (…, T)."""
-        rows = self.look_up(input).view(*input.shape, self.embedding_dim)
-        if self.padding is None or self.padding_idx is None:
-            return rows
-        return torch.where(torch.eq(input, self.padding_idx).unsqueeze(-1), self.padding, rows)
+        super().__init__(
+            original.num_embeddings,
+            original.embedding_dim,
+            **_parts(original, spec),
+            padding_idx=original.padding_idx,
+            sparse=original.sparse,
+        )
 
 
-class QuantizedEmbeddingBag(QuantizedRows):
-    """An ``nn.EmbeddingBag`` with its rows in a store: bags of the rows that were looked up."""
+class QuantizedEmbeddingBag(EmbeddingBagTable):
+    """An ``nn.EmbeddingBag`` with its rows in a store.
+
+    Args:
+        original: The table in whose place it comes.
+        spec: How the rows are stored.
+    """
 
     def __init__(self, original: nn.EmbeddingBag, spec: Spec) -> None:
-        super().__init__(original, spec)
-        self.mode, self.include_last_offset = original.mode, original.include_last_offset
-
-    def forward(
-        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
-    ) -> Tensor:
-        """As of ``nn.EmbeddingBag``: ids (B, L), or ids with offsets (B,) -> (B, T)."""
-        rows = self.look_up(input)
-        count = len(rows)
-        places = torch.arange(count, device=input.device).view_as(input)
-        padding = None
-        if self.padding_idx is not None:
-            padding = count
-            places = places.masked_fill(torch.eq(input, self.padding_idx), padding)
-            rows = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
-        return functional.embedding_bag(
-            places,
-            rows,
-            None if offsets is None else offsets.long(),
-            mode=self.mode,
-            per_sample_weights=per_sample_weights,
-            include_last_offset=self.include_last_offset,
-            padding_idx=padding,
+        super().__init__(
+            original.num_embeddings,
+            original.embedding_dim,
+            mode=original.mode,
+            include_last_offset=original.include_last_offset,
+            **_parts(original, spec),
+            padding_idx=original.padding_idx,
+            sparse=original.sparse,
         )
+
+
+def _parts(original: nn.Embedding | nn.EmbeddingBag, spec: Spec) -> dict[str, Any]:
+    """Make address and store of a table of one field."""
+    ids = original.num_embeddings
+    store = QuantizedStore([spec.layouts(ids, original.embedding_dim)], sparse=original.sparse)
+    shares = spec.own is not None and spec.slots(ids) < ids
+    return {"address": SharedSlot([ids], [spec.own or 0]) if shares else None, "store": store}
 
 
 class _QuantizationOfRows(QuantizationMethod[E], ABC, Generic[E]):
@@ -144,13 +88,13 @@ class _QuantizationOfRows(QuantizationMethod[E], ABC, Generic[E]):
             )
         return None
 
-    def build(self, name: str, module: E, config: Quantization) -> QuantizedRows:
+    def build(self, name: str, module: E, config: Quantization) -> IdTable:
         """Make the table without its values."""
         check_fields(name, [], config)
         return self.empty(module, _spec(module, config))
 
     @abstractmethod
-    def empty(self, module: E, spec: Spec) -> QuantizedRows:
+    def empty(self, module: E, spec: Spec) -> IdTable:
         """Make a table of the type that takes the module's place."""
 
     def fill(self, new: Any, name: str, module: E, config: Quantization, known: Statistics) -> None:
@@ -178,6 +122,12 @@ class QuantizationOfEmbeddingBag(_QuantizationOfRows[nn.EmbeddingBag]):
     """One store for the table; what is known of bags says which errors of rows count."""
 
     makes = (QuantizedEmbeddingBag,)
+
+    def refusal(self, module: nn.EmbeddingBag) -> str | None:
+        """Refuse bags that are no sums, besides."""
+        if module.mode == "max":
+            return "has mode='max': only sums and means of rows are made of what is looked up"
+        return super().refusal(module)
 
     def empty(self, module: nn.EmbeddingBag, spec: Spec) -> QuantizedEmbeddingBag:
         """Make the table."""

@@ -3,6 +3,7 @@
 python jobs/compress.py                                                   # the demo
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --sweep
+python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --schedule after-control
 python jobs/compress.py --data DATA --model dcnv2 --output RUN --seeds 0,1,2
 python jobs/compress.py --data DATA --checkpoint RUN/checkpoint --output RUN2 --methods afm,svd,weighted
 """
@@ -21,7 +22,6 @@ from jobs.compress_options import Compress, check, parse_seeds
 
 if TYPE_CHECKING:
     from afm_dist.pipelines.step import Step
-    from afm_dist.search.grid import Grid
     from afm_dist.search.search import Search
     from jobs.compress_request import Asked
 
@@ -52,7 +52,8 @@ def compress(config: Compress) -> None:
     from jobs.compress_request import Asked
 
     asked = Asked.of(config)
-    pipeline = Pipeline(sweep(asked, asked.grid()) if config.sweep else paper_order(asked, asked.search()))
+    steps = paper_order if asked.schedule == "paper" else at_once
+    pipeline = Pipeline(steps(asked, asked.search()))
     costs = asked.costs()
     plan = costs.plan(pipeline.estimates(costs), output=config.run_directory)
     if config.dry_run:
@@ -166,45 +167,82 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
     return [*first, *second, Reporting(steps=measured, report=report, shipped=shipped)]
 
 
-def sweep(asked: Asked, grid: Grid) -> list[Step[Any]]:
-    """List the steps of a sweep: many sizes before fine-tuning, then the best of a few after it."""
-    from afm_dist.stages.compression import LinearStatistics, RewriteAtOnce
-    from afm_dist.stages.evaluation import Evaluate, Throughput
-    from afm_dist.stages.searching import SearchPlans
-    from afm_dist.stages.shipping import Reporting, Ship
-    from afm_dist.stages.sweep_report import ScorePoints, WriteSweepReport
-    from afm_dist.stages.training import FineTune, Model
+def at_once(asked: Asked, search: Search) -> list[Step[Any]]:
+    """List the steps of compressing the MLP and the tables together, before one round of fine-tuning.
 
-    baseline = asked.baseline()
-    model, models = Model(baseline, "baseline"), len(grid.ratios)
+    After the control's first round, which both share; of a sweep, straight after training.
+    """
+    from afm_dist.search.grid import Grid
+    from afm_dist.stages.compression import LinearStatistics, RewriteAtOnce, StatisticsAtOnce
+    from afm_dist.stages.evaluation import Evaluate, Throughput
+    from afm_dist.stages.report_at_once import WriteReportAtOnce
+    from afm_dist.stages.scoring_points import ScorePoints
+    from afm_dist.stages.searching import SearchPlans, StageOf
+    from afm_dist.stages.sequential import statistics_behind
+    from afm_dist.stages.shipping import Reporting, Ship
+    from afm_dist.stages.training import FineTune, Model, TrainScratch
+
+    # The best uncompressed model there is: what a round still teaches it, a small model would learn worse.
+    baseline, grid = asked.baseline(), search if isinstance(search, Grid) else None
+    model, before = Model(baseline, "baseline"), None
+    if asked.schedule == "after-control":
+        before = FineTune(
+            stage="finetune-control", control="control-mlp", uncompressed=model, recipe=asked.rounds[0]
+        )
+        model = Model(before, "control-mlp")
+
+    # What becomes of it: of a sweep the best of many sizes, scored before fine-tuning.
     moments = LinearStatistics(model=model)
-    found = SearchPlans(search=grid, model=model, statistics=moments)
-    rewritten = RewriteAtOnce(model=model, found=found, count=models)
+    found = SearchPlans(search=search, model=model, statistics=moments)
+    variants = asked.variants
+    known = StatisticsAtOnce(model=model, statistics=moments, variants=variants, absorb=search.rows.absorb)
+    behind = None if grid else statistics_behind(model, moments, found, variants)
+    rewritten = RewriteAtOnce(
+        model=model,
+        found=found,
+        known=StageOf(found) if grid else known,
+        count=len(grid.ratios) if grid else len(variants),
+        stage="rewrite-sweep" if grid else "rewrite",
+        variants=None if grid else variants,
+        behind=behind,
+        rows=search.rows,
+    )
+
+    # One round of fine-tuning, beside the control; then the evidence.
     tuned = FineTune(
-        stage="finetune-sweep",
+        stage="finetune-sweep" if grid else "finetune",
         control="control",
         uncompressed=model,
         compressed=rewritten,
-        count=models,
+        count=rewritten.count,
         recipe=asked.rounds[1],
     )
     shipped = Ship(models=tuned, compressed=rewritten, rule=asked.ship)
-    measured = ScorePoints(grid=grid, model=model, found=found)
-    report = WriteSweepReport(
+    measured = ScorePoints(grid=grid, model=model, found=found) if grid else None
+    wanted = asked.scratch and not grid
+    scratch = TrainScratch(like=Model(rewritten, variants[0].tables), recipe=asked.training)
+    report = WriteReportAtOnce(
         **asked.heading,
         baseline=baseline,
+        before=before,
         found=found,
-        measured=measured,
         rewritten=rewritten,
         tuned=tuned,
         shipped=shipped,
+        measured=measured,
+        scratch=scratch if wanted else None,
     )
-    made = [baseline, rewritten, tuned]
-    report.quality = Evaluate(subjects=report.subjects, inputs=made, count=2 + 2 * models)
-    report.throughput = Throughput(subjects=report.subjects, inputs=made, structures=models + 1)
+    report.quality = Evaluate(subjects=report.subjects, inputs=report.models, count=report.count)
+    report.throughput = Throughput(
+        subjects=report.subjects, inputs=report.models, structures=rewritten.count + 1
+    )
+    extra: list[Step[Any]] = [step for step in (measured, scratch if wanted else None) if step is not None]
+    first: list[Step[Any] | None] = [asked.dataset, baseline, before, moments, found]
+    second: list[Step[Any] | None] = [None if grid else known, behind, rewritten, tuned, shipped]
+    evidence = [*extra, report.quality, report.throughput]
     return [
-        *(asked.dataset, baseline, moments, found, rewritten, tuned, shipped),
-        Reporting(steps=[measured, report.quality, report.throughput], report=report, shipped=shipped),
+        *(step for step in (*first, *second) if step is not None),
+        Reporting(steps=evidence, report=report, shipped=shipped),
     ]
 
 

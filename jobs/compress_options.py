@@ -67,6 +67,10 @@ class Compress:
     refine_ranks: Literal["on", "off"] = "on"
     """With a budget: score a few allocations near the predicted best on the validation split, before
     fine-tuning, and take that of the least log loss."""
+    schedule: Literal["paper", "after-control", "at-once"] = "paper"
+    """Order of the steps. paper: the MLP is compressed, a round of fine-tuning, the tables, another round.
+    after-control: a round for the uncompressed model, all is compressed at once, another round; the control
+    has the same two. at-once: all is compressed at once, and there is one round (that of a sweep)."""
     sweep: bool = False
     """Score many ranks before fine-tuning, from the same statistics, fine-tune the best of a few sizes, and
     draw AUC against bytes in the report."""
@@ -147,9 +151,14 @@ class Compress:
         return DEMO_OUTPUT if self.output is None else self.output
 
     @property
+    def papers(self) -> bool:
+        """Whether the order of the steps is the paper's."""
+        return self.schedule == "paper" and not self.sweep
+
+    @property
     def compares_modes(self) -> bool:
-        """Whether all ReLU modes are compared; a sweep has one."""
-        return not self.sweep and (self.ablation == "on" or (self.ablation == "auto" and self.demo))
+        """Whether all ReLU modes are compared; where all is compressed at once, there is one."""
+        return self.papers and (self.ablation == "on" or (self.ablation == "auto" and self.demo))
 
     @property
     def budgeted(self) -> bool:
@@ -237,7 +246,8 @@ def check(config: Compress) -> None:
             config.refine_ranks != Compress.refine_ranks and not config.budgeted,
             "neither --target-bytes nor --target-ratio is given",
         ),
-        ("--stream-check", config.sweep and config.stream_check, "--sweep is given"),
+        ("--stream-check", not config.papers and config.stream_check, "the schedule is not the paper's"),
+        ("--ablation on", not config.papers and config.ablation == "on", "the schedule is not the paper's"),
         (
             "--distill-temperature",
             config.distill_temperature is not None and not config.distill,

@@ -106,12 +106,21 @@ class Asked:
             ship=ship,
         )
 
+    @property
+    def schedule(self) -> str:
+        """Name the order of the steps."""
+        if self.config.sweep and self.config.schedule == "paper":
+            return "at-once"
+        return self.config.schedule
+
     def search(self) -> Search:
-        """Give who proposes the sizes: the options themselves, or a budget.
+        """Give who proposes the sizes: the options themselves, a budget, or a sweep.
 
         Raises:
-            OptionError: a budget that cannot be met.
+            OptionError: what cannot be met, or does not fit the model.
         """
+        if self.config.sweep:
+            return self.grid()
         common: dict[str, Any] = {
             "request": self.request,
             "variants": self.variants,

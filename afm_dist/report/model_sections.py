@@ -27,6 +27,7 @@ FOLDED_FROM = 12
 PLOTTED_FROM = 3
 ROUNDS = {
     "mlp": "after compressing the linear layers",
+    "before": "of the uncompressed model, before compressing",
     "embedding": "after compressing the embeddings",
     "both": "after compressing linear layers and embeddings",
 }

@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 FORMAT_VERSION = 1
 
 Stage = Literal["trained", "before-finetune", "after-finetune"]
-Round = Literal["mlp", "embedding", "both"]
+Round = Literal["before", "mlp", "embedding", "both"]
 STAGES: tuple[Stage, ...] = ("trained", "before-finetune", "after-finetune")
 
 

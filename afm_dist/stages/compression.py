@@ -25,14 +25,15 @@ from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
 from afm_dist.runtime import console
 from afm_dist.search.rows import PUBLISHED, Rows, absorbing
-from afm_dist.search.search import counted_moments, leader_of, on_meta
+from afm_dist.search.search import Problem, counted_moments, leader_of, on_meta
 from afm_dist.stages.searching import MOMENTS, SENSITIVITY, Found
 from afm_dist.stages.training import Model, Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.partials import remove_partials
-from afm_dist.statistics.sensitivity_file import load_sensitivity
+from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
+from afm_dist.statistics.statistics import Statistics
 
 STREAM_TOLERANCE = 1e-9
 Left = Step[Models] | Step[Stage] | None
@@ -315,14 +316,54 @@ class RewriteTables(Step[Models]):
                 step, written = self.sensitivity.get(variant.name), storage.join(folder, row)
                 sensitivity = None if step is None else load_sensitivity(step.result.file(SENSITIVITY))
                 write_compressed(tuned.checkpoints[variant.linears], written, plan, moments, sensitivity)
-                if found.budget is not None and size_on_disk(written) > found.budget:
-                    raise StageError(
-                        f"{written}: {size_on_disk(written):,} bytes, more than the budget of "
-                        f"{found.budget:,}; give less to --target-bytes and report this, please"
-                    )
+                _check_budget(written, found.budget)
 
         steps: list[Left] = [self.tuned, self.statistics, *self.sensitivity.values()]
         return _rewritten(context, "rewrite-embedding", work, plans, steps, {"budget": found.budget})
+
+
+@dataclass(kw_only=True)
+class StatisticsAtOnce(Step[Stage]):
+    """Gathers what the linear layers and the table of one model are compressed by, both at once.
+
+    Attributes:
+        model: The uncompressed model.
+        statistics: Moments of its linear layers.
+        variants: What is compared.
+        absorb: Whether the first-order weights are one more coordinate of the table's rows.
+    """
+
+    model: Model
+    statistics: Step[Stage]
+    variants: Sequence[Variant]
+    absorb: bool = False
+
+    @property
+    def sensitive(self) -> bool:
+        """Tell whether the sensitivity of the logit is measured."""
+        return self.absorb or any(variant.needs_sensitivity for variant in self.variants)
+
+    def estimates(self, costs: Costs) -> Sequence[Estimate]:
+        """Give a sample on the driver, where there is one."""
+        return [costs.sensitivity("statistics")] if self.sensitive else []
+
+    def work(self, context: Context) -> Stage:
+        """Compute and write it."""
+        statistics = self.statistics.result
+
+        def work(folder: str) -> None:
+            linears = load_moments(statistics.file(MOMENTS))
+            problem = Problem(context, self.model.checkpoint, linears, absorb=self.absorb)
+            save_moments(storage.join(folder, MOMENTS), problem.moments)
+            if self.sensitive:
+                save_sensitivity(storage.join(folder, SENSITIVITY), problem.sensitivity)
+
+        return context.run.stage(
+            "statistics",
+            work,
+            config={"sensitive": self.sensitive, **absorbing(self.absorb)},
+            inputs=[context.data, self.model.step.result.stage, statistics],
+        )
 
 
 @dataclass(kw_only=True)
@@ -331,35 +372,75 @@ class RewriteAtOnce(Step[Models]):
 
     Attributes:
         model: The uncompressed model.
-        found: The plans by the names of the models, and the moments and the sensitivity they go by.
+        found: The plans.
+        known: Gives the stage with the moments, and the sensitivity where it is needed, that they go by.
         count: How many there are, at most.
+        stage: Name of the stage.
+        variants: Whose plans they are, for the rows ``afm-emb`` and so on; None: the plans have the names of
+            the models that come of them, and all that is done to these.
+        behind: Moments of the layers behind compressed ones, where a variant needs them.
+        rows: What else becomes of the table's rows.
+
+    Raises:
+        StageError: a checkpoint has more bytes than the budget.
     """
 
     model: Model
     found: Step[Found]
+    known: Step[Stage]
     count: int
+    stage: str = "rewrite"
+    variants: Sequence[Variant] | None = None
+    behind: Step[Stage] | None = None
+    rows: Rows = PUBLISHED
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give the rewriting of all models."""
-        return [costs.rewriting("rewrite-sweep", self.count)]
+        return [costs.rewriting(self.stage, self.count)]
+
+    def plans(self) -> dict[str, tuple[Variant | None, Plan]]:
+        """Give what becomes of the model, by row."""
+        found = self.found.result.plans
+        if self.variants is None:
+            return {name: (None, plan) for name, plan in found.items()}
+        rounded = self.rows.rounded(on_meta(load_config(self.model.checkpoint)))
+        return {variant.tables: (variant, _own(found, variant) + rounded) for variant in self.variants}
+
+    def known_of(self, variant: Variant | None) -> Statistics:
+        """Read what a variant goes by."""
+        stage = self.known.result
+        moments = load_moments(stage.file(MOMENTS))
+        if variant is not None and variant.behind_compressed:
+            assert self.behind is not None
+            moments |= load_moments(self.behind.result.file(MOMENTS))
+        path = stage.file(SENSITIVITY)
+        return Statistics(moments, load_sensitivity(path) if storage.exists(path) else None)
 
     def work(self, context: Context) -> Models:
         """Rewrite and write them."""
-        found, source = self.found.result, self.model.checkpoint
+        plans, source, budget = self.plans(), self.model.checkpoint, self.found.result.budget
 
         def work(folder: str) -> None:
-            moments = load_moments(found.stage.file(MOMENTS))
-            sensitivity = load_sensitivity(found.stage.file(SENSITIVITY))
-            for name, plan in found.plans.items():
-                write_compressed(source, storage.join(folder, name), plan, moments, sensitivity)
+            for name, (variant, plan) in plans.items():
+                written = storage.join(folder, name)
+                write_compressed(source, written, plan, self.known_of(variant))
+                _check_budget(written, budget)
 
-        stage = context.run.stage(
-            "rewrite-sweep",
-            work,
-            config={"chosen": list(found.plans)},
-            inputs=[self.model.step.result.stage, found.stage],
+        steps: list[Left] = [self.model.step, self.known, self.behind]
+        return _rewritten(context, self.stage, work, plans, steps, {"budget": budget})
+
+
+def _check_budget(written: str, budget: int | None) -> None:
+    """Refuse a checkpoint that became larger than it may be.
+
+    Raises:
+        StageError: it has more bytes than the budget.
+    """
+    if budget is not None and size_on_disk(written) > budget:
+        raise StageError(
+            f"{written}: {size_on_disk(written):,} bytes, more than the budget of {budget:,}; give less to "
+            "--target-bytes and report this, please"
         )
-        return Models(stage=stage, checkpoints={name: stage.file(name) for name in found.plans}, histories={})
 
 
 def _own(plans: Mapping[str, Plan], variant: Variant) -> Plan:
@@ -371,7 +452,7 @@ def _rewritten(
     context: Context,
     name: str,
     work: Callable[[str], None],
-    plans: Mapping[str, tuple[Variant, Plan]],
+    plans: Mapping[str, tuple[Variant | None, Plan]],
     steps: Sequence[Left],
     config: Mapping[str, object],
 ) -> Models:

@@ -34,6 +34,26 @@ class Found:
     budget: int | None = None
 
 
+@dataclass(frozen=True)
+class StageOf(Step[Stage]):
+    """Gives the stage of a search, for what it left besides plans.
+
+    Attributes:
+        found: What it found.
+    """
+
+    found: Step[Found]
+
+    @property
+    def result(self) -> Stage:
+        """Give the stage, once the search has run."""
+        return self.found.result.stage
+
+    def work(self, context: Context) -> Stage:
+        """Do nothing."""
+        return self.result
+
+
 @dataclass(kw_only=True)
 class SearchPlans(Step[Found]):
     """Searches for what becomes of a model.

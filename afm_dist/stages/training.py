@@ -204,17 +204,17 @@ class FineTune(Step[Models]):
         control: Row name of the uncompressed model with the same rounds.
         uncompressed: What it begins from. As it enters the round it is also what all of them, the control
             included, learn from where the recipe distils.
-        compressed: Makes the other models.
-        count: How many these are, as far as that is known before.
         recipe: The same for all.
+        compressed: Makes the other models; None: there are none.
+        count: How many these are, as far as that is known before.
     """
 
     stage: str
     control: str
     uncompressed: Model
-    compressed: Step[Models]
-    count: int
     recipe: Recipe
+    compressed: Step[Models] | None = None
+    count: int = 0
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give a round of training of all models, the control among them."""
@@ -222,8 +222,11 @@ class FineTune(Step[Models]):
 
     def work(self, context: Context) -> Models:
         """Fine-tune them."""
-        teacher, compressed = self.uncompressed.checkpoint, self.compressed.result
-        sources = {self.control: teacher, **compressed.checkpoints}
+        teacher = self.uncompressed.checkpoint
+        compressed = [] if self.compressed is None else [self.compressed.result]
+        sources = {self.control: teacher}
+        for models in compressed:
+            sources |= models.checkpoints
 
         def candidates(folder: str) -> list[Candidate]:
             return [
@@ -238,7 +241,11 @@ class FineTune(Step[Models]):
             self.stage,
             work,
             config={"candidates": list(sources), **asdict(self.recipe), "workers": context.group.workers},
-            inputs=[context.data, self.uncompressed.step.result.stage, compressed.stage],
+            inputs=[
+                context.data,
+                self.uncompressed.step.result.stage,
+                *(models.stage for models in compressed),
+            ],
         )
         done = candidates(stage.path)
         return Models(

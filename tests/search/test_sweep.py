@@ -30,10 +30,11 @@ from afm_dist.search.rows import PUBLISHED, Rows
 from afm_dist.search.search import on_meta
 from afm_dist.stages.compression import RewriteAtOnce, write_compressed
 from afm_dist.stages.evaluation import Evaluate, Throughput
-from afm_dist.stages.searching import Found
+from afm_dist.stages.report_at_once import WriteReportAtOnce
+from afm_dist.stages.scoring_points import ScorePoints, points
+from afm_dist.stages.searching import Found, SearchPlans
 from afm_dist.stages.shipping import Candidate, Shipped
 from afm_dist.stages.shipping import choose as choose_to_ship
-from afm_dist.stages.sweep_report import ScorePoints, WriteSweepReport, points
 from afm_dist.stages.training import FineTune, Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
@@ -75,7 +76,9 @@ def tried(bench: Bench, grid: Grid = SMALL) -> Found:
 
 
 def written_of(bench: Bench, found: Found) -> Models:
-    return RewriteAtOnce(model=bench.model, found=Given(found), count=1).run(bench.context)
+    return RewriteAtOnce(model=bench.model, found=Given(found), known=Given(found.stage), count=1).run(
+        bench.context
+    )
 
 
 def measured(bench: Bench) -> Any:
@@ -284,8 +287,10 @@ def test_default_ratios_can_be_reached_by_every_architecture(name: str) -> None:
 def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Manifest, tmp_path: Path) -> None:
     """Of a model whose tables are not folded, without its fine-tuning."""
     bench = Bench("nfm", dataset, tmp_path, HYPER)
-    found = Given(tried(bench))
-    rewritten = RewriteAtOnce(model=bench.model, found=found, count=1)
+    searched = SearchPlans(search=SMALL, model=bench.model, statistics=bench.statistics)
+    searched.run(bench.context)
+    found = searched
+    rewritten = RewriteAtOnce(model=bench.model, found=found, known=Given(found.result.stage), count=1)
     chosen = rewritten.run(bench.context)
     tuned = FineTune(
         stage="finetune-sweep",
@@ -299,11 +304,11 @@ def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Mani
     history = History(curve=[Point(0, 0, None, 0.6, 0.5)], kept_step=0, finished=True)
     tuned._results = (Models(stage=chosen.stage, checkpoints=done, histories=dict.fromkeys(done, history)),)
     (best,) = chosen.checkpoints
-    report = WriteSweepReport(
+    report = WriteReportAtOnce(
         title="a sweep",
         config={},
         baseline=bench.baseline,
-        found=found,
+        found=searched,
         measured=ScorePoints(grid=SMALL, model=bench.model, found=found),
         rewritten=rewritten,
         tuned=tuned,

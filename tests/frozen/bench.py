@@ -27,6 +27,8 @@ TRAIN = (
     *("--learning-rate", "0.01", "--evaluations-per-epoch", "1", "--use-gpu", "never"),
 )
 COMPRESS = ("--finetune-batch-size", "200", "--use-gpu", "never")
+# Named: which of two nearly equal models is the best on validation depends on the processor.
+SHIP = ("--ship", "afm-emb")
 RANKS = ("--mlp-rank", "6", "--embedding-dim", "2")
 EVERY_METHOD = ("--methods", "afm,svd,weighted,sequential,scratch")
 # One evaluation a round: of two that are nearly equal, processors would keep different ones.
@@ -119,7 +121,7 @@ class Bench:
             lambda path: self.job(
                 "compress",
                 *("--data", self.data(), "--checkpoint", self.trained(model) / "checkpoint"),
-                *("--output", path, *COMPRESS, *options),
+                *("--output", path, *COMPRESS, *(() if "--sweep" in options else SHIP), *options),
             ),
         )
 

@@ -43,6 +43,9 @@ TOLERANCES = {
     "bytes": (0.0, 64.0),  # numbers written out are longer or shorter
 }
 UNTRAINED = {"norm": (1e-5, 1e-8)}
+# The unit of absorbed first-order weights is a ratio of sensitivities; those of NFM, hardly trained, are
+# nearly 0, and were seen to differ by 2 % between two processors of one kind.
+ABSORBED = {"norm": (5e-2, 1e-6)}
 OTHERWISE = (1e-6, 1e-9)
 
 Figures = dict[str, dict[str, float]]
@@ -58,7 +61,11 @@ def close(part: str, name: str, expected: float, found: float) -> bool:
     kind = name.rpartition(" ")[2]
     if kind in EXACT:
         return expected == found
-    tolerances = TOLERANCES | UNTRAINED if part.startswith("library/") else TOLERANCES
+    tolerances = TOLERANCES
+    if part.startswith("library/"):
+        tolerances = TOLERANCES | UNTRAINED
+    elif part.startswith("compress/absorb"):
+        tolerances = TOLERANCES | ABSORBED
     relative, absolute = tolerances.get(kind, OTHERWISE)
     return math.isclose(expected, found, rel_tol=relative, abs_tol=absolute)
 

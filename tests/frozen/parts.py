@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from tests.data_prep.raw_logs import avazu_text, criteo_text
-from tests.frozen.bench import COMPRESS, EVERY_METHOD, MODELS, ONE_EVALUATION, RANKS, TRAIN, Bench
+from tests.frozen.bench import COMPRESS, EVERY_METHOD, MODELS, ONE_EVALUATION, RANKS, SHIP, TRAIN, Bench
 from tests.frozen.library import LIBRARY
 from tests.frozen.log import write_log
 from tests.frozen.served import export, serving
@@ -90,7 +90,7 @@ def without_numbers(bench: Bench) -> None:
     bench.job("train", "--data", data, "--model", "dcnv2", "--output", model, *TRAIN)
     bench.job(
         "compress",
-        *("--data", data, "--checkpoint", model / "checkpoint", "--output", output, *COMPRESS, *RANKS),
+        *("--data", data, "--checkpoint", model / "checkpoint", "--output", output, *COMPRESS, *SHIP, *RANKS),
     )
     bench.note_folder(data.parent)
 

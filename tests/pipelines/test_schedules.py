@@ -54,10 +54,8 @@ def here() -> Iterator[None]:
 
 
 def options(data: Manifest, baseline: str, folder: Path, **given: Any) -> Compress:
-    asked = {"mlp_rank": 4, "embedding_dim": 2} | given
-    return Compress(
-        data=data.location, checkpoint=baseline, finetune_batch_size=256, output=str(folder), **asked
-    )
+    asked = {"mlp_rank": 4, "embedding_dim": 2, "finetune_batch_size": 256} | given
+    return Compress(data=data.location, checkpoint=baseline, output=str(folder), **asked)
 
 
 @pytest.fixture(scope="module")

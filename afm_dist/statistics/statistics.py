@@ -48,6 +48,14 @@ class Statistics(Mapping[str, Moments]):
             return known
         return cls(known, sensitivity, known._counts if isinstance(known, Statistics) else None)
 
+    def with_counts(self, counts: Mapping[str, Tensor]) -> Statistics:
+        """Give the same, and how often ids occur.
+
+        Args:
+            counts: By the names that the rows' moments have, shape (V,) each, integers.
+        """
+        return Statistics(self._moments, self._sensitivity, {**self._counts, **counts})
+
     def keys_of(self, module: str) -> list[str]:
         """List the names of the statistics of a module: its own, or those of its fields."""
         return [key for key in self._moments if module_name(key) == module]

@@ -114,7 +114,7 @@ class PlainGroup(Group):
         """Look up the rows."""
         rows = _sent_out(slots + self.first[fields], outside, len(self.weight))
         found = functional.embedding(rows, self.weight, sparse=self.sparse)
-        return found.float()
+        return _full(found)
 
     def field_numbers(self, place: int) -> dict[str, int]:
         """Count the rows' numbers."""
@@ -227,7 +227,7 @@ class CodedGroup(Group):
         if self.kind == "int":
             return self._on_grid(slots, fields, outside)
         # Few levels: the whole of them is converted, not each row that is looked up.
-        levels, found = self.levels.float(), None
+        levels, found = _full(self.levels), None
         for i in range(self.n_codes):
             codes = self._codes(slots, self.places[:, fields, i], outside)
             column = i if self.kind == "rq" else 0
@@ -292,13 +292,13 @@ class CodedGroup(Group):
                     for i in range(each)
                 ]
                 codes = torch.stack(parts, -1).flatten(-2)
-        numbers = codes.float() - ((1 << self.bits) - 1) / 2
-        levels = self.levels.float()
+        levels = _full(self.levels)
+        numbers = codes.to(levels.dtype) - ((1 << self.bits) - 1) / 2
         if self.by_row:
             scales = functional.embedding(
                 slots + self.row_starts[fields], self.scales.weight, sparse=self.scales.sparse
             )
-            return levels[fields] + numbers * scales.float()
+            return levels[fields] + numbers * _full(scales)
         levels = levels.view(-1, 2, K)[fields]
         return levels[:, 0] + numbers * levels[:, 1]
 
@@ -471,6 +471,11 @@ class QuantizedStore(Store):
 
 def _starts(sizes: Sequence[int]) -> Tensor:
     return torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0)
+
+
+def _full(numbers: Tensor) -> Tensor:
+    """Give float16 numbers in float32, others as they are."""
+    return numbers.float() if numbers.dtype == torch.float16 else numbers
 
 
 def _sent_out(places: Tensor, outside: Tensor | None, end: int) -> Tensor:

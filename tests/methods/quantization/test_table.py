@@ -256,3 +256,20 @@ def test_fine_tuning_trains_levels_and_leaves_codes(name: str) -> None:
             moved = not torch.equal(tensor, before[key])
             assert moved == tensor.is_floating_point(), key
     assert logits(of.eval()).square().mean() < logits(quantised_model(PLANS[name])).square().mean()
+
+
+def test_a_model_in_float64_stays_one() -> None:
+    of = model().double()
+    compress_(of, plan(MIXED), known(model()))
+    own = batch()
+    assert of(own.ids, own.numeric.double()).dtype == torch.float64
+
+
+def test_the_form_for_inference_is_compiled() -> None:
+    of = quantised_model(PLANS["with first-order weights"])
+    served = prepare_for_inference(of, compile=True)
+    torch.testing.assert_close(logits(served), logits(of), rtol=1e-5, atol=1e-5)
+    own = batch()
+    own.ids[3, 1] = 801
+    with pytest.raises(ValueError, match="id 801 in row 3 of field 'user'"):
+        served(own.ids, own.numeric)

@@ -61,7 +61,7 @@ class CTRModel(nn.Module, ABC):
         self.n_numeric = len(fields) - len(categorical)
         self.hidden = tuple(hidden)
         self.embedding = FusedEmbedding([f.name for f in categorical], cardinalities, embedding_dim)
-        self.linear = LinearTerm(cardinalities, self.n_numeric)
+        self.linear = LinearTerm(cardinalities, self.n_numeric, names=self.embedding.names)
 
     def forward(self, ids: Tensor, numeric: Tensor) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> logits (B,): the first-order term and the interactions."""

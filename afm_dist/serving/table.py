@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from afm_dist.serving.rows import EmptyRows, FloatRows, Int8Rows, PackedRows, Precision, StoredRows
 from afm_dist.tables.first_order import CodedLinearTerm, LinearTerm
 from afm_dist.tables.fused import check_ids, first_rows, outside_fields, refuse_id
-from afm_dist.tables.parts import Stored
+from afm_dist.tables.parts import Store, Stored
 from afm_dist.tables.table import Table
 
 
@@ -39,12 +39,19 @@ class PackedTable(nn.Module):
     limits: Tensor
     ends: Tensor
     order: Tensor
+    starts: Tensor
 
     def __init__(self, embedding: Table, linear: LinearTerm | CodedLinearTerm, precision: Precision) -> None:
         super().__init__()
         self.names = embedding.names
         self.cardinalities = embedding.cardinalities
-        weights = linear.weight.detach() if isinstance(linear, LinearTerm) else None
+        plain = isinstance(linear, LinearTerm) and linear.store is None
+        weights = linear.weight.detach() if isinstance(linear, LinearTerm) and plain else None
+        # First-order weights in a store stay there, and are looked up beside the codes.
+        self.first_order: Store | None = None
+        if isinstance(linear, LinearTerm) and linear.store is not None:
+            self.first_order = linear.store.packed()
+            self.register_buffer("starts", linear.offsets.clone())
         starts = first_rows(self.cardinalities).tolist()
         offsets, ends = torch.zeros(2, len(self.names), dtype=torch.int64)
         groups, order, self.sizes = [], [], []
@@ -87,9 +94,9 @@ class PackedTable(nn.Module):
         outside = outside_fields(ids, self.limits)
         rows = torch.where(outside, self.ends, ids + self.offsets)
         if torch.compiler.is_compiling():
-            return self._lookup(rows)
+            return self._with_first_order(ids, outside, *self._lookup(rows))
         try:
-            return self._lookup(rows)
+            return self._with_first_order(ids, outside, *self._lookup(rows))
         except IndexError:
             refuse_id(ids, outside, self.names, self.cardinalities)
 
@@ -103,6 +110,15 @@ class PackedTable(nn.Module):
         outside = outside_fields(ids, self.limits)
         if outside.any():
             refuse_id(ids, outside, self.names, self.cardinalities)
+
+    def _with_first_order(
+        self, ids: Tensor, outside: Tensor, codes: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add the sums of first-order weights that are in a store of their own."""
+        if self.first_order is None:
+            return codes, weights
+        found: Tensor = self.first_order(torch.where(outside, sum(self.cardinalities), ids + self.starts))
+        return codes, found.sum((1, 2))
 
     def _lookup(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         if len(self.groups) == 1:

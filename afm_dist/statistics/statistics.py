@@ -125,6 +125,8 @@ class Statistics(Mapping[str, Moments]):
     def counts(self, key: str, ids: int) -> Tensor | None:
         """Give how often each id of a table, or of one of its fields, occurs, shape (V,); None: not known.
 
+        What is known of a field in one table holds for its other tables, too.
+
         Args:
             key: Of the rows' moments.
             ids: V.
@@ -132,7 +134,9 @@ class Statistics(Mapping[str, Moments]):
         Raises:
             OptionError: there are counts of another number of ids, or a negative one.
         """
-        found = self._counts.get(key)
+        field = key.removeprefix(module_name(key))
+        same = (own for other, own in self._counts.items() if other.removeprefix(module_name(other)) == field)
+        found = self._counts.get(key, next(same, None) if field else None)
         if found is None:
             return None
         if found.shape != (ids,) or (ids and int(found.min()) < 0):

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from afm_dist.errors import OptionError
 from afm_dist.tables.fused import first_rows
+from afm_dist.tables.parts import Store
 from afm_dist.tables.table import Table
 
 
@@ -23,18 +24,35 @@ class LinearTerm(nn.Module):
         cardinalities: Rows of each categorical field.
         n_numeric: C.
         sparse: Whether gradients of the id weights are sparse.
+        names: Of the categorical fields, for what is known of them by name.
+        store: Holds the weights of the ids, of width 1; None: they are ``weight``.
 
     Attributes:
-        weight: Of the ids of all fields, shape (V, 1).
+        weight: Of the ids of all fields, shape (V, 1); None with a ``store``.
         numeric: Of the numbers, shape (C,).
     """
 
     offsets: Tensor
+    weight: nn.Parameter
+    store: Store | None
 
-    def __init__(self, cardinalities: Sequence[int], n_numeric: int, *, sparse: bool = True) -> None:
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        n_numeric: int,
+        *,
+        sparse: bool = True,
+        names: Sequence[str] = (),
+        store: Store | None = None,
+    ) -> None:
         super().__init__()
         self.sparse = sparse
-        self.weight = nn.Parameter(torch.zeros(sum(cardinalities), 1))
+        self.names = tuple(names)
+        self.store = store
+        if store is None:
+            self.weight = nn.Parameter(torch.zeros(sum(cardinalities), 1))
+        else:
+            self.register_parameter("weight", None)
         self.numeric = nn.Parameter(torch.zeros(n_numeric))
         self.cardinalities = tuple(cardinalities)
         self.register_buffer("offsets", first_rows(cardinalities), persistent=False)
@@ -45,8 +63,9 @@ class LinearTerm(nn.Module):
         return self.weight
 
     def reset_table(self) -> None:
-        """Begin anew with the weights of the ids; those of the numbers stay."""
-        nn.init.zeros_(self.weight)
+        """Begin anew with the weights of the ids; those of the numbers stay, and so does a store."""
+        if self.store is None:
+            nn.init.zeros_(self.weight)
 
     def rebuild_offsets(self) -> Tensor:
         """The offsets anew; they are not stored in checkpoints."""
@@ -54,17 +73,29 @@ class LinearTerm(nn.Module):
 
     def rows(self, field: int) -> Tensor:
         """Give the weights of all ids of one field, shape (V, 1)."""
+        if self.store is not None:
+            return self.store.of_field(field, torch.arange(self.cardinalities[field]).to(self.offsets.device))
         start = sum(self.cardinalities[:field])
         return self.weight[start : start + self.cardinalities[field]]
 
     def field_numbers(self, field: int) -> dict[str, int]:
         """Count the numbers that are stored of one field, by the name of the tensor they are in."""
+        if self.store is not None:
+            return {f"store.{name}": count for name, count in self.store.field_numbers(field).items()}
         return {"weight": self.cardinalities[field]}
+
+    def factor_names(self) -> list[str]:
+        """Name the dense weights that compression made."""
+        return [] if self.store is None else [f"store.{name}" for name, _ in self.store.named_parameters()]
 
     def forward(self, ids: Tensor, numeric: Tensor, codes: Tensor | None = None) -> Tensor:
         """Ids (B, F) and numbers (B, C) -> (B,); the codes say nothing here."""
         del codes
-        weights = functional.embedding(ids + self.offsets, self.weight, sparse=self.sparse)
+        rows = ids + self.offsets
+        if self.store is None:
+            weights = functional.embedding(rows, self.weight, sparse=self.sparse)
+        else:
+            weights = self.store(rows)
         return weights.sum((1, 2)) + numeric @ self.numeric
 
 

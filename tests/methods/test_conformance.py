@@ -28,8 +28,10 @@ from afm_dist.errors import OptionError
 from afm_dist.models import build_model
 from afm_dist.serving.prepare import prepare_for_inference
 from afm_dist.statistics.collect import collect_moments
+from afm_dist.statistics.outputs import has_outputs
 from afm_dist.statistics.sensitivity import output_sensitivity
 from afm_dist.statistics.statistics import Statistics
+from afm_dist.tables.first_order import LinearTerm
 from afm_dist.tables.fused import FusedEmbedding
 from tests.methods import toy
 from tests.models.small_models import FIELDS, SHAPES, inputs, small_model
@@ -78,6 +80,7 @@ PLACES: dict[type[nn.Module], Place] = {
     nn.Embedding: (words, "items", words_batch),
     nn.EmbeddingBag: (words, "bags", words_batch),
     FusedEmbedding: (deepfm, "embedding", deepfm_batch),
+    LinearTerm: (deepfm, "linear", deepfm_batch),
     nn.Module: (words, "items", words_batch),
 }
 
@@ -90,6 +93,8 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
 def known(place: Place) -> Statistics:
     build, name, rows = place
     model, batch = build(), rows()
+    if not has_outputs(model.get_submodule(name)):
+        return Statistics({})
     moments = collect_moments(model, [batch], [name], forward_fn=score)
     return Statistics(moments, output_sensitivity(model, [batch], [name], forward=score))
 

@@ -6,10 +6,13 @@ from afm_dist.compression.registry import register_facts, register_method
 from afm_dist.methods.quantization.config import Quantization
 from afm_dist.methods.quantization.embeddings import QuantizationOfEmbedding, QuantizationOfEmbeddingBag
 from afm_dist.methods.quantization.facts import QuantizationFacts
+from afm_dist.methods.quantization.first_order import QuantizationOfFirstOrder
 from afm_dist.methods.quantization.table import QuantizationOfFused
+from afm_dist.tables.first_order import LinearTerm
 from afm_dist.tables.fused import FusedEmbedding
 
 register_method(Quantization, FusedEmbedding, QuantizationOfFused())
 register_method(Quantization, nn.Embedding, QuantizationOfEmbedding())
 register_method(Quantization, nn.EmbeddingBag, QuantizationOfEmbeddingBag())
+register_method(Quantization, LinearTerm, QuantizationOfFirstOrder())
 register_facts(Quantization, QuantizationFacts())

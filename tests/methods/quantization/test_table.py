@@ -41,6 +41,7 @@ PLANS = {
     **{word: plan(Quantization(store=word)) for word in ("int8", "int2", "vq5", "rq2x3", "pq2x3", "mean")},
     "mixed": plan(MIXED),
     "on low rank": plan(MIXED, LOW),
+    "both": plan(MIXED, PlanEntry("linear", Quantization(store="vq3", fields={"user": "int4:99+mean"}))),
     "with first-order weights": plan(Quantization(store="vq6", fields={"user": "vq4@500"}), ABSORBING),
     "on ranks by field": Plan(
         entries=(
@@ -67,6 +68,10 @@ def test_a_checkpoint_has_the_bytes_that_were_predicted_and_the_same_bits(name: 
         assert torch.equal(tensor, named_tensors(of)[key]), key
 
 
+def _held(key: str) -> bool:
+    return "store" in key or "table.first_order" in key
+
+
 @plans
 def test_the_form_for_inference_has_the_logits_and_the_bytes_of_the_file(name: str, tmp_path: Path) -> None:
     what = PLANS[name]
@@ -76,7 +81,7 @@ def test_the_form_for_inference_has_the_logits_and_the_bytes_of_the_file(name: s
     served = prepare_for_inference(of)
 
     torch.testing.assert_close(logits(served), logits(of), rtol=1e-5, atol=1e-5)
-    held = sum(tensor.nbytes for key, tensor in served.state_dict().items() if "store" in key)
+    held = sum(tensor.nbytes for key, tensor in served.state_dict().items() if _held(key))
     stored = {
         key: tensor.numel() * (2 if tensor.is_floating_point() and "float32" not in key else tensor.itemsize)
         for key, tensor in named_tensors(of).items()
@@ -273,3 +278,14 @@ def test_the_form_for_inference_is_compiled() -> None:
     own.ids[3, 1] = 801
     with pytest.raises(ValueError, match="id 801 in row 3 of field 'user'"):
         served(own.ids, own.numeric)
+
+
+def test_frequent_first_order_weights_are_finer() -> None:
+    of = quantised_model(Plan(entries=(PlanEntry("linear", Quantization(store="vq3")),)))
+    left = (of.linear.rows(1) - model().linear.rows(1)).square()
+    assert left[:20].mean() < 0.5 * left[200:].mean()
+
+
+def test_first_order_weights_share_no_rows() -> None:
+    with pytest.raises(OptionError, match="linear: its rare ids share no row; in place of @N"):
+        quantised_model(Plan(entries=(PlanEntry("linear", Quantization(store="vq3@9")),)))

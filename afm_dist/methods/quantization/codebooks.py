@@ -17,7 +17,7 @@ from torch import Tensor
 from afm_dist.methods.quantization.lloyd import BLOCK_ROWS, Sums, first_codewords, nearest, sample
 from afm_dist.methods.quantization.metric import COUPLED_FLOOR, FLOOR, Part, floored, part_of, root_of
 from afm_dist.methods.quantization.spec import Layout
-from afm_dist.statistics.moments import RANGE_ROWS, one_thread
+from afm_dist.statistics.moments import RANGE_ROWS
 
 MOST_ROUNDS = 40
 # Codebooks of more rows than these are fitted to a sample, and then so many rounds to all of them.
@@ -73,10 +73,9 @@ class Fit:
 
     def run(self) -> Codebooks:
         """Fit."""
-        with one_thread():
-            if self._layout.kind == "int":
-                return self._grid_by_row() if self._layout.by_row else self._grid()
-            return self._free()
+        if self._layout.kind == "int":
+            return self._grid_by_row() if self._layout.by_row else self._grid()
+        return self._free()
 
     def _free(self) -> Codebooks:
         """Fit codewords that are what they like."""

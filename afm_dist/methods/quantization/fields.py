@@ -15,6 +15,7 @@ from afm_dist.methods.quantization.codebooks import Codebooks, Fit, decoded
 from afm_dist.methods.quantization.config import Quantization, Weighting
 from afm_dist.methods.quantization.lloyd import BLOCK_ROWS
 from afm_dist.methods.quantization.spec import Layout, Spec, Way
+from afm_dist.statistics.moments import one_thread
 from afm_dist.statistics.statistics import Statistics
 
 
@@ -129,6 +130,7 @@ def _used(spec: Spec, slots: int) -> list[Way]:
     return [way for way, a, b in zip(spec.ways, borders, borders[1:], strict=False) if b > a]
 
 
+@one_thread()
 def quantised_range(
     rows: Rows, start: int, stop: int, slots: int, way: Way, config: Quantization
 ) -> Quantised:
@@ -144,6 +146,9 @@ def quantised_range(
 
     Raises:
         OptionError: the sensitivity is missing, or more parts than coordinates.
+
+    Notes:
+        On one thread, so that the codes do not depend on how many cores a machine has.
     """
     layout = way.layout(slots, rows.rows.shape[1])
     own, weights = rows.rows[start:stop], rows.weights(config.weighting)[start:stop]

@@ -289,3 +289,15 @@ def test_frequent_first_order_weights_are_finer() -> None:
 def test_first_order_weights_share_no_rows() -> None:
     with pytest.raises(OptionError, match="linear: its rare ids share no row; in place of @N"):
         quantised_model(Plan(entries=(PlanEntry("linear", Quantization(store="vq3@9")),)))
+
+
+def test_codes_do_not_depend_on_threads() -> None:
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append(named_tensors(quantised_model(PLANS["mixed"])))
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(tensor, found[1][key]) for key, tensor in found[0].items() if "store" in key)

@@ -257,7 +257,7 @@ class CodedGroup(Group):
         codes, shift = None, 0
         for plane, width in enumerate(plane_widths(self.bits)):
             each = 8 // width
-            bytes_at = which if each == 1 else torch.div(which, each, rounding_mode="floor")
+            bytes_at = which if each == 1 else _quotient(which, each)
             own = self._bytes(_sent_out(bytes_at + places[plane], outside, len(self.planes))).int()
             if each > 1:
                 bit = torch.bitwise_and(which, each - 1).int() * width
@@ -471,6 +471,14 @@ class QuantizedStore(Store):
 
 def _starts(sizes: Sequence[int]) -> Tensor:
     return torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0)
+
+
+def _quotient(numbers: Tensor, power: int) -> Tensor:
+    """Divide by a power of two, rounded down."""
+    if torch.compiler.is_compiling():
+        # A shift of signed numbers takes ONNX ten operators; here it takes a tenth of the time.
+        return torch.div(numbers, power, rounding_mode="floor")
+    return torch.bitwise_right_shift(numbers, power.bit_length() - 1)
 
 
 def _full(numbers: Tensor) -> Tensor:

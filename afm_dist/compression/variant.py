@@ -109,6 +109,14 @@ class Variant(ABC):
     def template(self, model: nn.Module, request: Request) -> Plan:
         """Plan all that it can compress of a model, of any size: what a budget is spent on."""
 
+    def preparations(self, model: nn.Module, request: Request) -> Sequence[Plan]:
+        """List what may be done before a budget is spent on the template; the best of them is taken.
+
+        A template that stacks on low rank names ranks here, and is itself applied to what they leave.
+        """
+        del model, request
+        return [Plan()]
+
     @abstractmethod
     def plan(self, model: nn.Module, moments: Mapping[str, Moments], request: Request) -> Plan:
         """Plan the sizes that are asked for.

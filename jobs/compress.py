@@ -140,7 +140,7 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
 
     # What was trained ships before anything is reported of it. Then the evidence; on request with the
     # same small model, never large.
-    shipped = Ship(models=final, compressed=narrow, rule=asked.ship)
+    shipped = Ship(models=final, compressed=narrow, found=found, rule=asked.ship)
     scratch = TrainScratch(like=Model(narrow, variants[0].tables), recipe=asked.training)
     extra: list[Step[Any]] = [scratch] if asked.scratch else []
     report = WriteReport(
@@ -217,7 +217,7 @@ def at_once(asked: Asked, search: Search) -> list[Step[Any]]:
         count=rewritten.count,
         recipe=asked.rounds[1],
     )
-    shipped = Ship(models=tuned, compressed=rewritten, rule=asked.ship)
+    shipped = Ship(models=tuned, compressed=rewritten, found=found, rule=asked.ship)
     measured = ScorePoints(grid=grid, model=model, found=found) if grid else None
     wanted = asked.scratch and not grid
     scratch = TrainScratch(like=Model(rewritten, variants[0].tables), recipe=asked.training)

@@ -260,6 +260,23 @@ def _chosen(configs: Mapping[str, MethodConfig | None]) -> Plan:
     )
 
 
+def predicted_error(config: ModelConfig, plan: Plan, statistics: Statistics) -> float:
+    """Predict the mean square change of the logit by a plan whose configs are candidates of their methods.
+
+    What is no candidate, as it saves nothing, is taken to lose nothing.
+
+    Args:
+        config: The uncompressed model.
+        plan: The plan.
+        statistics: Of the modules' outputs, with the sensitivity.
+    """
+    modelled, total = Modelled(config, plan), 0.0
+    for entry in plan.entries:
+        choices = modelled.candidates(entry, statistics, by_field=False).whole
+        total += sum(choice.error for choice in choices if choice.value == entry.config)
+    return total
+
+
 def check_budget(
     config: ModelConfig,
     plan: Plan,

@@ -65,6 +65,7 @@ class Variant(ABC):
         behind_compressed: Whether a linear layer is compressed by what it gives behind compressed layers.
         reference: Whether it is there to compare with: a sweep shows it and never chooses it.
         swept: Whether a sweep tries it.
+        budgeted: Whether a budget chooses its sizes; else it is as large as it is.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Variant(ABC):
     behind_compressed: bool = False
     reference: bool = False
     swept: bool = True
+    budgeted: bool = True
 
     @property
     def linears(self) -> str:

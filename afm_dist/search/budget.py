@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, TypedDict
 
 from afm_dist import storage
 from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.checkpoint.files import size_on_disk
+from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import (
     Allocation,
     allocate,
@@ -17,13 +18,16 @@ from afm_dist.compression.budget import (
     description_bytes,
     least_bytes,
     most_description_bytes,
+    predicted_error,
     structure_bytes,
 )
 from afm_dist.compression.plan import TABLE, Plan
-from afm_dist.compression.variant import FieldRanks
+from afm_dist.compression.rewrite import compress_carrying_
+from afm_dist.compression.variant import FieldRanks, Variant
 from afm_dist.errors import OptionError
 from afm_dist.runs.run import STAGE_AGAIN, Stage
 from afm_dist.runtime import console
+from afm_dist.search.scoring import sizes, sizes_in_words
 from afm_dist.search.search import Problem, Search, on_meta, write_plans
 
 if TYPE_CHECKING:
@@ -72,6 +76,36 @@ WAYS = len(EMPHASES) + 2
 
 
 @dataclass(frozen=True, kw_only=True)
+class Found:
+    """An allocation, and what is done before it.
+
+    Attributes:
+        before: What is done before.
+        lost: Predicted mean square change of the logit by that.
+        allocation: Of the model that there is then.
+    """
+
+    before: Plan
+    lost: float
+    allocation: Allocation
+
+    @property
+    def error(self) -> float:
+        """Give the predicted mean square change of the logit."""
+        return self.lost + self.allocation.error
+
+    @property
+    def chosen(self) -> Plan:
+        """Give what is done, without what is done whatever is chosen."""
+        return self.before + self.allocation.chosen
+
+    @property
+    def plan(self) -> Plan:
+        """Give all that is done."""
+        return self.before + self.allocation.plan
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget(Search):
     """Takes the sizes with the least predicted error within a budget, of the layers and the tables together.
 
@@ -108,8 +142,23 @@ class Budget(Search):
             if checkpoint
             else structure_bytes(config, Plan()) + description_bytes(config, Plan())
         )
-        for leader in self.leaders:
-            self._checked(config, leader.template(model, self.request), self.rows.rounded(model), before)
+        if not self._budgeted:
+            names = ", ".join(leader.name for leader in self.leaders)
+            raise OptionError(
+                f"--methods {names}: none of them has sizes that a budget could choose; add one, e.g. "
+                "quantized"
+            )
+        rounded = self.rows.rounded(model)
+        for leader in self._budgeted:
+            whole, refusals = leader.template(model, self.request), []
+            prepared = leader.preparations(model, self.request)
+            for plan in prepared:
+                try:
+                    self._checked(replace(config, plan=plan), whole, rounded, before)
+                except OptionError as refusal:
+                    refusals.append(refusal)
+            if len(refusals) == len(prepared):
+                raise refusals[-1]
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give the sample for the sensitivity, and the scoring of allocations."""
@@ -131,7 +180,12 @@ class Budget(Search):
     def propose(self, problem: Problem, folder: str) -> None:
         """Allocate the budget, for each leader by itself."""
         budget = self.budget(problem.bytes)
-        found = {leader.name: self._allocations(problem, leader.name, budget) for leader in self.leaders}
+        found = {leader.name: self._allocations(problem, leader, budget) for leader in self._budgeted}
+        others = {
+            leader.name: leader.plan(problem.model, problem.linear_moments, self.request)
+            for leader in self.leaders
+            if not leader.budgeted
+        }
         models = sum(len(tried) for tried in found.values() if len(tried) > 1)
         chosen: dict[str, dict[str, Any]] = {}
         with problem.scoring(folder, "validation").remembering(self.stage, models=models) as score:
@@ -142,31 +196,54 @@ class Budget(Search):
                     for name, one in scored.items()
                 }
                 chosen[leader] = _chosen(budget, tried, scores)
-            write_plans(
-                folder, {leader: found[leader][own["chosen"]].chosen for leader, own in chosen.items()}
-            )
+            plans = {leader: found[leader][own["chosen"]].chosen for leader, own in chosen.items()}
+            write_plans(folder, plans | others)
             _write(folder, chosen)
 
     def notes(self, stage: Stage) -> list[str]:
         """Say what was predicted and scored."""
         return [budget_note(stage)]
 
-    def _allocations(self, problem: Problem, leader: str, budget: int) -> dict[str, Allocation]:
-        """Give the allocations that are worth a look, the predicted best first."""
-        from afm_dist.compression.registry import variants
+    @property
+    def _budgeted(self) -> list[Variant]:
+        return [leader for leader in self.leaders if leader.budgeted]
 
-        model, config = problem.model, problem.config
-        whole, rounded = variants()[leader].template(model, self.request), self.rows.rounded(model)
+    def _allocations(self, problem: Problem, leader: Variant, budget: int) -> dict[str, Found]:
+        """Give the allocations that are worth a look, the predicted best first.
+
+        Raises:
+            OptionError: none fits, or nothing needs to be compressed.
+        """
+        tried: list[dict[str, Found]] = []
+        refusals: list[OptionError] = []
+        for before in leader.preparations(problem.model, self.request):
+            try:
+                tried.append(self._after(problem, leader, before, budget))
+            except OptionError as refusal:
+                refusals.append(refusal)
+        if not tried:
+            raise refusals[-1]
+        return min(tried, key=lambda one: one[PREDICTED].error)
+
+    def _after(self, problem: Problem, leader: Variant, before: Plan, budget: int) -> dict[str, Found]:
+        """Give the allocations for a model that is prepared."""
+        config = replace(problem.config, plan=before)
+        whole, rounded = leader.template(problem.model, self.request), self.rows.rounded(problem.model)
         rest, field_ranks = self._checked(config, whole, rounded, problem.bytes)
         if field_ranks != self.field_ranks:
             console.say("  one rank for all fields: the budget has no room for the names of ranks by field")
-        found: dict[str, Allocation] = {}
+        model, known, lost = problem.model, problem.known, 0.0
+        if before.entries:
+            lost = predicted_error(problem.config, before, known)
+            model = from_pretrained(problem.source)
+            known = compress_carrying_(model, before, known)
+        found: dict[str, Found] = {}
         for name, (way, emphasis) in _ways(field_ranks, self.refine).items():
             try:
                 one = allocate(
                     config,
                     whole,
-                    problem.known,
+                    known,
                     budget - rest,
                     always=rounded,
                     by_field=way == "each",
@@ -178,8 +255,8 @@ class Budget(Search):
                     raise
                 # One dimension for all fields does not become as small as dimensions of their own.
                 continue
-            if all(one.plan != other.plan for other in found.values()):
-                found[name] = one
+            if all(one.plan != other.allocation.plan for other in found.values()):
+                found[name] = Found(before=before, lost=lost, allocation=one)
         return found
 
     def _checked(self, config: ModelConfig, plan: Plan, rounded: Plan, before: int) -> tuple[int, FieldRanks]:
@@ -195,7 +272,8 @@ class Budget(Search):
                 f"a budget of {budget:,} bytes: the uncompressed checkpoint has {before:,}, nothing needs "
                 "to be compressed; give less to --target-bytes, or more to --target-ratio"
             )
-        besides = before - structure_bytes(config, Plan()) - description_bytes(config, Plan())
+        plain = replace(config, plan=Plan())
+        besides = before - structure_bytes(plain, Plan()) - description_bytes(plain, Plan())
         rests: dict[FieldRanks, int] = {
             way: besides + most_description_bytes(config, plan, always=rounded, by_field=way == "each")
             for way in (self.field_ranks, "uniform")
@@ -215,7 +293,7 @@ def _scored_name(leader: str, name: str, found: Mapping[str, Any]) -> str:
 
 
 def _chosen(
-    budget: int, found: Mapping[str, Allocation], scores: Mapping[str, Mapping[str, Any]]
+    budget: int, found: Mapping[str, Found], scores: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Give the best of some allocations, and what is known of the others."""
     chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
@@ -241,20 +319,23 @@ def _write(folder: str, chosen: Mapping[str, Mapping[str, Any]]) -> None:
     storage.write_json(storage.join(folder, RANKS), result)
 
 
-def _in_words(one: Allocation) -> str:
+def _in_words(one: Found) -> str:
     """Say ``mlp.3 to 64, embedding as it is``."""
-    return ", ".join(
-        f"{name} {'as it is' if config is None else config.in_words}" for name, config in one.configs.items()
-    )
+    done = sizes_in_words(sizes(one.chosen))
+    left = [f"{name} as it is" for name in one.allocation.configs if name not in one.chosen.modules]
+    return ", ".join([*([done] if done else []), *left])
 
 
-def _plain(one: Allocation) -> dict[str, Any]:
+def _plain(one: Found) -> dict[str, Any]:
     """Give an allocation as plain values."""
+    errors = dict(one.allocation.errors)
+    for name in one.before.modules:
+        errors[name] = errors.get(name, 0.0) + one.lost
     return {
-        "ranks": {name: None if config is None else config.size for name, config in one.configs.items()},
-        "bytes": one.bytes,
+        "ranks": {**dict.fromkeys(one.allocation.configs), **sizes(one.chosen)},
+        "bytes": one.allocation.bytes,
         "error": one.error,
-        "errors": dict(one.errors),
+        "errors": errors,
     }
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NotRequired, TypedDict
 
-from torch import Tensor
-
 from afm_dist import storage
 from afm_dist.checkpoint.config import load_config
 from afm_dist.checkpoint.files import size_on_disk
@@ -22,7 +20,7 @@ from afm_dist.evaluation.score import score_split
 from afm_dist.runs.run import Run
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import ResourceOptions
-from afm_dist.statistics.moments import Moments
+from afm_dist.statistics.statistics import Statistics
 
 SCORED = "scored"
 
@@ -50,8 +48,7 @@ class Scoring:
         manifest: The dataset.
         source: Checkpoint of the uncompressed model.
         folder: Of the stage.
-        moments: Of the outputs that are compressed.
-        sensitivity: Of the logit to them.
+        known: Of the outputs that are compressed.
         splits: On whose rows; results of the test split have no prefix, and are null where undefined.
         options: What tasks are given.
     """
@@ -62,14 +59,13 @@ class Scoring:
         manifest: Manifest,
         source: str,
         folder: str,
-        moments: Mapping[str, Moments],
-        sensitivity: Mapping[str, Tensor],
+        known: Statistics,
         *,
         splits: Sequence[str],
         options: ResourceOptions,
     ) -> None:
         self._run, self._manifest, self._source, self._folder = run, manifest, source, folder
-        self._moments, self._sensitivity = moments, sensitivity
+        self._known = known
         self._splits, self._options = splits, options
         self._advance: Callable[[int], None] = lambda _: None
         self._config = load_config(source)
@@ -92,7 +88,7 @@ class Scoring:
         if stored is not None and stored["plan"] == plan.to_json():
             self.found.append(stored)
             return self.found[-1]
-        model = compress_(from_pretrained(self._source), plan, self._moments, self._sensitivity)
+        model = compress_(from_pretrained(self._source), plan, self._known)
         measured = {
             split: score_split(
                 model,

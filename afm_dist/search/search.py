@@ -17,12 +17,14 @@ from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.variant import Request, Variant
+from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.pipelines.context import Context
 from afm_dist.runs.run import STAGE_AGAIN, Stage
 from afm_dist.search.rows import PUBLISHED, Rows
 from afm_dist.search.scoring import Scoring
 from afm_dist.statistics.from_counts import moments_from_counts
+from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.observe import forward_batch
 from afm_dist.statistics.sample import Sample
@@ -81,8 +83,8 @@ class Problem:
 
     @property
     def known(self) -> Statistics:
-        """Give moments and sensitivity together."""
-        return Statistics(self.moments, self.sensitivity)
+        """Give moments, sensitivity and counts together."""
+        return Statistics(self.moments, self.sensitivity, counts_of(self.context.manifest))
 
     def scoring(self, folder: str, split: str) -> Scoring:
         """Give what scores plans on a split, and remembers it in a folder."""
@@ -91,8 +93,7 @@ class Problem:
             self.context.manifest,
             self.source,
             folder,
-            self.moments,
-            self.sensitivity,
+            self.known,
             splits=[split],
             options=self.context.options,
         )
@@ -211,6 +212,11 @@ def counted_moments(model: nn.Module, manifest: Manifest, absorb: bool) -> dict[
     return moments_from_counts(
         model, manifest, TABLE, absorbs=first_order(model, "absorb") if absorb else None
     )
+
+
+def counts_of(manifest: Manifest) -> dict[str, Tensor]:
+    """Give how often each id of a field of the table occurs in the training split, shape (V,), integers."""
+    return {field_key(TABLE, field): counts for field, counts in read_counts(manifest).items()}
 
 
 def logit_sensitivity(

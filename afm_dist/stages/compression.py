@@ -15,6 +15,7 @@ from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.compression.targets import linears_of, tables_of, target_linears
 from afm_dist.compression.variant import Request, Variant
+from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.large_tables.stored import stored_tensors
 from afm_dist.modules.tensors import named_tensors
@@ -25,8 +26,8 @@ from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
 from afm_dist.runtime import console
 from afm_dist.search.rows import PUBLISHED, Rows, absorbing
-from afm_dist.search.search import Problem, counted_moments, leader_of, on_meta
-from afm_dist.stages.searching import MOMENTS, SENSITIVITY, Found
+from afm_dist.search.search import Problem, counted_moments, counts_of, leader_of, on_meta
+from afm_dist.stages.searching import MOMENTS, SENSITIVITY, Found, read_known
 from afm_dist.stages.training import Model, Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
@@ -315,8 +316,9 @@ class RewriteTables(Step[Models]):
                 moments = load_moments(self.statistics.result.file(self.statistics.file_of(variant)))
                 step, written = self.sensitivity.get(variant.name), storage.join(folder, row)
                 sensitivity = None if step is None else load_sensitivity(step.result.file(SENSITIVITY))
-                write_compressed(tuned.checkpoints[variant.linears], written, plan, moments, sensitivity)
-                _check_budget(written, found.budget)
+                known = Statistics(moments, sensitivity, counts_of(context.manifest))
+                write_compressed(tuned.checkpoints[variant.linears], written, plan, known)
+                _check_budget(written, variant, found.budget)
 
         steps: list[Left] = [self.tuned, self.statistics, *self.sensitivity.values()]
         return _rewritten(context, "rewrite-embedding", work, plans, steps, {"budget": found.budget})
@@ -406,15 +408,13 @@ class RewriteAtOnce(Step[Models]):
         rounded = self.rows.rounded(on_meta(load_config(self.model.checkpoint)))
         return {variant.tables: (variant, _own(found, variant) + rounded) for variant in self.variants}
 
-    def known_of(self, variant: Variant | None) -> Statistics:
+    def known_of(self, variant: Variant | None, manifest: Manifest) -> Statistics:
         """Read what a variant goes by."""
         stage = self.known.result
-        moments = load_moments(stage.file(MOMENTS))
-        if variant is not None and variant.behind_compressed:
-            assert self.behind is not None
-            moments |= load_moments(self.behind.result.file(MOMENTS))
-        path = stage.file(SENSITIVITY)
-        return Statistics(moments, load_sensitivity(path) if storage.exists(path) else None)
+        if variant is None or not variant.behind_compressed:
+            return read_known(manifest, stage)
+        assert self.behind is not None
+        return read_known(manifest, stage, also=self.behind.result.file(MOMENTS))
 
     def work(self, context: Context) -> Models:
         """Rewrite and write them."""
@@ -423,19 +423,21 @@ class RewriteAtOnce(Step[Models]):
         def work(folder: str) -> None:
             for name, (variant, plan) in plans.items():
                 written = storage.join(folder, name)
-                write_compressed(source, written, plan, self.known_of(variant))
-                _check_budget(written, budget)
+                write_compressed(source, written, plan, self.known_of(variant, context.manifest))
+                _check_budget(written, variant, budget)
 
         steps: list[Left] = [self.model.step, self.known, self.behind]
         return _rewritten(context, self.stage, work, plans, steps, {"budget": budget})
 
 
-def _check_budget(written: str, budget: int | None) -> None:
+def _check_budget(written: str, variant: Variant | None, budget: int | None) -> None:
     """Refuse a checkpoint that became larger than it may be.
 
     Raises:
         StageError: it has more bytes than the budget.
     """
+    if variant is not None and not variant.budgeted:
+        return
     if budget is not None and size_on_disk(written) > budget:
         raise StageError(
             f"{written}: {size_on_disk(written):,} bytes, more than the budget of {budget:,}; give less to "

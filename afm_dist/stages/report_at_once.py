@@ -112,7 +112,7 @@ class WriteReportAtOnce(Step[Stage]):
         if self.before is not None:
             histories = self.before.result.histories | histories
         variant, plan = self.rewritten.plans()[name]
-        known = self.rewritten.known_of(variant)
+        known = self.rewritten.known_of(variant, context.manifest)
         compressed, kept = layers(known, plan), summary(histories[name])
         baseline = self.baseline.result
         base = frame(

@@ -15,10 +15,8 @@ from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
 from afm_dist.search.grid import BASELINE, POINTS, Grid, choosable, front_of, read_points
 from afm_dist.search.scoring import Scoring
-from afm_dist.stages.searching import MOMENTS, SENSITIVITY, Found
+from afm_dist.stages.searching import Found, read_known
 from afm_dist.stages.training import Model
-from afm_dist.statistics.moments_file import load_moments
-from afm_dist.statistics.sensitivity_file import load_sensitivity
 
 SWEEP_NOTE = (
     "Names: afm-r64-d2 has rank 64 in the linear layers and embedding dimension 2, full is as it "
@@ -56,8 +54,7 @@ class ScorePoints(Step[Stage]):
                 context.manifest,
                 self.model.checkpoint,
                 folder,
-                load_moments(tried.file(MOMENTS)),
-                load_sensitivity(tried.file(SENSITIVITY)),
+                read_known(context.manifest, tried),
                 splits=["test"],
                 options=context.options,
             )

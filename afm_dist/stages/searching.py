@@ -5,18 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from afm_dist import storage
 from afm_dist.compression.plan import Plan
+from afm_dist.dataset.manifest import Manifest
 from afm_dist.pipelines.context import Context
 from afm_dist.pipelines.step import Step
 from afm_dist.planning.capacity import Estimate
 from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
 from afm_dist.search.grid import MOMENTS, SENSITIVITY
-from afm_dist.search.search import Problem, Search
+from afm_dist.search.search import Problem, Search, counts_of
 from afm_dist.stages.training import Model
 from afm_dist.statistics.moments_file import load_moments
+from afm_dist.statistics.sensitivity_file import load_sensitivity
+from afm_dist.statistics.statistics import Statistics
 
-__all__ = ["MOMENTS", "SENSITIVITY", "Found", "SearchPlans"]
+__all__ = ["MOMENTS", "SENSITIVITY", "Found", "SearchPlans", "read_known"]
+
+
+def read_known(manifest: Manifest, stage: Stage, *, also: str | None = None) -> Statistics:
+    """Read what a stage left of a model: moments, the sensitivity if it was measured; with the counts.
+
+    Args:
+        manifest: The dataset, for the counts.
+        stage: The stage.
+        also: A file with moments that take the place of others.
+    """
+    path = stage.file(SENSITIVITY)
+    sensitivity = load_sensitivity(path) if storage.exists(path) else None
+    moments = load_moments(stage.file(MOMENTS)) | ({} if also is None else load_moments(also))
+    return Statistics(moments, sensitivity, counts_of(manifest))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from afm_dist.report.model_card import model_card
 from afm_dist.runs import stage_files
 from afm_dist.runs.run import EVENTS, Run, Stage
 from afm_dist.runtime import console
+from afm_dist.stages.searching import Found
 from afm_dist.stages.training import Models
 
 # The largest loss of validation AUC to the control that is taken for none, and the paper's aim.
@@ -53,6 +54,7 @@ class Ship(Step[Shipped]):
     Attributes:
         models: Among them the one that ships; None of the others is the control.
         compressed: The same before fine-tuning.
+        found: With the budget that what ships must fit, if there is one.
         control: Row name of the uncompressed model with the same rounds.
         rule: ``best``: that with the best validation AUC, of equal ones the smallest; ``smallest``: the
             smallest that is as good as the control on the validation split, where none is, the best; or the
@@ -61,13 +63,14 @@ class Ship(Step[Shipped]):
 
     models: Step[Models]
     compressed: Step[Models]
+    found: Step[Found]
     control: str = "control"
     rule: str = BEST
 
     def work(self, context: Context) -> Shipped:
         """Choose and copy it."""
         models = self.models.result
-        names = [*self.compressed.result.checkpoints]
+        names, budget = [*self.compressed.result.checkpoints], self.found.result.budget
         candidates = [
             Candidate(
                 name=name,
@@ -76,6 +79,8 @@ class Ship(Step[Shipped]):
             )
             for name in names
         ]
+        if budget is not None and self.rule in (BEST, SMALLEST):
+            candidates = [one for one in candidates if one.bytes <= budget]
         control = models.histories[self.control].best.validation_auc
         name, reason = choose(candidates, control, self.rule)
         return Shipped(stage=ship(context, models, name), name=name, reason=reason)

@@ -15,6 +15,7 @@ from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.runtime.resources import AUTOMATIC
 from afm_dist.search import scoring
+from afm_dist.statistics.statistics import Statistics
 from tests.stages.bench import HYPER, Bench
 
 
@@ -37,8 +38,7 @@ class Table:
             self.bench.dataset,
             self.bench.source,
             self.folder,
-            {},
-            {},
+            Statistics({}, {}),
             splits=["validation"],
             options=AUTOMATIC,
         ).remembering("ranks", models=2)

@@ -36,8 +36,14 @@ class Rows:
     sensitivity: Tensor | None
 
     @classmethod
-    def of(cls, key: str, rows: Tensor, known: Statistics) -> Rows:
+    def of(cls, key: str, rows: Tensor, known: Statistics, *, sensitive: bool = True) -> Rows:
         """Put together what is known.
+
+        Args:
+            key: Of their statistics.
+            rows: Shape (V, K).
+            known: Of the model.
+            sensitive: Whether the sensitivity is looked at; that of rows with a coordinate more is of no use.
 
         Raises:
             OptionError: a row that is not finite, or statistics of something else.
@@ -59,7 +65,7 @@ class Rows:
             key=key,
             rows=rows,
             counts=weights,
-            sensitivity=known.measured_sensitivity(key, rows.shape[1]),
+            sensitivity=known.measured_sensitivity(key, rows.shape[1]) if sensitive else None,
         )
 
     def metric(self, config: Quantization) -> Tensor:

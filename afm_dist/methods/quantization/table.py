@@ -72,7 +72,8 @@ class QuantizationOfFused(QuantizationMethod[FusedEmbedding]):
         store = new.store
         assert isinstance(store, QuantizedStore)
         for i, spec in enumerate(_specs(module, config)):
-            rows = Rows.of(field_key(name, module.names[i]), module.codes(i), known)
+            key, sensitive = field_key(name, module.names[i]), self.needs_sensitivity(config)
+            rows = Rows.of(key, module.codes(i), known, sensitive=sensitive)
             fill_field(store, i, rows, spec, config)
         _say_left_alone(name, module, config)
 

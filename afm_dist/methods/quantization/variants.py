@@ -1,4 +1,4 @@
-"""The variants of quantisation that jobs compare: whole numbers, and stores that a budget chooses by field."""
+"""The variants of quantisation that jobs compare: whole numbers, and stores that a budget chooses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import nn
 
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.registry import variants
-from afm_dist.compression.targets import linears_of, tables_of
+from afm_dist.compression.targets import linears_of
 from afm_dist.compression.variant import Request, Variant
+from afm_dist.methods.low_rank.ranks import low_rank
 from afm_dist.methods.quantization.config import Quantization
 from afm_dist.statistics.moments import Moments
 from afm_dist.tables.table import Table
@@ -68,8 +69,9 @@ class QuantizedVariant(Variant):
         """
         table = model.get_submodule(TABLE)
         assert isinstance(table, Table)
-        whole = [table.dim + 1] if request.absorb else []
-        low = [self._before(model, request, dim) for dim in (*DIMENSIONS, *whole) if dim <= table.dim + bool(whole)]
+        whole = table.dim + request.absorb
+        dims = [*(dim for dim in DIMENSIONS if dim < whole), *([whole] if request.absorb else [])]
+        low = [self._before(model, request, dim) for dim in dims]
         return low if request.absorb else [*low, Plan()]
 
     def plan(self, model: nn.Module, moments: Mapping[str, Moments], request: Request) -> Plan:
@@ -78,9 +80,8 @@ class QuantizedVariant(Variant):
         return before + Plan(entries=(PlanEntry(TABLE, Quantization(store=self.store)),))
 
     def _before(self, model: nn.Module, request: Request, dim: int) -> Plan:
-        asked = replace(request, embedding_dim=dim)
-        *_, table = variants()[BEFORE].template(model, asked).entries
-        return Plan(entries=(replace(table, config=table.config.of_size(dim)),))
+        *_, table = variants()[BEFORE].template(model, request).entries
+        return Plan(entries=(PlanEntry(TABLE, low_rank(table).with_rank(dim)),))
 
 
 VARIANTS = (
@@ -90,8 +91,9 @@ VARIANTS = (
         needs_counts=False,
         reference=True,
         swept=False,
-        words="int8: the rows of the tables as whole numbers of 8 bits, with a scale for each coordinate of a "
-        "field; nothing else is compressed.",
+        budgeted=False,
+        words="int8: the rows of the tables as whole numbers of 8 bits, with a scale for each coordinate of "
+        "a field; nothing else is compressed.",
     ),
     IntegerVariant(
         name="int4",
@@ -99,14 +101,15 @@ VARIANTS = (
         needs_counts=False,
         reference=True,
         swept=False,
+        budgeted=False,
         words="int4: the same with 4 bits.",
     ),
     QuantizedVariant(
         name="quantized",
         needs_sensitivity=True,
         swept=False,
-        words="quantized: low rank as in weighted, and the codes of the tables in codebooks or on grids of few "
-        "bits, fitted to what the logit depends on; with a budget, in the way for each field, and of the "
+        words="quantized: low rank as in weighted, and the codes of the tables in codebooks or on grids of "
+        "few bits, fitted to what the logit depends on; with a budget, in the way for each field, and of the "
         "dimension for all, with the least predicted change of the logit.",
     ),
 )

@@ -87,7 +87,8 @@ class Compress:
     """Where the shifted ReLU starts to cut, in standard deviations below a score's mean."""
     methods: str = DEFAULT_METHODS
     """What is compared, with commas between: afm (the paper's), svd, weighted (afm, errors counted by what
-    they change of the logit), sequential (afm, statistics behind compressed layers), and scratch (a small
+    they change of the logit), sequential (afm, statistics behind compressed layers), quantized (tables of
+    a few bits a row), int8 and int4 (whole numbers in place of rows, to compare with), and scratch (a small
     model that was never large)."""
     ship: str | None = None
     """Which of the fine-tuned models becomes OUTPUT/checkpoint: best, that with the best validation AUC, of

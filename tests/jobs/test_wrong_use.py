@@ -82,7 +82,10 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
         (["--sweep", "--sweep-ratios", "500"], "times smaller; ask for less"),
         (["--seeds", "0,9223372036854775808"], "--seeds 9223372036854775808: must lie in 0 to"),
         (["--seeds", "1"], "two or more different seeds"),
-        (["--methods", "afm,tucker"], "choose from afm, svd, weighted, sequential, scratch"),
+        (
+            ["--methods", "afm,tucker"],
+            "choose from afm, svd, weighted, sequential, int8, int4",
+        ),
         (["--methods", "scratch"], "none of them compresses"),
         (["--ship", "weighted-emb"], "--ship 'weighted-emb': choose from best, smallest, afm-emb, svd-emb"),
         (["--ship", "afm-r2-d1", "--sweep"], "--ship 'afm-r2-d1': choose from best, smallest"),

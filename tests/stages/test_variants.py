@@ -49,12 +49,15 @@ def test_methods_are_compared_in_one_order() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("afm,tucker", "'tucker' is no method; choose from afm, svd, weighted, sequential, scratch"),
+        (
+            "afm,tucker",
+            "'tucker' is no method; choose from afm, svd, weighted, sequential, int8, int4",
+        ),
         ("", "'' is no method"),
         ("afm,", "'' is no method"),
         ("AFM", "'AFM' is no method"),
         ("afm,svd,afm", "name each method once"),
-        ("scratch", "none of them compresses; add one of afm, svd, weighted, sequential"),
+        ("scratch", "none of them compresses; add one of afm, svd, weighted, sequential, int8"),
     ],
 )
 def test_wrong_methods_are_refused(value: str, message: str) -> None:

@@ -163,9 +163,12 @@ class CodedGroup(Group):
         self.halves = ("levels", "scales.weight") if first.by_row else ("levels",)
         planes = torch.zeros(sum(own.code_bytes for own in layouts), dtype=torch.uint8)
         self.register_buffer("planes", planes)
-        self.levels = nn.Parameter(torch.zeros(sum(own.level_rows for own in layouts), self.width))
+        # A step of an optimizer is as long as a grid's whole step: grids stay as they were fitted.
+        trained = first.kind != "int"
+        levels = torch.zeros(sum(own.level_rows for own in layouts), self.width)
+        self.levels = nn.Parameter(levels, requires_grad=trained)
         if first.by_row:
-            self.scales = Scales(sum(own.slots for own in layouts), sparse=sparse)
+            self.scales = Scales(sum(own.slots for own in layouts), sparse=sparse).requires_grad_(trained)
             self.register_buffer("row_starts", self.rebuild_row_starts(), persistent=False)
         if first.kind == "pq":
             owners = torch.zeros(len(layouts), self.width, dtype=torch.uint8)

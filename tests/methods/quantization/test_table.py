@@ -259,7 +259,9 @@ def test_fine_tuning_trains_levels_and_leaves_codes(name: str) -> None:
     for key, tensor in named_tensors(of).items():
         if "store" in key:
             moved = not torch.equal(tensor, before[key])
-            assert moved == tensor.is_floating_point(), key
+            # A grid's step is as small as a step of an optimizer: it would be lost in one.
+            grid = ".int" in key
+            assert moved == (tensor.is_floating_point() and not grid), key
     assert logits(of.eval()).square().mean() < logits(quantised_model(PLANS[name])).square().mean()
 
 

@@ -58,16 +58,16 @@ def show_summary(description: Description) -> None:
         for split in description.splits
     ]
     _print(_table(words.visible(description.name), ("split", "rows", "positive", "shards", "MB"), rows))
-    console.say(
+    console.info(
         f"{words.number(len(description.categorical), 'categorical field')} with "
         f"{text.count(description.ids)} ids (threshold {words.optional(description.threshold)}), "
         f"{words.number(len(description.numeric), 'numeric field')}; "
         f"{words.rejected(description)} rows rejected"
     )
-    console.say(f"label {description.label!r}, preset {description.preset!r}, seed {description.seed}")
+    console.info(f"label {description.label!r}, preset {description.preset!r}, seed {description.seed}")
     if description.best is not None:
         where = f" on the {description.best.split} rows" if description.best.split else ""
-        console.say(
+        console.info(
             f"the true probabilities reach AUC {text.score(description.best.auc)} and log loss "
             f"{text.score(description.best.log_loss)}{where}: no model can do better"
         )
@@ -83,7 +83,7 @@ def write_page(description: Description, location: str) -> None:
     except OSError as error:
         console.warn(f"{target}: the page cannot be written ({error.strerror or error})")
     else:
-        console.say(f"as a page: {target}")
+        console.info(f"as a page: {target}")
 
 
 def _show_categorical(description: Description) -> None:
@@ -96,16 +96,16 @@ def _show_categorical(description: Description) -> None:
     room = _width() - _natural_width(_table("", headings, rows)) - GAP
     for row, field in zip(rows, fields, strict=True):
         row.append(_as_many_as_fit(field.top, room))
-    console.say("")
+    console.info("")
     _print(_table("categorical fields", [*headings, "most frequent"], rows, left=(0, len(headings))))
-    console.say("")
+    console.info("")
     made: dict[str, list[str]] = {}
     for field in fields:
         made.setdefault(words.visible(words.made_of(field)), []).append(words.visible(field.name))
-    _say_pairs([(f"made by {how}", ", ".join(names)) for how, names in made.items() if how])
+    _print_pairs([(f"made by {how}", ", ".join(names)) for how, names in made.items() if how])
     if any(made):
-        console.say("")
-    _say_pairs(words.DEFINITIONS)
+        console.info("")
+    _print_pairs(words.DEFINITIONS)
 
 
 def _categorical_row(field: CategoricalField, held_out: Sequence[str]) -> list[str]:
@@ -143,7 +143,7 @@ def _show_numeric(description: Description) -> None:
     ]
     headings = ["field", "missing, %", "mean", "deviation", "transform"]
     if rows:
-        console.say("")
+        console.info("")
         _print(_table("numeric fields", headings, rows, left=(0, 4)))
 
 
@@ -159,7 +159,7 @@ def _show_thresholds(description: Description) -> None:
     ]
     headings = ["threshold", "ids", "coverage, %", "least covered, %"]
     if rows:
-        console.say("")
+        console.info("")
         _print(_table("what a higher threshold would leave", headings, rows, left=(3,)))
 
 
@@ -176,11 +176,11 @@ def _show_inputs(description: Description) -> None:
         for row in rows:
             row[2] = row[2][:SHORT_DIGEST_LENGTH]
         made = _table("made of", ["file", "bytes", "SHA-256 begins"], rows, left=(0, 2))
-    console.say("")
+    console.info("")
     _print(made)
     if len(description.inputs) > INPUTS_SHOWN:
         total = sum(file.bytes or 0 for file in description.inputs)
-        console.say(f"the first of {len(description.inputs)} files, {text.count(total)} bytes in all")
+        console.info(f"the first of {len(description.inputs)} files, {text.count(total)} bytes in all")
 
 
 def _table(
@@ -209,7 +209,7 @@ def _table(
     return result
 
 
-def _say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+def _print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Names and what they mean."""
     result = Table.grid(padding=(0, 2, 0, 0))
     for name, meaning in pairs:

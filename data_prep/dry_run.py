@@ -62,7 +62,7 @@ def show_plan(
     source.deciding(protocol.split(len(source.paths)))
     log = _read(source)
     files = console.counted(len(log.rows_of_files), "file")
-    console.say(f"reads {files}, {log.bytes / 1e6:,.1f} MB, about {log.rows:,} rows")
+    console.info(f"reads {files}, {log.bytes / 1e6:,.1f} MB, about {log.rows:,} rows")
     _show(log, protocol, output, options)
 
 
@@ -80,7 +80,7 @@ def show_synthetic_plan(
     """
     log, form = _synthetic(rows, shape), FORMATS[shape]
     known_columns(protocol.split(len(log.rows_of_files)), form.names, form.label)
-    console.say(f"writes a raw log of {rows:,} rows, about {log.bytes / 1e6:,.1f} MB, and reads it")
+    console.info(f"writes a raw log of {rows:,} rows, about {log.bytes / 1e6:,.1f} MB, and reads it")
     _show(log, protocol, output, options)
 
 
@@ -182,14 +182,14 @@ def _show(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions
     splits = _SPLIT[protocol.split_by](log, protocol)
     plan = _plan(log, protocol, output, options)
     (estimate,), shards = plan.estimates, _shards(log, protocol)
-    console.say("stages:")
-    console.say("  scan: counts the rows of every block of a file that is cut into several")
-    console.say(f"  parse: {console.counted(log.n_blocks, 'block')}, one task each; {splits}")
-    console.say(f"  vocabulary: {fields:,} fields, ids of tokens and scales of numbers")
-    console.say(f"  encode: shards of up to {protocol.rows_per_shard:,} rows, up to {size(shards)}")
-    console.say("  shuffle: gathers the shards of the split 'train', its rows in random order")
-    console.say(f"needs up to {size(estimate.disk)} of disk, and about {size(estimate.memory)} per worker")
-    console.say(
+    console.info("stages:")
+    console.info("  scan: counts the rows of every block of a file that is cut into several")
+    console.info(f"  parse: {console.counted(log.n_blocks, 'block')}, one task each; {splits}")
+    console.info(f"  vocabulary: {fields:,} fields, ids of tokens and scales of numbers")
+    console.info(f"  encode: shards of up to {protocol.rows_per_shard:,} rows, up to {size(shards)}")
+    console.info("  shuffle: gathers the shards of the split 'train', its rows in random order")
+    console.info(f"needs up to {size(estimate.disk)} of disk, and about {size(estimate.memory)} per worker")
+    console.info(
         f"takes very roughly {_time(estimate.seconds or 0)} on {plan.cluster.cpus:g} cores "
         f"(at {ROWS_PER_SECOND_AND_CORE:,} rows a second and core, after Ray has started)"
     )

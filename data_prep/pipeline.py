@@ -21,7 +21,7 @@ import ray
 
 from afm_dist import storage
 from afm_dist.dataset.manifest import FILE_NAME, Field, Manifest, Shard
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import cluster, console
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
 from data_prep import parse
@@ -59,7 +59,7 @@ def prepare(
     resume: Literal["auto", "never"] = "auto",
     overwrite: bool = False,
     usage: Usage | None = None,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
     options: CpuOptions = CPU_EACH,
 ) -> Manifest:
     """Prepare a raw log, or return the manifest that is already there.
@@ -99,10 +99,10 @@ def prepare(
     )
     if reason is None and resume == "auto":
         work.remove()
-        console.say(f"{output}: up to date")
+        console.info(f"{output}: up to date")
         return Manifest.load(output)
     how = "interrupted before, going on" if work.resumed else reason or "again: --resume never"
-    console.say(f"preparing {output} ({how})")
+    console.info(f"preparing {output} ({how})")
     work.begin()
     cluster.ensure_ray()
     return _Preparation(source, output, protocol, rules, split, plan, work).run()

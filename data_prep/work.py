@@ -20,7 +20,7 @@ import ray
 
 from afm_dist import storage
 from afm_dist.errors import DataError
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import task_slots
 from afm_dist.runtime.resources import ONE_CPU, TaskResources
@@ -113,7 +113,7 @@ class WorkDirectory:
         keep: bool,
         usage: Usage,
         resources: TaskResources = ONE_CPU,
-        emit: Emit = unheard,
+        emit: Emit = no_events,
     ) -> None:
         self.usage = usage
         self._resources = resources
@@ -175,7 +175,7 @@ class WorkDirectory:
         results = self._done_before(stage, what, tasks, each)
         todo = [task for task in tasks if task.key not in results]
         if results:
-            console.say(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
+            console.info(f"  {what}: {len(results)} of {len(tasks)} tasks were done before")
 
         def submit(task: Task) -> Any:
             receipt = self.receipt(stage, task.key)

@@ -78,7 +78,7 @@ class Benchmark:
 def main(config: Benchmark) -> None:
     """Run the job."""
     check(config)
-    console.say(f"afm-dist benchmark: {config.suite}")
+    console.info(f"afm-dist benchmark: {config.suite}")
     if config.suite == "inference":
         # A server has its processors to itself: threads wait as is OpenMP's default, not as jobs ask for.
         # It is read when torch is loaded.

@@ -33,7 +33,7 @@ def main(config: Compare) -> None:
     if len(config.runs) < 2:
         given = console.counted(len(config.runs), "run")
         raise OptionError(f"{given}: name two or more run directories of jobs/compress.py")
-    console.say(f"afm-dist compare: {', '.join(config.runs)}")
+    console.info(f"afm-dist compare: {', '.join(config.runs)}")
     from afm_dist import storage
     from afm_dist.report.comparison import compare
     from afm_dist.report.comparison_page import sentence, table, write_comparison
@@ -56,8 +56,8 @@ def main(config: Compare) -> None:
     made = Stage.external("runs", "", storage.fingerprint(content))
     written = run.stage("report", work, inputs=[made])
     console.out.print(table(content))
-    console.say(sentence(content))
-    console.say(f"report:     {written.file('report.html')}")
+    console.info(sentence(content))
+    console.info(f"report:     {written.file('report.html')}")
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ from jobs.compress_options import Compress, check, parse_seeds
 if TYPE_CHECKING:
     from afm_dist.pipelines.step import Step
     from afm_dist.search.search import Search
-    from jobs.compress_request import Asked
+    from jobs.compress_request import Job
 
 
 def main(config: Compress) -> None:
     """Run the job, for one seed or several."""
     check(config)
     subject = f"a synthetic log of {config.demo_rows:,} rows" if config.demo else config.data
-    console.say(f"afm-dist compress: {subject}")
+    console.info(f"afm-dist compress: {subject}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.runtime.cluster import check_paths
 
@@ -49,12 +49,12 @@ def compress(config: Compress) -> None:
     from afm_dist.planning.show import show
     from afm_dist.runtime.machine import work_in_driver
     from afm_dist.training.fit import WorkerGroup
-    from jobs.compress_request import Asked
+    from jobs.compress_request import Job
 
-    asked = Asked.of(config)
-    steps = paper_order if asked.schedule == "paper" else at_once
-    pipeline = Pipeline(steps(asked, asked.search()))
-    costs = asked.costs()
+    job = Job.of(config)
+    steps = paper_order if job.schedule == "paper" else at_once
+    pipeline = Pipeline(steps(job, job.search()))
+    costs = job.costs()
     plan = costs.plan(pipeline.estimates(costs), output=config.run_directory)
     if config.dry_run:
         show(plan, check=config.resources.capacity_check)
@@ -64,7 +64,7 @@ def compress(config: Compress) -> None:
     pipeline.run(
         Context(
             run=Run(config.run_directory, job="compress", config=asdict(config), resume=config.resume),
-            dataset=asked.dataset,
+            dataset=job.dataset,
             group=WorkerGroup(
                 workers=config.workers,
                 options=config.resources,
@@ -74,7 +74,7 @@ def compress(config: Compress) -> None:
     )
 
 
-def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
+def paper_order(job: Job, search: Search) -> list[Step[Any]]:
     """List the steps of the paper: the MLP, a round of fine-tuning, the tables, another round."""
     from afm_dist.stages.compression import LinearStatistics, RewriteLinears, RewriteTables, TableStatistics
     from afm_dist.stages.evaluation import Evaluate, Throughput
@@ -86,8 +86,8 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
     from afm_dist.stages.training import FineTune, Model, TrainScratch
 
     # The uncompressed model, and what becomes of it: sizes that are given, or that a budget buys.
-    baseline = asked.baseline()
-    model, variants, absorb = Model(baseline, "baseline"), asked.variants, search.rows.absorb
+    baseline = job.baseline()
+    model, variants, absorb = Model(baseline, "baseline"), job.variants, search.rows.absorb
     moments = LinearStatistics(model=model)
     found = SearchPlans(search=search, model=model, statistics=moments)
 
@@ -103,7 +103,7 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
         variants=variants,
         sensitivity=linear_needs,
         behind=behind,
-        settings=asked.settings,
+        settings=job.settings,
     )
     tuned = FineTune(
         stage="finetune-mlp",
@@ -111,14 +111,14 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
         uncompressed=model,
         compressed=low_rank,
         count=low_rank.count,
-        recipe=asked.rounds[0],
+        recipe=job.rounds[0],
     )
 
     # The tables (section 3.3): moments of each field, narrow tables with projections, folded into the
     # first linear layer; another round of fine-tuning. On request the first-order weights are one more
     # coordinate of their rows.
     table_moments = TableStatistics(
-        tuned=tuned, variants=variants, stream_check=asked.config.stream_check, absorb=absorb
+        tuned=tuned, variants=variants, stream_check=job.config.stream_check, absorb=absorb
     )
     table_needs = table_sensitivity(tuned, variants, absorb=absorb)
     narrow = RewriteTables(
@@ -135,16 +135,16 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
         uncompressed=Model(tuned, "control-mlp"),
         compressed=narrow,
         count=len(variants),
-        recipe=asked.rounds[1],
+        recipe=job.rounds[1],
     )
 
     # What was trained ships before anything is reported of it. Then the evidence; on request with the
     # same small model, never large.
-    shipped = Ship(models=final, compressed=narrow, found=found, rule=asked.ship)
-    scratch = TrainScratch(like=Model(narrow, variants[0].tables), recipe=asked.training)
-    extra: list[Step[Any]] = [scratch] if asked.scratch else []
+    shipped = Ship(models=final, compressed=narrow, found=found, rule=job.ship)
+    scratch = TrainScratch(like=Model(narrow, variants[0].tables), recipe=job.training)
+    extra: list[Step[Any]] = [scratch] if job.scratch else []
     report = WriteReport(
-        **asked.heading,
+        **job.heading,
         baseline=baseline,
         found=found,
         low_rank=low_rank,
@@ -153,21 +153,21 @@ def paper_order(asked: Asked, search: Search) -> list[Step[Any]]:
         narrow=narrow,
         final=final,
         shipped=shipped,
-        scratch=scratch if asked.scratch else None,
+        scratch=scratch if job.scratch else None,
     )
     made: list[Step[Any]] = [baseline, low_rank, tuned, narrow, final, *extra]
     rows = 3 + 2 * low_rank.count + 2 * len(variants) + len(extra)
     report.quality = Evaluate(subjects=report.subjects, inputs=made, count=rows)
     # The variants have one structure.
-    report.throughput = Throughput(subjects=report.subjects, inputs=made, structures=4 + asked.settings)
+    report.throughput = Throughput(subjects=report.subjects, inputs=made, structures=4 + job.settings)
     measured: list[Step[Any]] = [*extra, report.quality, report.throughput]
     needs: list[Step[Any]] = [step for step in (linear_needs, behind) if step is not None]
-    first: list[Step[Any]] = [asked.dataset, baseline, moments, found, *needs, low_rank, tuned]
+    first: list[Step[Any]] = [job.dataset, baseline, moments, found, *needs, low_rank, tuned]
     second: list[Step[Any]] = [table_moments, *table_needs.values(), narrow, final, shipped]
     return [*first, *second, Reporting(steps=measured, report=report, shipped=shipped)]
 
 
-def at_once(asked: Asked, search: Search) -> list[Step[Any]]:
+def at_once(job: Job, search: Search) -> list[Step[Any]]:
     """List the steps of compressing the MLP and the tables together, before one round of fine-tuning.
 
     After the control's first round, which both share; of a sweep, straight after training.
@@ -183,18 +183,18 @@ def at_once(asked: Asked, search: Search) -> list[Step[Any]]:
     from afm_dist.stages.training import FineTune, Model, TrainScratch
 
     # The best uncompressed model there is: what a round still teaches it, a small model would learn worse.
-    baseline, grid = asked.baseline(), search if isinstance(search, Grid) else None
+    baseline, grid = job.baseline(), search if isinstance(search, Grid) else None
     model, before = Model(baseline, "baseline"), None
-    if asked.schedule == "after-control":
+    if job.schedule == "after-control":
         before = FineTune(
-            stage="finetune-control", control="control-mlp", uncompressed=model, recipe=asked.rounds[0]
+            stage="finetune-control", control="control-mlp", uncompressed=model, recipe=job.rounds[0]
         )
         model = Model(before, "control-mlp")
 
     # What becomes of it: of a sweep the best of many sizes, scored before fine-tuning.
     moments = LinearStatistics(model=model)
     found = SearchPlans(search=search, model=model, statistics=moments)
-    variants = asked.variants
+    variants = job.variants
     known = StatisticsAtOnce(model=model, statistics=moments, variants=variants, absorb=search.rows.absorb)
     behind = None if grid else statistics_behind(model, moments, found, variants)
     rewritten = RewriteAtOnce(
@@ -215,14 +215,14 @@ def at_once(asked: Asked, search: Search) -> list[Step[Any]]:
         uncompressed=model,
         compressed=rewritten,
         count=rewritten.count,
-        recipe=asked.rounds[1],
+        recipe=job.rounds[1],
     )
-    shipped = Ship(models=tuned, compressed=rewritten, found=found, rule=asked.ship)
+    shipped = Ship(models=tuned, compressed=rewritten, found=found, rule=job.ship)
     measured = ScorePoints(grid=grid, model=model, found=found) if grid else None
-    wanted = asked.scratch and not grid
-    scratch = TrainScratch(like=Model(rewritten, variants[0].tables), recipe=asked.training)
+    wanted = job.scratch and not grid
+    scratch = TrainScratch(like=Model(rewritten, variants[0].tables), recipe=job.training)
     report = WriteReportAtOnce(
-        **asked.heading,
+        **job.heading,
         baseline=baseline,
         before=before,
         found=found,
@@ -237,7 +237,7 @@ def at_once(asked: Asked, search: Search) -> list[Step[Any]]:
         subjects=report.subjects, inputs=report.models, structures=rewritten.count + 1
     )
     extra: list[Step[Any]] = [step for step in (measured, scratch if wanted else None) if step is not None]
-    first: list[Step[Any] | None] = [asked.dataset, baseline, before, moments, found]
+    first: list[Step[Any] | None] = [job.dataset, baseline, before, moments, found]
     second: list[Step[Any] | None] = [None if grid else known, behind, rewritten, tuned, shipped]
     evidence = [*extra, report.quality, report.throughput]
     return [
@@ -257,7 +257,7 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     run = None if config.dry_run else Run(output, job="compress", config=asdict(config), resume=config.resume)
     unreported: list[int] = []
     for seed, folder in folders.items():
-        console.say(f"seed {seed}:")
+        console.info(f"seed {seed}:")
         try:
             compress(replace(config, seed=seed, seeds=None, output=folder))
         except ReportError as error:
@@ -269,10 +269,10 @@ def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     with reporting(run, *(storage.join(folder, "checkpoint") for folder in folders.values())):
         if unreported:
             raise ReportError(f"that of seed {', '.join(map(str, unreported))} is missing, see above")
-        say_over_seeds(run, folders)
+        print_over_seeds(run, folders)
 
 
-def say_over_seeds(run: Run, folders: Mapping[int, str]) -> None:
+def print_over_seeds(run: Run, folders: Mapping[int, str]) -> None:
     """Write and print what the runs of several seeds amount to.
 
     Args:
@@ -289,8 +289,8 @@ def say_over_seeds(run: Run, folders: Mapping[int, str]) -> None:
     content = report.over_seeds({seed: report.read_report(location) for seed, location in reports.items()})
     written = run.stage("report", lambda folder: report.write_seeds_report(content, folder), inputs=made)
     console.out.print(report.seeds_table(content))
-    console.say(report.sentence(content))
-    console.say(f"report:     {written.file('report.html')}")
+    console.info(report.sentence(content))
+    console.info(f"report:     {written.file('report.html')}")
 
 
 if __name__ == "__main__":

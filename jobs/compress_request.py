@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Job:
     """What a job was asked for, checked before anything is started.
 
     Attributes:
@@ -70,7 +70,7 @@ class Asked:
     ship: str
 
     @classmethod
-    def of(cls, config: Compress) -> Asked:
+    def of(cls, config: Compress) -> Job:
         """Check the options against the model and its data.
 
         Raises:

@@ -40,7 +40,7 @@ class CompressTables:
 
 def main(config: CompressTables) -> None:
     """Run the job."""
-    console.say(f"afm-dist compress_tables: {config.checkpoint} to {config.embedding_dim} dimensions")
+    console.info(f"afm-dist compress_tables: {config.checkpoint} to {config.embedding_dim} dimensions")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
     from afm_dist.checkpoint.config import check_schema
@@ -73,7 +73,7 @@ def main(config: CompressTables) -> None:
     written = large_tables.checkpoint(
         run, data, manifest, source, moments, config.embedding_dim, options=config.resources
     )
-    console.say(f"checkpoint: {written.path}")
+    console.info(f"checkpoint: {written.path}")
 
 
 if __name__ == "__main__":

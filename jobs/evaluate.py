@@ -37,7 +37,7 @@ class Evaluate:
 
 def main(config: Evaluate) -> None:
     """Run the job."""
-    console.say(f"afm-dist evaluate: {config.checkpoint} on {config.split} of {config.data}")
+    console.info(f"afm-dist evaluate: {config.checkpoint} on {config.split} of {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
     from afm_dist.checkpoint.config import check_schema, load_config
@@ -72,7 +72,7 @@ def main(config: Evaluate) -> None:
     work_in_driver()
     subject = Subject(name=config.checkpoint, stage="trained", checkpoint=config.checkpoint)
     row = measure_quality(subject, manifest, config.split, options=config.resources)
-    say_quality(row)
+    print_quality(row)
     # Written before the speed is measured, which may fail; and again with it.
     if config.json:
         storage.write_json(config.json, row)
@@ -83,10 +83,10 @@ def main(config: Evaluate) -> None:
     batch = timing_batch(manifest, config.split)
     speed = measure_throughput(models, batch)[config.checkpoint]
     row["rows_per_second"] = speed.rows_per_second
-    console.say(f"throughput  {row['rows_per_second']:,.0f} rows/s (eager, CPU, batch 10000)")
+    console.info(f"throughput  {row['rows_per_second']:,.0f} rows/s (eager, CPU, batch 10000)")
     if config.baseline:
         row["throughput_ratio"] = speed.ratio
-        console.say(
+        console.info(
             f"            {speed.ratio:.2f} times {config.baseline} ({speed.ratio_min:.2f} to "
             f"{speed.ratio_max:.2f})"
         )
@@ -112,19 +112,19 @@ def check_figures(location: str) -> None:
         raise OptionError(f"--json {location}: is there, and holds no figures of this job; name another file")
 
 
-def say_quality(row: Mapping[str, Any]) -> None:
+def print_quality(row: Mapping[str, Any]) -> None:
     """Print what was measured, but the throughput; what the rows do not define is said to be undefined."""
-    console.say(f"AUC         {_figure(row['auc'])}")
-    console.say(f"log loss    {_figure(row['log_loss'])}")
-    console.say(f"calibration {_figure(row['calibration'])} (predicted over observed clicks)")
+    console.info(f"AUC         {_figure(row['auc'])}")
+    console.info(f"log loss    {_figure(row['log_loss'])}")
+    console.info(f"calibration {_figure(row['calibration'])} (predicted over observed clicks)")
     for each in row["reliability"]:
         predicted, observed = (each[clicks] / each["weight"] for clicks in ("predicted", "observed"))
-        console.say(
+        console.info(
             f"            {predicted:.6f} predicted, {observed:.6f} observed, {each['weight']:,} rows"
         )
-    console.say(f"            {_figure(row['calibration_error'])} mean distance of the two (expected error)")
-    console.say(f"parameters  {row['parameters']:,}")
-    console.say(f"bytes       {row['bytes']:,}")
+    console.info(f"            {_figure(row['calibration_error'])} mean distance of the two (expected error)")
+    console.info(f"parameters  {row['parameters']:,}")
+    console.info(f"bytes       {row['bytes']:,}")
 
 
 def _figure(value: float | None) -> str:

@@ -32,7 +32,7 @@ class Export:
 
 def main(config: Export) -> None:
     """Run the job."""
-    console.say(f"afm-dist export: {config.checkpoint} to {config.output} ({config.format})")
+    console.info(f"afm-dist export: {config.checkpoint} to {config.output} ({config.format})")
     # torch takes seconds to import: after the first line.
     from afm_dist import storage
     from afm_dist.checkpoint import preprocessing
@@ -69,7 +69,7 @@ def main(config: Export) -> None:
         vocabulary=vocabulary,
         overwrite=config.overwrite,
     )
-    console.say(
+    console.info(
         f"largest difference of a logit from the checkpoint's: {parity.difference:.2g} on {parity.rows:,} "
         f"rows, {parity.real_rows:,} of them of the dataset (accepted: {BOUNDS[config.precision]:.2g}, or "
         f"{ROUND_OFF:.2g} of the largest logit)"
@@ -79,15 +79,15 @@ def main(config: Export) -> None:
             f"{config.output}: was compared with the checkpoint on made-up rows only; to have it compared on "
             "real ones too, give their dataset with --data"
         )
-    console.say("a row with an id outside its field gives NaN, and changes no other row")
+    console.info("a row with an id outside its field gives NaN, and changes no other row")
     if vocabulary:
-        console.say(f"vocabularies in {config.output}{PREPROCESSING_SUFFIX}")
+        console.info(f"vocabularies in {config.output}{PREPROCESSING_SUFFIX}")
     else:
         console.warn(
             f"{config.output}: no vocabularies are with it, for the checkpoint has none; give the dataset it "
             "was trained on with --data"
         )
-    console.say(f"bytes       {written_bytes(config.output):,}")
+    console.info(f"bytes       {written_bytes(config.output):,}")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Predict:
 def main(config: Predict) -> None:
     """Run the job."""
     started = time.monotonic()
-    console.say(f"afm-dist predict: {', '.join(config.input)} with {config.checkpoint}")
+    console.info(f"afm-dist predict: {', '.join(config.input)} with {config.checkpoint}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist import storage
     from afm_dist.checkpoint import preprocessing
@@ -107,14 +107,14 @@ def main(config: Predict) -> None:
         usage=usage,
         options=config.resources,
     )
-    say_summary(summary, manifest, config.output)
+    print_summary(summary, manifest, config.output)
     peaks = f"{usage.peak_bytes / 1e6:,.0f} MB, of the driver {peak_memory() / 1e6:,.0f} MB"
-    console.say(f"done in {time.monotonic() - started:.1f} s, peak memory of a worker {peaks}")
+    console.info(f"done in {time.monotonic() - started:.1f} s, peak memory of a worker {peaks}")
 
 
-def say_summary(summary: Summary, manifest: Manifest, output: str) -> None:
+def print_summary(summary: Summary, manifest: Manifest, output: str) -> None:
     """What was scored, and what looks as if it had been read otherwise than the training data."""
-    console.say(f"{summary.rows:,} rows in {output}, mean score {summary.mean:.6f}")
+    console.info(f"{summary.rows:,} rows in {output}, mean score {summary.mean:.6f}")
     if summary.rejected:
         console.warn(f"{summary.rejected:,} rows are malformed and have no score; see {output}.rejected")
     before = manifest.facts.get("unknown_share", {})

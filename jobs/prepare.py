@@ -114,7 +114,7 @@ class Prepare:
 def main(config: Prepare) -> None:
     """Run the job."""
     started = time.monotonic()
-    console.say(f"afm-dist prepare: {config.describe or config.output or 'a raw log'}")
+    console.info(f"afm-dist prepare: {config.describe or config.output or 'a raw log'}")
     # Imported here, so that the line above appears at once.
     from afm_dist import storage
     from afm_dist.dataset.description import Description
@@ -152,7 +152,7 @@ def main(config: Prepare) -> None:
     # By a dry run too.
     source = source.deciding(protocol.split(len(source.paths)))
     for line in source.describe():
-        console.say(line)
+        console.info(line)
     if config.dry_run:
         dry_run.show_plan(source, protocol, output, config.resources)
         return
@@ -174,8 +174,8 @@ def main(config: Prepare) -> None:
     describe.show_summary(description)
     describe.write_page(description, output)
     memory = f", peak memory of a worker {usage.peak_bytes / 1e6:,.0f} MB" if usage.peak_bytes else ""
-    console.say(f"done in {time.monotonic() - started:.1f} s{memory}")
-    console.say(f"look at it: python jobs/prepare.py --describe {output}")
+    console.info(f"done in {time.monotonic() - started:.1f} s{memory}")
+    console.info(f"look at it: python jobs/prepare.py --describe {output}")
 
 
 def source_name(config: Prepare, preset: Preset) -> SourceName:
@@ -238,11 +238,11 @@ def protocol_of(config: Prepare, preset: Preset) -> Protocol:
         "max_bad_rows",
     )
     given = {name: getattr(config, name) for name in named if getattr(config, name) is not None}
-    said = dict(preset.options)
+    options = dict(preset.options)
     if config.split_by not in (None, "column"):
         for name in ("split_column", "validation_from", "test_from"):
-            said.pop(name, None)
-    return Protocol(**{**said, **given, "seed": config.seed})
+            options.pop(name, None)
+    return Protocol(**{**options, **given, "seed": config.seed})
 
 
 def check_held_out(source: Source, protocol: Protocol, last_named: str) -> None:
@@ -257,7 +257,7 @@ def check_held_out(source: Source, protocol: Protocol, last_named: str) -> None:
         raise OptionError(
             f"--split-by last-file: the last file, {last_named}, holds no rows; leave it out of --input"
         )
-    console.say(f"held out for validation and test: {last_named}")
+    console.info(f"held out for validation and test: {last_named}")
 
 
 def _input_files(config: Prepare) -> list[str]:

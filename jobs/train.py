@@ -88,7 +88,7 @@ class Train:
 
 def main(config: Train) -> None:
     """Run the job."""
-    console.say(f"afm-dist train: {config.model} on {config.data}")
+    console.info(f"afm-dist train: {config.model} on {config.data}")
     # torch and Ray take seconds to import: after the first line.
     from afm_dist.dataset.labels import Labels, check_labels, warn_of_undefined
     from afm_dist.pipelines.context import Context
@@ -98,7 +98,7 @@ def main(config: Train) -> None:
     from afm_dist.planning.show import show
     from afm_dist.runtime.cluster import check_paths, check_workers
     from afm_dist.runtime.machine import work_in_driver
-    from afm_dist.stages.evaluation import Evaluate, Subject, say_quality
+    from afm_dist.stages.evaluation import Evaluate, Subject, print_quality
     from afm_dist.stages.shipping import reporting, ship
     from afm_dist.stages.training import BASELINE, Models, TrainBaseline, training_dataset
     from afm_dist.training.fit import WorkerGroup
@@ -162,8 +162,8 @@ def main(config: Train) -> None:
     shipped = ship(context, training.run(context), BASELINE)
     evaluation.inputs = [Given(Models(stage=shipped, checkpoints={}, histories={}))]
     with reporting(context.run, shipped.path):
-        say_quality(evaluation.run(context))
-    console.say(f"checkpoint: {shipped.path}")
+        print_quality(evaluation.run(context))
+    console.info(f"checkpoint: {shipped.path}")
 
 
 def check_hidden(hidden: tuple[int, ...] | None) -> None:

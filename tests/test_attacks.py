@@ -247,9 +247,9 @@ def test_the_refusal_is_one_line_with_exit_code_1(
     with pytest.raises(SystemExit) as ended:
         console.run_job(export.Export, export.main)
 
-    said = capsys.readouterr().err.strip()
+    printed = capsys.readouterr().err.strip()
     assert ended.value.code == 1
-    assert "'../../stolen'" in said and len(said.splitlines()) == 1
+    assert "'../../stolen'" in printed and len(printed.splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", ["{}", "my notes", '{"auc": 0.7}', "[]"])

@@ -107,8 +107,8 @@ def _listed(sentence: str, names: Sequence[str]) -> list[str]:
 def _differences(ours: Sequence[MethodConfig], given: Sequence[MethodConfig]) -> str:
     """Say what is otherwise in the model."""
     if [type(config) for config in ours] != [type(config) for config in given]:
-        found, said = (", then ".join(config.label for config in configs) for configs in (ours, given))
-        return f"compressed by {found} (the plan: by {said})"
+        found, planned = (", then ".join(config.label for config in configs) for configs in (ours, given))
+        return f"compressed by {found} (the plan: by {planned})"
     return ", ".join(
         f"of {key} {value} (the plan: {vars(other)[key]})"
         for own, other in zip(ours, given, strict=True)

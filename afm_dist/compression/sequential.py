@@ -13,7 +13,7 @@ from afm_dist.compression.rewrite import compress_
 from afm_dist.statistics.moments import Moments
 
 
-def compress_in_turn_(
+def compress_sequentially_(
     model: nn.Module,
     plan: Plan,
     collect: Callable[[nn.Module, str], Mapping[str, Moments]],

@@ -16,7 +16,7 @@ from afm_dist.errors import DataError
 from afm_dist.evaluation.calibration import Calibration, calibration
 from afm_dist.evaluation.metrics import auc, log_loss
 from afm_dist.evaluation.scored_rows import ScoredRows
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, task_resources, task_slots
 from afm_dist.runtime.machine import work_with_threads
@@ -102,7 +102,7 @@ def evaluate_model(
     *,
     name: str = "model",
     options: ResourceOptions = AUTOMATIC,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
 ) -> Quality:
     """AUC, log loss and calibration of a model on a split, by Ray tasks over its shard groups.
 

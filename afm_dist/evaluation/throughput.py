@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from afm_dist.dataset.batch import Batch
-from afm_dist.evaluation.timing import Speedup, time_in_turn
+from afm_dist.evaluation.timing import Speedup, time_interleaved
 
 BATCH_SIZE = 10_000
 ROUNDS = 31
@@ -49,7 +49,9 @@ def measure_throughput(
     """
     ids, numeric = batch.ids.long(), batch.numeric
     with torch.inference_mode():
-        seconds = time_in_turn({name: partial(model, ids, numeric) for name, model in models.items()}, rounds)
+        seconds = time_interleaved(
+            {name: partial(model, ids, numeric) for name, model in models.items()}, rounds
+        )
     first = next(iter(seconds.values()))
     return {
         name: _throughput(len(batch) / statistics.median(own), Speedup.over(first, own))

@@ -34,7 +34,7 @@ class Speedup:
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
 
-def time_in_turn(
+def time_interleaved(
     actions: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = WARM_UP_ROUNDS
 ) -> dict[str, list[float]]:
     """Seconds of every action in every round; in each round all run, one after the other.

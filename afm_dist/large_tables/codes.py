@@ -21,7 +21,7 @@ from afm_dist.compression.method import RowEncoder
 from afm_dist.errors import DataError, StageError
 from afm_dist.large_tables.ranges import Group, rows_of
 from afm_dist.large_tables.stored import Described, StoredTensor, as_bytes, header, read_header
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, task_slots
 from afm_dist.runtime.machine import work_with_threads
@@ -118,7 +118,7 @@ class CodeParts:
             raise DataError(f"{location}: checksum does not match")
 
 
-def make_codes(parts: CodeParts, *, options: CpuOptions = CPU_EACH, emit: Emit = unheard) -> None:
+def make_codes(parts: CodeParts, *, options: CpuOptions = CPU_EACH, emit: Emit = no_events) -> None:
     """Make the parts that are not there yet. A task holds a block of rows, and the codes of its part.
 
     Args:
@@ -135,7 +135,7 @@ def make_codes(parts: CodeParts, *, options: CpuOptions = CPU_EACH, emit: Emit =
     total, todo = parts.table.shape[0], sum(rows_of(parts.groups[part]) for part in missing)
     if len(missing) < len(parts.groups):
         found = len(parts.groups) - len(missing)
-        console.say(f"  {found} of {len(parts.groups)} parts were already committed")
+        console.info(f"  {found} of {len(parts.groups)} parts were already committed")
         emit("parts found committed", what=STAGE, parts=found)
     resources = TaskResources(cpus=options.task_cpus)
     shared = ray.put(parts)

@@ -20,7 +20,7 @@ from afm_dist.large_tables.ranges import row_groups
 from afm_dist.large_tables.source import WEIGHT, Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
 from afm_dist.modules.tensors import named_tensors
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions
 from afm_dist.statistics.moments import RANGE_ROWS, Moments
 from afm_dist.statistics.statistics import Statistics
@@ -37,7 +37,7 @@ def compress_table(
     sensitivity: Mapping[str, Tensor] | None = None,
     *,
     options: CpuOptions = CPU_EACH,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
     range_rows: int = RANGE_ROWS,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:

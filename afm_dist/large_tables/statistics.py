@@ -17,7 +17,7 @@ from afm_dist.errors import DataError
 from afm_dist.large_tables.ranges import Group, row_groups, rows_of
 from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.stored import StoredTensor
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime.cluster import ensure_ray
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
 from afm_dist.statistics.keys import field_key
@@ -75,7 +75,7 @@ def stored_moments(
     *,
     folder: str,
     options: CpuOptions = CPU_EACH,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
     range_rows: int = RANGE_ROWS,
 ) -> dict[str, Moments]:
     """What ``moments_from_counts`` gives, of a table that may be larger than memory.

@@ -209,14 +209,14 @@ class Costs:
             seconds=self._task_seconds(split, passes * rows * seconds),
         )
 
-    def statistics(self, stage: str, *, in_turn: bool = False) -> Estimate:
+    def statistics(self, stage: str, *, sequential: bool = False) -> Estimate:
         """The pass over the training split that leaves a partial per group.
 
         Args:
             stage: Its name.
-            in_turn: Whether it is one for each layer but the first, whose moments are there.
+            sequential: Whether it is one for each layer but the first, whose moments are there.
         """
-        rows = self.manifest.rows("train") * (self.layers - 1 if in_turn else 1)
+        rows = self.manifest.rows("train") * (self.layers - 1 if sequential else 1)
         partial = 8 * self.moments
         # A product of its outputs with themselves for each layer, and the copies it is made from.
         products = Footprint(flops=2 * self.moments, traffic=0, alive=0).seconds

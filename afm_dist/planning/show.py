@@ -25,12 +25,12 @@ def show(plan: Plan, *, check: bool) -> None:
 def conclude(plan: Plan, *, check: bool) -> None:
     """Print what a plan needs of each node, and whether it fits; as ``show``, without the table."""
     for line in _needs(plan):
-        console.say(line)
+        console.info(line)
     admit(plan, check=check)
     if plan.cluster.growing:
-        console.say("more nodes may come: each must have what is said above")
+        console.info("more nodes may come: each must have what is said above")
     else:
-        console.say(f"{plan.cluster.where} can hold this")
+        console.info(f"{plan.cluster.where} can hold this")
 
 
 def _table(plan: Plan) -> Table:

@@ -24,7 +24,7 @@ class Emit(Protocol):
         """Take note of ``what``, in a few words, with plain JSON values."""
 
 
-def unheard(what: str, /, **details: Any) -> None:
+def no_events(what: str, /, **details: Any) -> None:
     """What is done with events outside a run: nothing."""
 
 

@@ -172,13 +172,13 @@ class Run:
             done = read_success(path)
             self.reused.append(name)
             self.event("stage up to date", stage=name, fingerprint=marker["fingerprint"])
-            console.say(f"[{name}] up to date")
+            console.info(f"[{name}] up to date")
             self.stages.append(
                 Stage(name=name, path=path, fingerprint=done["fingerprint"], commit=done["commit"])
             )
             return self.stages[-1]
 
-        console.say(f"[{name}] {reason}")
+        console.info(f"[{name}] {reason}")
         self._mark("stage started", stage=name, reason=reason)
         if not resumable:
             self._clear(name, path)
@@ -206,7 +206,7 @@ class Run:
         storage.remove(storage.join(path, STARTED))
         self.redone.append(name)
         self._mark("stage finished", stage=name, seconds=seconds)
-        console.say(f"[{name}] done in {seconds:.1f} s")
+        console.info(f"[{name}] done in {seconds:.1f} s")
         self.stages.append(Stage(name=name, path=path, fingerprint=marker["fingerprint"], commit=commit))
         return self.stages[-1]
 

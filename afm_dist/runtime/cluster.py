@@ -108,7 +108,7 @@ def ensure_ray(*, object_bytes: int = 0) -> None:
             f"the model takes {object_bytes / 1e9:.1f} GB, and only {store / 1e9:.1f} GB of shared memory "
             "are free for Ray's object store, which goes to the disk with the rest"
         )
-    console.say("starting a local Ray")
+    console.info("starting a local Ray")
     try:
         ray.init(
             address="local",
@@ -247,7 +247,7 @@ def training_resources(options: ResourceOptions, workers: int) -> TrainingResour
     """
     use_gpu = use_gpus(options)
     deadline = time.monotonic() + WAIT_S
-    asked = False
+    requested = False
     while True:
         there = nodes()
         try:
@@ -256,14 +256,14 @@ def training_resources(options: ResourceOptions, workers: int) -> TrainingResour
             if not is_growing(there) or time.monotonic() > deadline:
                 raise
         else:
-            if asked:
+            if requested:
                 request_resources(bundles=[])
             return found
-        if not asked:
-            asked = True
+        if not requested:
+            requested = True
             bundle = {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
             request_resources(bundles=[bundle] * workers)
-            console.say(
+            console.info(
                 f"  waiting for nodes: {workers} workers need {workers} {'GPUs' if use_gpu else 'CPUs'}, the "
                 f"cluster has {sum(node.gpus if use_gpu else node.cpus for node in there):g} yet"
             )
@@ -291,11 +291,11 @@ def use_gpus(options: ResourceOptions) -> bool:
 
 def _gpu_trouble() -> str | None:
     """Why torch cannot use a GPU that Ray offers; None: it can. Asked once per connection."""
-    return _asked_gpu_trouble(ray.get_runtime_context().get_job_id())
+    return _cached_gpu_trouble(ray.get_runtime_context().get_job_id())
 
 
 @lru_cache(maxsize=1)
-def _asked_gpu_trouble(job: str) -> str | None:
+def _cached_gpu_trouble(job: str) -> str | None:
     del job
     try:
         found = ray.get(_see_gpu.remote(), timeout=WAIT_S)

@@ -86,7 +86,7 @@ def check_texts(config: Any) -> None:
                 raise OptionError(f"--{name} {text!a}: not UTF-8 text; rename what it names")
 
 
-def say(text: str) -> None:
+def info(text: str) -> None:
     """Print one line; square brackets in it are plain text."""
     out.print(_escape(text))
 
@@ -149,6 +149,6 @@ def progress(
         if now - last >= PLAIN_INTERVAL_S and done < total:
             last = now
             left = (now - started) / max(done - before, 1) * (total - done)
-            say(f"  {what}: {done:,} of {total:,} {unit}, {rate()}, {left:,.0f} s left")
+            info(f"  {what}: {done:,} of {total:,} {unit}, {rate()}, {left:,.0f} s left")
 
     yield report

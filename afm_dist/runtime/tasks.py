@@ -19,11 +19,11 @@ import ray
 from ray import exceptions
 
 from afm_dist.errors import AfmError, StageError
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import available_cpus
-from afm_dist.runtime.stall_watch import StallWatch, cluster_in_words
-from afm_dist.runtime.worker_logs import last_words
+from afm_dist.runtime.watchdog import Watchdog, cluster_in_words
+from afm_dist.runtime.worker_logs import crash_report
 
 Item = TypeVar("Item")
 
@@ -76,7 +76,7 @@ def run_tasks(
     what: str = "tasks",
     name_of: Callable[[Item], str] = str,
     slots: Callable[[], int] = available_cpus,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
 ) -> None:
     """Run one Ray task per item with a bounded number in flight: about twice what can run at once.
 
@@ -103,7 +103,7 @@ def run_tasks(
     def waiting_for() -> str:
         return f"{len(in_flight)} tasks in flight, {len(waiting) + len(again)} waiting; {cluster_in_words()}"
 
-    watch = StallWatch(what, waiting_for=waiting_for, emit=emit)
+    watch = Watchdog(what, waiting_for=waiting_for, emit=emit)
     try:
         while waiting or again or in_flight:
             now = time.monotonic()
@@ -122,7 +122,7 @@ def run_tasks(
                 else:
                     lost[reason].append(attempt)
             for reason, attempts in lost.items():
-                _tell(what, reason, attempts, name_of, emit)
+                _warn_of_retries(what, reason, attempts, name_of, emit)
                 again += [_next(attempt) for attempt in attempts]
             watch.check()
     except BaseException:
@@ -178,7 +178,7 @@ def _passing(error: BaseException) -> str | None:
     return None
 
 
-def _tell(
+def _warn_of_retries(
     what: str,
     reason: str,
     attempts: Sequence[_Attempt[Item]],
@@ -190,7 +190,7 @@ def _tell(
     Raises:
         StageError: one of them was tried often enough.
     """
-    hint = f" ({last_words()})" if reason == WORKER_DIED else ""
+    hint = f" ({crash_report()})" if reason == WORKER_DIED else ""
     names = [name_of(attempt.item) for attempt in attempts]
     for attempt, name in zip(attempts, names, strict=True):
         emit("task lost", what=what, task=name, attempt=attempt.number, reason=reason)

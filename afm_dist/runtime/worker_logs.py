@@ -16,7 +16,7 @@ _FATAL = re.compile(r"^Fatal Python error: .*$", re.MULTILINE)
 _FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)$', re.MULTILINE)
 
 
-def last_words() -> str:
+def crash_report() -> str:
     """In words how a worker crashed just now, as far as this machine knows, and where to look.
 
     A worker that was killed (for memory, say) has no last words.

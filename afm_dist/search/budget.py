@@ -231,7 +231,7 @@ class Budget(Search):
         whole, rounded = leader.template(problem.model, self.request), self.rows.rounded(problem.model)
         rest, field_ranks = self._checked(config, whole, rounded, problem.bytes)
         if field_ranks != self.field_ranks:
-            console.say("  one rank for all fields: the budget has no room for the names of ranks by field")
+            console.info("  one rank for all fields: the budget has no room for the names of ranks by field")
         model, known, lost = problem.model, problem.known, 0.0
         if before.entries:
             lost = predicted_error(problem.config, before, known)
@@ -298,7 +298,7 @@ def _chosen(
     """Give the best of some allocations, and what is known of the others."""
     chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
     best = found[chosen]
-    console.say(
+    console.info(
         f"  for {budget:,} bytes: {_in_words(best)}; predicted root mean square change of "
         f"the logit {math.sqrt(best.error):.3g}, without what a ReLU between factors cuts"
     )

@@ -136,7 +136,7 @@ class Grid(Search):
         chosen = choose(points, self.ratios)
         for name, point in chosen.items():
             words = sizes_in_words(point["ranks"])
-            console.say(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {words}")
+            console.info(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {words}")
         return {name: Plan.from_json(point["plan"]) for name, point in chosen.items()}
 
     def _allocate(self, problem: Problem, score: Scoring, plan: Plan, own: Variant, point: Point) -> None:

@@ -119,7 +119,7 @@ class LinearStatistics(Step[Stage]):
             )
             digest = save_moments(storage.join(folder, MOMENTS), moments)
             remove_partials(folder)
-            console.say(f"  {context.manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
+            console.info(f"  {context.manifest.rows('train'):,} rows, digest of the moments {digest[:16]}")
 
         inputs = [context.data, self.model.step.result.stage]
         return context.run.stage("statistics-mlp", work, inputs=inputs)
@@ -186,7 +186,7 @@ class RewriteLinears(Step[Models]):
                 write_compressed(source, storage.join(folder, row), plan, moments, sensitivity)
             _, plan = next(iter(plans.values()))
             words = ", ".join(f"{entry.name} {entry.config.in_words}" for entry in plan.entries)
-            console.say(f"  {words or 'no layer is compressed'}")
+            console.info(f"  {words or 'no layer is compressed'}")
 
         steps: list[Left] = [self.model.step, self.statistics, self.sensitivity, self.behind]
         return _rewritten(context, "rewrite-mlp", work, plans, steps, {})
@@ -272,7 +272,7 @@ def _check_agreement(counted: Mapping[str, Moments], streamed: Mapping[str, Mome
                 f"{name}: counts and streaming disagree (rows {moments.count} and {other.count}, relative "
                 f"difference {worst:.1e}); the vocabulary does not belong to these shards, prepare again"
             )
-    console.say(f"  streaming agrees with the counts: largest relative difference {worst:.1e}")
+    console.info(f"  streaming agrees with the counts: largest relative difference {worst:.1e}")
 
 
 @dataclass(kw_only=True)

@@ -24,7 +24,7 @@ from afm_dist.planning.capacity import Estimate
 from afm_dist.planning.estimate import Costs
 from afm_dist.report import text
 from afm_dist.report.schema import ReliabilityBin
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runs.run import STAGE_AGAIN, Stage
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
@@ -129,7 +129,7 @@ def measure_quality(
     split: str,
     *,
     options: ResourceOptions = AUTOMATIC,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
 ) -> dict[str, Any]:
     """One row of the table, without throughput."""
     model = from_pretrained(subject.checkpoint)
@@ -148,10 +148,10 @@ def measure_quality(
     }
 
 
-def say_quality(quality: Stage) -> None:
+def print_quality(quality: Stage) -> None:
     """One line per row of the ``evaluate`` stage."""
     for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN):
-        console.say(
+        console.info(
             f"{row['name']} on the test split: AUC {text.measured(row['auc'])}, log loss "
             f"{text.measured(row['log_loss'])}, calibration {text.measured(row['calibration'])}, "
             f"{row['parameters']:,} parameters, {row['bytes']:,} bytes"
@@ -192,7 +192,7 @@ class Throughput(Step[Stage]):
             }
             measured = measure_throughput(models, batch)
             for key, speed in measured.items():
-                console.say(
+                console.info(
                     f"  {distinct[key].name}: {speed.rows_per_second:,.0f} rows/s, {speed.ratio:.2f} times "
                     f"the baseline ({speed.ratio_min:.2f} to {speed.ratio_max:.2f})"
                 )

@@ -82,14 +82,14 @@ def checkpoint(
         folds: Mapping[str, str] = getattr(type(empty_model(source.config)), "folds", {})
         plan = plan_ranks(known, policy, folded_into=folds.get(TABLE))
         kept = sorted(eigendecompose(item).kept_energy(rank) for item in known.values())
-        console.say(
+        console.info(
             f"  {len(known)} fields to {rank} dimensions, which keep {kept[0]:.1%} to {kept[-1]:.1%} of the "
             f"variance (median {kept[len(kept) // 2]:.1%})"
         )
         compress_table(source, folder, plan, known, options=options, emit=run.event)
         preprocessing.attach(manifest, folder)
         before, after = size_on_disk(source.location), size_on_disk(folder)
-        console.say(f"  {before:,} bytes before, {after:,} after: {before / after:.2f} times smaller")
+        console.info(f"  {before:,} bytes before, {after:,} after: {before / after:.2f} times smaller")
 
     return run.stage(
         CHECKPOINT,

@@ -9,7 +9,7 @@ from torch import nn
 
 from afm_dist import storage
 from afm_dist.checkpoint.pretrained import from_pretrained
-from afm_dist.compression.sequential import compress_in_turn_
+from afm_dist.compression.sequential import compress_sequentially_
 from afm_dist.compression.targets import linears_of
 from afm_dist.compression.variant import Variant
 from afm_dist.pipelines.context import Context
@@ -48,7 +48,7 @@ class SequentialStatistics(Step[Stage]):
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give a pass for each layer but the first."""
-        return [costs.statistics("statistics-sequential", in_turn=True)]
+        return [costs.statistics("statistics-sequential", sequential=True)]
 
     def work(self, context: Context) -> Stage:
         """Collect and write them."""
@@ -63,7 +63,7 @@ class SequentialStatistics(Step[Stage]):
             def collect(model: nn.Module, name: str) -> Mapping[str, Moments]:
                 if name == plan.entries[0].name:
                     return {key: own for key, own in whole.items() if module_name(key) == name}
-                console.say(f"  {name}, behind the compressed layers")
+                console.info(f"  {name}, behind the compressed layers")
                 return collect_moments(
                     model,
                     context.manifest,
@@ -74,7 +74,7 @@ class SequentialStatistics(Step[Stage]):
                     emit=context.run.event,
                 )
 
-            moments = compress_in_turn_(from_pretrained(self.model.checkpoint), plan, collect)
+            moments = compress_sequentially_(from_pretrained(self.model.checkpoint), plan, collect)
             save_moments(storage.join(folder, MOMENTS), moments)
             for entry in plan.entries:
                 storage.remove(storage.join(folder, entry.name))

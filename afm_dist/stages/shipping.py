@@ -195,7 +195,7 @@ class Reporting(Step[Stage]):
             for step in (*self.steps, self.report):
                 step.run(context)
             attach_card(context.run, shipped, self.report.result)
-            say_result(context.run, self.report.result, shipped)
+            print_result(context.run, self.report.result, shipped)
         return self.report.result
 
 
@@ -226,13 +226,13 @@ def reporting(run: Run, *shipped: str) -> Iterator[None]:
         ) from error
 
 
-def say_result(run: Run, written: Stage, shipped: Stage) -> None:
+def print_result(run: Run, written: Stage, shipped: Stage) -> None:
     """Print the table and where everything is."""
     console.out.print(table(read_report(written.file("report.json"))))
     if not run.redone:
-        console.say("every stage is up to date: nothing was done")
-    console.say(f"checkpoint: {shipped.path}")
-    console.say(f"report:     {written.file('report.html')}")
+        console.info("every stage is up to date: nothing was done")
+    console.info(f"checkpoint: {shipped.path}")
+    console.info(f"report:     {written.file('report.html')}")
 
 
 def attach_card(run: Run, shipped: Stage, written: Stage) -> None:

@@ -283,7 +283,7 @@ def _fit(
         emit=context.run.event,
         **ways,
     )
-    say_histories(histories)
+    print_histories(histories)
 
 
 def _trained(stage: Stage, name: str) -> Models:
@@ -301,14 +301,14 @@ def _spread_projections(model: nn.Module) -> None:
             nn.init.normal_(module.projection, std=module.code_dim**-0.5)
 
 
-def say_histories(histories: Mapping[str, History]) -> None:
+def print_histories(histories: Mapping[str, History]) -> None:
     """Print what each training saw and what is kept of it, a line an evaluation."""
     for name, history in histories.items():
         for point in history.curve:
             loss = "" if point.train_loss is None else f", training loss {point.train_loss:.4f}"
-            console.say(
+            console.info(
                 f"  {name} step {point.step}: validation AUC {point.validation_auc:.4f}, "
                 f"log loss {point.validation_log_loss:.4f}{loss}"
             )
         words = summary(history)
-        console.say(f"  {name}: kept {words['kept']}: {words['reason']}")
+        console.info(f"  {name}: kept {words['kept']}: {words['reason']}")

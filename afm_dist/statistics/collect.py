@@ -28,7 +28,7 @@ from afm_dist.dataset.manifest import MAX_GROUPS, Manifest, Shard
 from afm_dist.dataset.reader import read_batches
 from afm_dist.errors import DataError, OptionError
 from afm_dist.modules.eval_mode import eval_mode
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, task_resources
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
@@ -80,7 +80,7 @@ class PassOptions:
     folder: str | None = None
     keep: bool = False
     resources: ResourceOptions = AUTOMATIC
-    emit: Emit = unheard
+    emit: Emit = no_events
 
 
 def collect_moments(
@@ -95,7 +95,7 @@ def collect_moments(
     folder: str | None = None,
     keep: bool = False,
     options: ResourceOptions = AUTOMATIC,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
 ) -> CollectedMoments:
     """Moments of the outputs of some modules over a dataset (E[y] and Cov(y) of the paper's eq. 1).
 

@@ -90,11 +90,11 @@ class RayPass:
     def parts(self) -> Iterator[dict[str, Moments]]:
         """Do the groups that have no partial yet, and yield all in their order, one in memory at a time."""
         if beside := self._partials.beside():
-            console.say(f"  beside them lie partials of other passes, unused: {', '.join(beside)}")
+            console.info(f"  beside them lie partials of other passes, unused: {', '.join(beside)}")
         self._partials.begin()
         committed = self._partials.committed(len(self._rows))
         if committed:
-            console.say(f"  {len(committed)} of {len(self._rows)} groups were already committed")
+            console.info(f"  {len(committed)} of {len(self._rows)} groups were already committed")
             self._emit("groups found committed", what=STAGE, groups=committed)
         self._collect([i for i in range(len(self._rows)) if i not in set(committed)])
         for i in range(len(self._rows)):

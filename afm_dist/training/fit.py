@@ -18,7 +18,7 @@ from afm_dist.checkpoint.files import check_files, size_on_disk
 from afm_dist.dataset.labels import check_labels
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError, StageError
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, training_resources
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions, TrainingResources
@@ -70,7 +70,7 @@ def fit(
     folder: str,
     group: WorkerGroup = WorkerGroup(),
     fine_tuning: bool = False,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
 ) -> dict[str, History]:
     """Train models on Ray Train, one after the other in one group of workers.
 
@@ -212,7 +212,7 @@ def _resources(group: WorkerGroup, start: Registered | None, emit: Emit, *, agai
     if start is None:
         return resources
     threads = min(resources.cpus, start.threads)
-    console.say(f"  {start.candidate}: going on from step {start.step} with {threads} threads per worker")
+    console.info(f"  {start.candidate}: going on from step {start.step} with {threads} threads per worker")
     if (threads, resources.device) != (start.threads, start.device):
         console.warn(
             f"the training began with {start.threads} threads per worker on {start.device}, and goes on with "
@@ -248,7 +248,7 @@ def _wait_for_nodes(options: ResourceOptions, workers: int, emit: Emit) -> Train
         StageError: none came for a long time.
     """
     ends = time.monotonic() + WAIT_FOR_NODES_S
-    told = False
+    warned = False
     while True:
         try:
             return training_resources(options, workers)
@@ -257,10 +257,10 @@ def _wait_for_nodes(options: ResourceOptions, workers: int, emit: Emit) -> Train
                 raise StageError(
                     f"waited {WAIT_FOR_NODES_S:.0f} s for nodes: {error}. Then run the same command to go on"
                 ) from error
-            if not told:
+            if not warned:
                 console.warn(f"waiting for nodes: {error}")
                 emit("waiting for nodes", reason=str(error))
-            told = True
+            warned = True
             time.sleep(POLL_S)
 
 

@@ -15,7 +15,7 @@ from afm_dist import storage
 from afm_dist.errors import AfmError
 from afm_dist.runs.events import Emit
 from afm_dist.runtime import console
-from afm_dist.runtime.stall_watch import StallWatch, cluster_in_words
+from afm_dist.runtime.watchdog import Watchdog, cluster_in_words
 from afm_dist.training.registration import RAY_TRAIN, Registered, Registrar
 from afm_dist.training.worker import PROGRESS, Assignment, run_worker
 
@@ -114,7 +114,7 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
             began = rows != assignment.rows_before
             return cluster_in_words() if began else f"its workers have not begun; {cluster_in_words()}"
 
-        stall = StallWatch(f"training {name}", waiting_for=waiting_for, emit=emit)
+        watch = Watchdog(f"training {name}", waiting_for=waiting_for, emit=emit)
         with console.progress(name, total_rows, before=rows) as advance:
             ended = False
             while not ended:
@@ -127,12 +127,12 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
                     continue
                 if seen != rows:
                     advance(seen - rows)
-                    stall.progressed()
+                    watch.progressed()
                     rows = seen
                 if newest is not None and newest != registered:
                     emit("checkpoint registered", candidate=newest.candidate, step=newest.step)
                     registered = newest
-                stall.check()
+                watch.check()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

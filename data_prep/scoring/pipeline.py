@@ -22,7 +22,7 @@ from torch import nn
 from afm_dist import __version__, storage
 from afm_dist.dataset.manifest import Count, Manifest
 from afm_dist.errors import DataError, OptionError
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, task_resources
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions, TaskResources
@@ -70,7 +70,7 @@ def predict(
     resume: Literal["auto", "never"] = "auto",
     overwrite: bool = True,
     usage: Usage | None = None,
-    emit: Emit = unheard,
+    emit: Emit = no_events,
     options: ResourceOptions = AUTOMATIC,
 ) -> Summary:
     """Score raw rows into one Parquet file: row, score, logit, and what the source carries along.
@@ -125,7 +125,7 @@ def predict(
         resources=resources,
         emit=emit,
     )
-    console.say(f"scoring to {output}{' (interrupted before, going on)' if work.resumed else ''}")
+    console.info(f"scoring to {output}{' (interrupted before, going on)' if work.resumed else ''}")
     work.begin()
     return _Prediction(model, manifest, source, output, work, resources, plan).run(batch_size, max_bad_rows)
 

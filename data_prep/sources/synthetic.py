@@ -21,7 +21,7 @@ import ray
 
 from afm_dist import storage
 from afm_dist.errors import DataError, OptionError
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import cluster, console
 from afm_dist.runtime.tasks import run_tasks
 from data_prep.sources.planted import BLOCK_ROWS, PART_ROWS, PlantedModel
@@ -55,7 +55,7 @@ class SyntheticLog:
 
 
 def write_synthetic(
-    folder: str, rows: int, seed: int, shape: ShapeName = "criteo", *, emit: Emit = unheard
+    folder: str, rows: int, seed: int, shape: ShapeName = "criteo", *, emit: Emit = no_events
 ) -> SyntheticLog:
     """Write a planted log on Ray, file by file in bounded memory.
 
@@ -201,7 +201,7 @@ def _write_parts(folder: str, log: SyntheticLog, todo: list[int], emit: Emit) ->
     cluster.ensure_ray()
     what = "writing the synthetic log"
     if len(todo) < len(log.paths):
-        console.say(f"  {what}: {len(log.paths) - len(todo)} of {len(log.paths)} files are there")
+        console.info(f"  {what}: {len(log.paths) - len(todo)} of {len(log.paths)} files are there")
 
     def submit(index: int) -> Any:
         count = _rows_of_part(index, log.rows)

@@ -22,7 +22,7 @@ from afm_dist.checkpoint.config import ModelConfig, check_schema, load_config
 from afm_dist.checkpoint.files import CONFIG, content_fingerprint, size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.plan import TABLE, Plan
-from afm_dist.compression.sequential import compress_in_turn_
+from afm_dist.compression.sequential import compress_sequentially_
 from afm_dist.compression.targets import target_linears
 from afm_dist.compression.variant import Request
 from afm_dist.dataset.labels import SPLITS, check_labels
@@ -213,13 +213,13 @@ def _compress(config: Ablation, manifest: Manifest, source: str, targets: Mappin
     left = [one for one, path in targets.items() if not storage.exists(storage.join(path, CONFIG))]
     if not left:
         return
-    console.say("  statistics")
+    console.info("  statistics")
     model = from_pretrained(source)
     linears = _linear_moments(model, manifest, target_linears(model))
     joint = sorted({rows_of(one).absorb for one in left})
     tables = {absorb: counted_moments(model, manifest, absorb) for absorb in joint}
     names = [*target_linears(model), TABLE]
-    felt = {absorb: logit_sensitivity(model, manifest, names, absorb=absorb) for absorb in joint}
+    sensitivities = {absorb: logit_sensitivity(model, manifest, names, absorb=absorb) for absorb in joint}
     behind: dict[str, Mapping[str, Moments]] = {}
     for one in left:
         absorb, own = rows_of(one).absorb, linears
@@ -227,10 +227,10 @@ def _compress(config: Ablation, manifest: Manifest, source: str, targets: Mappin
             # They follow from the factors of the layers alone, not from what becomes of the table.
             if one.activation not in behind:
                 plan = plan_of(model, one, linear_rank=config.mlp_rank, embedding_dim=None)
-                behind[one.activation] = _moments_in_turn(source, plan, manifest, linears)
+                behind[one.activation] = _sequential_moments(source, plan, manifest, linears)
             own = behind[one.activation]
         plan = plan_of(model, one, linear_rank=config.mlp_rank, embedding_dim=config.embedding_dim)
-        write_compressed(source, targets[one], plan, {**own, **tables[absorb]}, felt[absorb])
+        write_compressed(source, targets[one], plan, {**own, **tables[absorb]}, sensitivities[absorb])
 
 
 def _linear_moments(model: nn.Module, manifest: Manifest, names: Sequence[str]) -> Mapping[str, Moments]:
@@ -238,7 +238,7 @@ def _linear_moments(model: nn.Module, manifest: Manifest, names: Sequence[str]) 
     return collect_moments(model, batches, names, forward_fn=forward_batch)
 
 
-def _moments_in_turn(
+def _sequential_moments(
     source: str, plan: Plan, manifest: Manifest, linears: Mapping[str, Moments]
 ) -> Mapping[str, Moments]:
     """Of each linear layer, behind those before it as the plan compresses them."""
@@ -248,7 +248,7 @@ def _moments_in_turn(
             return {key: own for key, own in linears.items() if module_name(key) == name}
         return _linear_moments(model, manifest, [name])
 
-    return compress_in_turn_(from_pretrained(source), plan, collect)
+    return compress_sequentially_(from_pretrained(source), plan, collect)
 
 
 def _score(checkpoints: Mapping[str, str], manifest: Manifest, folder: str) -> dict[str, float]:
@@ -286,9 +286,9 @@ def main(config: Ablation) -> None:
     work_in_driver()
     models = []
     for index, checkpoint in enumerate(config.checkpoints):
-        console.say(checkpoint)
+        console.info(checkpoint)
         models.append(measure(config, manifest, index))
-    console.say(page(config, models, str(load_config(config.checkpoints[0]).architecture)))
+    console.info(page(config, models, str(load_config(config.checkpoints[0]).architecture)))
 
 
 if __name__ == "__main__":

@@ -147,11 +147,11 @@ def grid_table(models: Sequence[Measured]) -> str:
 
 def references(models: Sequence[Measured]) -> str:
     """What the compressed models are compared with, in a line."""
-    said = [f"baseline {spread([model.baseline for model in models])}"]
+    parts = [f"baseline {spread([model.baseline for model in models])}"]
     for weight in models[0].control:
         control = spread([model.control[weight] for model in models])
-        said.append(f"control (distillation {weight:g}) {control}")
-    return f"Test AUC of the uncompressed model: {', '.join(said)}."
+        parts.append(f"control (distillation {weight:g}) {control}")
+    return f"Test AUC of the uncompressed model: {', '.join(parts)}."
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -357,7 +357,7 @@ def main(config: Page) -> None:
     else:
         rates = rates_in(page)
     path.write_text(written(page, rates), encoding="utf-8")
-    console.say(f"{config.page}: written")
+    console.info(f"{config.page}: written")
 
 
 if __name__ == "__main__":

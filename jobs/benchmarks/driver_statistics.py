@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from afm_dist.evaluation.timing import time_in_turn
+from afm_dist.evaluation.timing import time_interleaved
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import load_moments, save_moments
 from afm_dist.statistics.spectrum import eigendecompose
@@ -35,7 +35,7 @@ def run(suite: str, shape: str, width: int, rounds: int) -> list[Result]:
         moments = {name: _moments(width) for name in ("mlp.3", "mlp.6")}
         save_moments(location, moments)
         size = Path(location).stat().st_size / MEGABYTE
-        seconds = time_in_turn(
+        seconds = time_interleaved(
             {
                 MERGING: lambda: [moments[n].merge(part) for n, part in load_moments(location).items()],
                 DECOMPOSING: lambda: [eigendecompose(item) for item in moments.values()],

@@ -287,9 +287,9 @@ def main(config: FineTuning) -> None:
     samples: list[Sample] = []
     for start in starts:
         for seed in config.seeds:
-            console.say(f"{start.run}, seed {seed}")
+            console.info(f"{start.run}, seed {seed}")
             samples += measure(start, seed, storage.absolute(config.output))
-    console.say(table(samples))
+    console.info(table(samples))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.timing import WARM_UP_ROUNDS, Speedup, time_in_turn
+from afm_dist.evaluation.timing import WARM_UP_ROUNDS, Speedup, time_interleaved
 from afm_dist.export.onnx_file import INSTALL
 from afm_dist.runtime import console
 from afm_dist.serving.rows import Precision
@@ -62,7 +62,7 @@ def run(
             "or name another runtime"
         )
     if len(present) < len(runtimes):
-        console.say(f"  without ONNX Runtime, which is not installed ({INSTALL})")
+        console.info(f"  without ONNX Runtime, which is not installed ({INSTALL})")
     prepared = Prepared(models_of(shape), shape.fields, precision, max(batch_sizes))
     (pool,) = criteo_shape.batches(shape.cardinalities, BATCHES * max(batch_sizes), 1, shape.numeric)
     ids, numeric = pool.ids.long(), pool.numeric
@@ -111,7 +111,7 @@ def _measured(
         for name, score in scores.items()
     }
     with torch.inference_mode():
-        seconds = time_in_turn(actions, rounds)
+        seconds = time_interleaved(actions, rounds)
     results = []
     for runtime, scores in scorers.items():
         own = {name: seconds[f"{runtime}: {name}"] for name in scores}

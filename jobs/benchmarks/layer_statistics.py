@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from afm_dist.evaluation.timing import time_in_turn
+from afm_dist.evaluation.timing import time_interleaved
 from afm_dist.models.layers import MLP, hidden_linears
 from afm_dist.statistics.accumulator import MomentAccumulator, Workspace
 from afm_dist.statistics.observe import Observer
@@ -83,7 +83,7 @@ def _against_forward(
             model(rows)
 
     actions: dict[str, Action] = {FORWARD: lambda: model(rows), "forward and moments": observe}
-    seconds = time_in_turn(actions, rounds, warm_up=1)
+    seconds = time_interleaved(actions, rounds, warm_up=1)
     return rates(SUITE, len(rows), seconds, FORWARD, prefix=f"{shape.name}: ")
 
 
@@ -98,7 +98,7 @@ def _against_peer(
         MOMENTS_ALONE: _accumulating(outputs),
     }
     peers = {n: peer for n in batches if (peer := _incremental_pca(outputs, n)) is not None}
-    seconds = time_in_turn(actions | {str(n): peer for n, peer in peers.items()}, rounds, warm_up=1)
+    seconds = time_interleaved(actions | {str(n): peer for n, peer in peers.items()}, rounds, warm_up=1)
     results = []
     for n in peers:
         prefix = f"{shape.name}, batch {len(rows) // n}: "

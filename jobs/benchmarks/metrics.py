@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from afm_dist.evaluation.calibration import calibration, sigmoid
 from afm_dist.evaluation.metrics import auc, log_loss
 from afm_dist.evaluation.scored_rows import ScoredRows
-from afm_dist.evaluation.timing import time_in_turn
+from afm_dist.evaluation.timing import time_interleaved
 from jobs.benchmarks.result import Result, rates
 
 SUITE = "metrics"
@@ -31,7 +31,7 @@ def run(*, rows: int, rounds: int) -> list[Result]:
     labels, logits = scored(rows)
     timed = actions(labels, logits)
     reference = PEER if PEER in timed else OURS
-    results = rates(SUITE, rows, time_in_turn(timed, rounds, warm_up=1), reference)
+    results = rates(SUITE, rows, time_interleaved(timed, rounds, warm_up=1), reference)
     results += [_memory(name, action, rows) for name, action in timed.items()]
     if PEER in timed:
         difference = abs(timed[PEER]() - timed[OUR_AUC]())

@@ -21,7 +21,7 @@ import ray
 
 from afm_dist import storage
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.timing import Speedup, time_in_turn
+from afm_dist.evaluation.timing import Speedup, time_interleaved
 from afm_dist.runtime.cluster import ensure_ray
 from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
@@ -51,7 +51,7 @@ def run(*, rows: int, rounds: int, peers_python: str | None) -> list[Result]:
         ensure_ray()
         preparing = _Preparing(folder)
         memory = _memory(preparing, log, rows)
-        seconds = time_in_turn(
+        seconds = time_interleaved(
             {
                 PARSING: lambda: pl.read_csv(log, separator="\t", has_header=False),
                 PREPARING: lambda: preparing(log),
@@ -125,7 +125,7 @@ def _peer(python: str, folder: str, log: str, rows: int, preparing: _Preparing, 
         csv = _split_csv(folder, head, size)
         actions[f"{ours} {size}"] = partial(preparing, head)
         actions[f"{theirs} {size}"] = partial(_time_peer, python, csv, own_seconds[size])
-    seconds = time_in_turn(actions, rounds, warm_up=1)
+    seconds = time_interleaved(actions, rounds, warm_up=1)
     between = sizes[1] - sizes[0]
     our_rates = [
         between / (large - small)

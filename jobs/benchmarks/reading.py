@@ -16,7 +16,7 @@ from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.dataset.order import TrainingOrder
 from afm_dist.dataset.reader import read_batches
-from afm_dist.evaluation.timing import time_in_turn
+from afm_dist.evaluation.timing import time_interleaved
 from jobs.benchmarks.conditions import one_thread
 from jobs.benchmarks.criteo_shape import cardinalities, fields
 from jobs.benchmarks.result import Result, rates
@@ -36,7 +36,7 @@ def run(*, rows: int, rounds: int) -> list[Result]:
     """Reading verifies checksums, ids and labels; decoding does not."""
     with tempfile.TemporaryDirectory(prefix="afm-dist-") as folder, one_thread():
         manifest = write_dataset(folder, rows)
-        seconds = time_in_turn(actions(manifest), rounds, warm_up=1)
+        seconds = time_interleaved(actions(manifest), rounds, warm_up=1)
     size = sum(shard.bytes for shard in manifest.shards("train")) / rows
     return [
         *rates(SUITE, rows, seconds, DECODING),

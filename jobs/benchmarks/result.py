@@ -47,7 +47,7 @@ def rates(
     Args:
         suite: Name of the suite.
         rows: Rows of one run.
-        seconds: By name, as ``time_in_turn`` gives them.
+        seconds: By name, as ``time_interleaved`` gives them.
         reference: The name all others are compared with.
         prefix: Put before the names.
     """

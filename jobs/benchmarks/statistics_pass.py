@@ -22,7 +22,7 @@ import torch
 
 from afm_dist.dataset.manifest import Manifest, Shard
 from afm_dist.dataset.reader import read_batches
-from afm_dist.evaluation.timing import Speedup, time_in_turn
+from afm_dist.evaluation.timing import Speedup, time_interleaved
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.models.layers import hidden_linears
 from afm_dist.runtime.cluster import available_cpus, ensure_ray
@@ -70,7 +70,7 @@ def run(*, rows: int, vocabulary: int, hidden: Sequence[int], rounds: int) -> li
 
             first = actions(replace(log, splits={"train": log.shards("train")[:cores]}))
             difference = _difference(first[PLAIN](), first[RAY]())
-            seconds = time_in_turn(actions(log), min(rounds, MAX_ROUNDS), warm_up=0)
+            seconds = time_interleaved(actions(log), min(rounds, MAX_ROUNDS), warm_up=0)
     results = [
         Result(
             suite=SUITE,

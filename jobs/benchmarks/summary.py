@@ -159,7 +159,7 @@ class Summary:
 
 def main(config: Summary) -> None:
     """Run the job."""
-    console.say(table(one for run in config.runs for one in Compression.read(run)))
+    console.info(table(one for run in config.runs for one in Compression.read(run)))
 
 
 if __name__ == "__main__":

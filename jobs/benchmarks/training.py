@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from afm_dist.dataset.batch import Batch
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.timing import Speedup, time_in_turn
+from afm_dist.evaluation.timing import Speedup, time_interleaved
 from afm_dist.models.layers import MLP
 from afm_dist.training.forward import Forward, check_precision
 from afm_dist.training.loop import optimizer_of, set_dropout
@@ -75,7 +75,7 @@ def run(
             changed = recipe.using(**changes)
             action = _steps(models[last], optimizer, batches[last], steps, changed)
             actions[f"{_name(last)}, {way}"] = action
-        seconds = time_in_turn(actions, rounds)
+        seconds = time_interleaved(actions, rounds)
         prefix = f"batch {batch_size}: "
         results += rates(SUITE, steps * batch_size, seconds, MLP_ALONE, prefix=prefix)
         results += _costs(seconds, vocabularies, steps, prefix)

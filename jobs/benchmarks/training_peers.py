@@ -19,7 +19,7 @@ import torch
 
 from afm_dist.dataset.batch import Batch
 from afm_dist.errors import OptionError
-from afm_dist.evaluation.timing import time_in_turn
+from afm_dist.evaluation.timing import time_interleaved
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.training.forward import Forward
 from afm_dist.training.loop import optimizer_of
@@ -69,7 +69,7 @@ def run(
             if peers_python is not None:
                 peer = stack.enter_context(_FuxiCTR(peers_python, sizes, hidden))
                 actions[FUXICTR] = peer.action(batches, steps)
-            seconds = time_in_turn(actions, rounds)
+            seconds = time_interleaved(actions, rounds)
         prefix = f"peers, batch {batch_size}: "
         for peer_name in (DEEPCTR, FUXICTR):
             if peer_name in seconds:

@@ -69,8 +69,8 @@ def plan_of(rank: int, method: Factors = "afm", **changes: Any) -> Plan:
     return using(Plan(entries=(entry,)), **changes)
 
 
-def absorbed(model: CTRModel, rank: int, method: Factors = "afm", *, felt: bool = True) -> CTRModel:
-    sensitivity = joint_sensitivity(model) if felt else None
+def absorbed(model: CTRModel, rank: int, method: Factors = "afm", *, weighted: bool = True) -> CTRModel:
+    sensitivity = joint_sensitivity(model) if weighted else None
     compress_(model, plan_of(rank, method), joint_moments(model), sensitivity)
     return model
 
@@ -104,7 +104,7 @@ def test_afm_is_the_joint_svd_of_embeddings_and_first_order_weights(rank: int, f
     rows, occurring = rows_of(small_model("deepfm"), field), counts(field).double().numpy()
     expected, _ = best_of_rank(rows, occurring, rank)
 
-    model = absorbed(small_model("deepfm"), rank, felt=False)
+    model = absorbed(small_model("deepfm"), rank, weighted=False)
 
     np.testing.assert_allclose(restored(model, field), expected, atol=2e-6)
 
@@ -126,7 +126,7 @@ def test_the_error_is_the_sum_of_the_dropped_eigenvalues(rank: int) -> None:
     rows, occurring = rows_of(small_model("deepfm"), SITE), counts(SITE).double().numpy()
     _, eigenvalues = best_of_rank(rows, occurring, rank)
 
-    model = absorbed(small_model("deepfm"), rank, felt=False)
+    model = absorbed(small_model("deepfm"), rank, weighted=False)
 
     error = occurring @ np.square(restored(model, SITE) - rows).sum(1) / occurring.sum()
     assert error == pytest.approx(eigenvalues[rank:].sum(), rel=1e-4, abs=1e-11)
@@ -137,9 +137,11 @@ def test_the_weighted_error_is_the_sum_of_the_dropped_eigenvalues_in_the_metric(
     before = small_model("deepfm")
     rows, occurring = rows_of(before, SITE), counts(SITE).double().numpy()
     key = field_key(TABLE, "site")
-    felt = in_agreeing_units(Statistics({}, joint_sensitivity(before)), [key]).sensitivity(key, T + 1)
+    sensitivities = in_agreeing_units(Statistics({}, joint_sensitivity(before)), [key]).sensitivity(
+        key, T + 1
+    )
     scale = first_order_scale(joint_sensitivity(before)[key])
-    metric = regularised(felt).numpy()
+    metric = regularised(sensitivities).numpy()
     root = np.linalg.cholesky(metric)
     _, eigenvalues = best_of_rank(rows * ([1.0] * T + [scale]) @ root, occurring, rank)
 
@@ -177,12 +179,12 @@ def test_the_logit_itself_changes_as_predicted_where_it_is_first_order_alone() -
         model.mlp[-1].weight.zero_()
         for field in (1, 2):
             model.linear.weight[model.embedding.rows(field)] = 0.0
-    before, moments, felt = logits(model, seed=1), joint_moments(model), joint_sensitivity(model)
+    before, moments, sensitivities = logits(model, seed=1), joint_moments(model), joint_sensitivity(model)
     key = field_key(TABLE, "site")
-    known = in_agreeing_units(Statistics(moments, felt), [key])
+    known = in_agreeing_units(Statistics(moments, sensitivities), [key])
     whole = principal(eigendecompose(known[key]), T + 1)
 
-    compress_(model, plan_of(2), moments, felt)
+    compress_(model, plan_of(2), moments, sensitivities)
 
     error = float((logits(model, seed=1) - before).square().mean())
     assert error == pytest.approx(float(tail_errors(whole, known.sensitivity(key, T + 1))[2]), rel=1e-3)
@@ -194,17 +196,17 @@ def test_the_error_that_a_budget_predicts_is_that_of_the_rows_as_the_logit_feels
 ) -> None:
     model = small_model("deepfm")
     config = ModelConfig(architecture="deepfm", hyper_parameters=SHAPES["deepfm"], fields=FIELDS)
-    moments, felt = joint_moments(model), joint_sensitivity(model)
+    moments, sensitivities = joint_moments(model), joint_sensitivity(model)
     before = [rows_of(model, field) for field in range(3)]
 
     budget = structure_bytes(config, plan_of(2, method))
-    found = allocate(config, plan_of(1, method), Statistics(moments, felt), budget)
+    found = allocate(config, plan_of(1, method), Statistics(moments, sensitivities), budget)
 
     assert found.plan == plan_of(2, method)
     absorbed(model, 2, method)
     actual = 0.0
     for field, (name, rows) in enumerate(zip(model.embedding.names, before, strict=True)):
-        difference, G = restored(model, field) - rows, felt[field_key(TABLE, name)].numpy()
+        difference, G = restored(model, field) - rows, sensitivities[field_key(TABLE, name)].numpy()
         occurring = counts(field).double().numpy()
         actual += occurring @ ((difference @ G) * difference).sum(1) / occurring.sum()
     assert found.error == pytest.approx(actual, rel=1e-4)
@@ -257,7 +259,7 @@ def test_first_order_weights_of_0_stay_0_and_the_embeddings_are_what_they_are_al
         }
         compress_(kept, plan_ranks(alone, FixedRank(rank=rank)), alone)
 
-    absorbed(model, rank, felt=False)
+    absorbed(model, rank, weighted=False)
 
     torch.testing.assert_close(logits(model), logits(kept), rtol=0, atol=1e-5)
     for field in range(3):
@@ -360,9 +362,9 @@ def test_a_term_of_another_type_is_refused() -> None:
 
 
 def test_a_rank_above_the_joint_width_is_refused() -> None:
-    told = f"rank {T + 2} for embedding: larger than the layer's {T + 1}"
+    message = f"rank {T + 2} for embedding: larger than the layer's {T + 1}"
 
-    refused(small_model("deepfm"), plan_of(T + 2), told)
+    refused(small_model("deepfm"), plan_of(T + 2), message)
 
 
 def test_a_term_with_hooks_is_refused() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sequential import compress_in_turn_
+from afm_dist.compression.sequential import compress_sequentially_
 from afm_dist.dataset.batch import Batch
 from afm_dist.dataset.manifest import Field
 from afm_dist.methods.low_rank.config import FACTORS, LowRank
@@ -66,7 +66,7 @@ def compressed(
     ]
     plan = Plan(entries=tuple(entries))
     if method == "sequential":
-        compress_in_turn_(model, plan, lambda model, name: moments_of(model, [name], batch))
+        compress_sequentially_(model, plan, lambda model, name: moments_of(model, [name], batch))
         return model
     sensitivity = output_sensitivity(model, [batch], names, forward=forward_batch)
     return compress_(model, plan, moments_of(model, names, batch), sensitivity)

@@ -379,19 +379,19 @@ def test_svd_leaves_out_rows_that_are_not_finite_as_those_that_never_occur_may_b
 ) -> None:
     monkeypatch.setattr(factorize, "TABLE_ROWS", 7)
     table, _ = table_and_counts()
-    spoilt = table.clone()
-    spoilt[10, 1] = broken
+    damaged = table.clone()
+    damaged[10, 1] = broken
     # A block of which no row is left.
-    spoilt[21:28] = broken
-    finite = spoilt.isfinite().all(1)
+    damaged[21:28] = broken
+    finite = damaged.isfinite().all(1)
 
-    factors, alone = svd_table(spoilt, 2), svd_table(table[finite], 2)
+    factors, alone = svd_table(damaged, 2), svd_table(table[finite], 2)
 
     torch.testing.assert_close(factors.projection, alone.projection, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(factors.codes[finite], alone.codes, rtol=1e-9, atol=1e-12)
     # No other than with ``afm``: a row that was broken stays so, it is not given made-up codes.
     assert not factors.codes[~finite].isfinite().all(1).any()
-    torch.testing.assert_close(mean_row(spoilt), table[finite].mean(0), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(mean_row(damaged), table[finite].mean(0), rtol=1e-12, atol=1e-14)
     assert (mean_row(torch.full_like(table, broken)) == 0).all()
 
 

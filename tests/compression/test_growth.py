@@ -49,12 +49,12 @@ def test_each_entry_makes_its_module_smaller_and_what_is_left_alone_would_grow(
 ) -> None:
     model = mlp()
     moments = afm_dist.collect_moments(model, [X], [nn.Linear])
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as printed:
         warnings.simplefilter("always")
         plan = afm_dist.plan_ranks(moments, policy, activation=activation)
 
     assert set(plan.modules) | set(plan.left_alone) == {"0", "2", "4"}
-    assert bool(plan.left_alone) == any("left as they are" in str(item.message) for item in said)
+    assert bool(plan.left_alone) == any("left as they are" in str(item.message) for item in printed)
     for name, module in model.named_children():
         if name not in moments:
             continue
@@ -67,11 +67,11 @@ def test_each_entry_makes_its_module_smaller_and_what_is_left_alone_would_grow(
         else:
             entry = next(entry for entry in plan.entries if entry.name == name)
         changed = copy.deepcopy(model)
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as printed:
             warnings.simplefilter("always")
             afm_dist.compress_(changed, Plan(entries=(entry,)), moments)
         assert (size(changed) < size(model)) == (name in plan.modules)
-        assert (size(changed) > size(model)) == any("larger" in str(item.message) for item in said)
+        assert (size(changed) > size(model)) == any("larger" in str(item.message) for item in printed)
 
 
 def test_heads_and_gates_are_left_alone_by_type_and_by_name(tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_rows_that_limit_the_rank_are_told(rows: int, few: bool) -> None:
     model = nn.Sequential(nn.Linear(16, 64)).double()
     moments = afm_dist.collect_moments(model, [X[:rows].double()], ["0"])
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as printed:
         warnings.simplefilter("always")
         afm_dist.plan_ranks(moments, afm_dist.KeptEnergy(share=0.999))
 
-    assert any(f"0 ({rows} rows of 64 outputs)" in str(item.message) for item in said) == few
+    assert any(f"0 ({rows} rows of 64 outputs)" in str(item.message) for item in printed) == few
 
 
 def test_moments_that_are_put_together_know_all_shapes() -> None:

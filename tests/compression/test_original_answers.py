@@ -20,7 +20,7 @@ IDS = torch.randint(1, V, (64, 3), generator=torch.Generator().manual_seed(0))
 X = torch.randn(64, IN, generator=torch.Generator().manual_seed(1))
 
 
-def asked(original: nn.Module, replacement: nn.Module) -> dict[str, tuple[Any, Any]]:
+def requested(original: nn.Module, replacement: nn.Module) -> dict[str, tuple[Any, Any]]:
     """The public attributes that torch's constructor gives, and what a replacement answers."""
     names = [key for key in vars(original) if not key.startswith("_") and key != "training"]
     return {key: (getattr(original, key), getattr(replacement, key)) for key in names}
@@ -61,7 +61,7 @@ def test_a_replacement_answers_every_attribute_of_the_original(kind: str) -> Non
     compressed(model, batch, 2)
 
     assert model.part is not original
-    for name, (expected, found) in asked(original, model.part).items():
+    for name, (expected, found) in requested(original, model.part).items():
         assert found == expected, name
     weight = model.part.weight
     assert (weight.shape, weight.dtype, weight.device, weight.requires_grad) == (

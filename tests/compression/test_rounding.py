@@ -118,17 +118,17 @@ def test_saving_does_not_round_the_model_that_is_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("mlp.0", "'mlp.0' cannot be rounded: it is a Linear.* has rows: embedding, linear "),
         ("nothing", "no module 'nothing'"),
     ],
 )
-def test_what_has_no_rows_is_refused_and_the_model_stays_as_it_was(name: str, told: str) -> None:
+def test_what_has_no_rows_is_refused_and_the_model_stays_as_it_was(name: str, message: str) -> None:
     model = small_model("deepfm")
     before = logits(model)
 
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=message):
         compress_(model, Plan(entries=(ONE_RANK,)) + rounding(name), moments(model))
 
     assert torch.equal(logits(model), before)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from afm_dist.compression.plan import Plan, PlanEntry
 from afm_dist.compression.rewrite import compress_
-from afm_dist.compression.sequential import compress_in_turn_
+from afm_dist.compression.sequential import compress_sequentially_
 from afm_dist.errors import OptionError
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
@@ -40,7 +40,7 @@ def collect(model: nn.Module, name: str) -> dict[str, Moments]:
 def test_each_layer_has_the_moments_behind_the_compressed_ones() -> None:
     model = network()
 
-    moments = compress_in_turn_(model, plan(3), collect)
+    moments = compress_sequentially_(model, plan(3), collect)
 
     assert list(moments) == ["0", "2", "4"]
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_each_layer_has_the_moments_behind_the_compressed_ones() -> None:
 
 def test_behind_compressed_layers_the_error_is_that_of_the_dropped_eigenvalues() -> None:
     model, before = network(), network()
-    moments = compress_in_turn_(model, plan(3), collect)
+    moments = compress_sequentially_(model, plan(3), collect)
     whole = {name: item for name in ("0", "2", "4") for name, item in collect(before, name).items()}
     at_once = compress_(network(), plan(3), whole)
     before[0], at_once[0] = model[0], model[0]
@@ -72,7 +72,7 @@ def test_behind_compressed_layers_the_error_is_that_of_the_dropped_eigenvalues()
 
 def test_compressing_at_once_with_these_moments_gives_the_same_model() -> None:
     model = network()
-    moments = compress_in_turn_(model, plan(3), collect)
+    moments = compress_sequentially_(model, plan(3), collect)
 
     again = compress_(network(), plan(3), moments)
 
@@ -87,7 +87,7 @@ def test_rows_are_rounded_when_all_is_compressed() -> None:
     ids, model, before = torch.arange(7), embedded(), embedded()
     plan = Plan(entries=(PlanEntry("1", LowRank(rank=2)),)) + rounding("0")
 
-    moments = compress_in_turn_(model, plan, lambda model, name: collect_moments(model, [ids], [name]))
+    moments = compress_sequentially_(model, plan, lambda model, name: collect_moments(model, [ids], [name]))
 
     again = compress_(embedded(), plan, moments)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
@@ -98,7 +98,7 @@ def test_full_rank_reproduces_the_outputs() -> None:
     model = network()
     expected = model(inputs())
 
-    compress_in_turn_(model, plan(), collect)
+    compress_sequentially_(model, plan(), collect)
 
     torch.testing.assert_close(model(inputs()), expected, rtol=0, atol=1e-10)
 
@@ -108,6 +108,6 @@ def test_a_model_of_which_one_layer_cannot_be_compressed_stays_as_it_was() -> No
     wrong = plan(3) + Plan(entries=(PlanEntry("6", LowRank(factors="afm", rank=2)),))
 
     with pytest.raises(OptionError, match="rank 2 for 6"):
-        compress_in_turn_(model, wrong, collect)
+        compress_sequentially_(model, wrong, collect)
 
     assert all(isinstance(model[i], nn.Linear) for i in (0, 2, 4, 6))

@@ -60,9 +60,9 @@ def test_a_table_becomes_a_dataset_that_can_be_described(
     assert "price: numeric (inferred: decimal numbers)" in shown
     assert [f.name for f in Manifest.load(output).fields] == ["ad", "price"]
     assert ["ad", "8", "7", "100", "0"] in [line.split()[:5] for line in description.splitlines()]
-    for said in (shown, description):
-        assert "(threshold 2), 1 numeric field; 0 of 400 rows rejected" in said
-        assert f"as a page: {output}/describe.html" in said
+    for printed in (shown, description):
+        assert "(threshold 2), 1 numeric field; 0 of 400 rows rejected" in printed
+        assert f"as a page: {output}/describe.html" in printed
 
 
 @pytest.mark.ray
@@ -174,9 +174,9 @@ def test_a_synthetic_log_does_not_replace_a_real_one(
     assert _run(monkeypatch, "--output", output, *dry) == 2
     assert _run(monkeypatch, "--source", "synthetic", "--rows", "500", "--output", output, *dry) == 2
 
-    said = capsys.readouterr().err
-    assert "--source: say what the raw log is" in said
-    assert "400 rows of tabular" in said and "--overwrite" in said
+    printed = capsys.readouterr().err
+    assert "--source: say what the raw log is" in printed
+    assert "400 rows of tabular" in printed and "--overwrite" in printed
     assert {p: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()} == before
 
 

@@ -164,12 +164,12 @@ def test_the_encoder_is_the_dictionary_of_ids(
     dtype, tokens = column
     ids = _ids(tokens, dtype, threshold)
     wanted = dict(zip(ids["token"], ids["id"], strict=True))
-    asked = data.draw(TEXTS if dtype == pl.String else NUMBERS)
+    requested = data.draw(TEXTS if dtype == pl.String else NUMBERS)
 
-    got = Encoder.of(ids).encode(_series(asked, dtype))
+    got = Encoder.of(ids).encode(_series(requested, dtype))
 
     assert got.dtype.name == "int32"
-    assert got.tolist() == [wanted.get(token, 0) for token in asked]
+    assert got.tolist() == [wanted.get(token, 0) for token in requested]
 
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.UInt32])

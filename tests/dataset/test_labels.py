@@ -43,11 +43,13 @@ def test_shards_are_read_until_both_labels_were_seen(
 
 
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize("said", [None, -1, 10**6, "many", True, 2.5])
-def test_without_a_number_of_positives_the_shards_say_it(dataset: Manifest, label: int, said: object) -> None:
+@pytest.mark.parametrize("message", [None, -1, 10**6, "many", True, 2.5])
+def test_without_a_number_of_positives_the_shards_say_it(
+    dataset: Manifest, label: int, message: object
+) -> None:
     one = relabelled(dataset, "validation", label)
-    if said is not None:
-        one = with_facts(one, validation=said)
+    if message is not None:
+        one = with_facts(one, validation=message)
     labels = Labels.of(one, "validation")
     assert labels.present == {label}
     assert labels.lack == f"the validation split has only label {label} (500 rows)"

@@ -96,7 +96,7 @@ def test_rows_with_ids_outside_their_field_give_nan_and_no_other_row_changes() -
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda logits, ids: logits + 2e-5,
@@ -125,13 +125,13 @@ def test_rows_with_ids_outside_their_field_give_nan_and_no_other_row_changes() -
     ids=["all", "one id", "nan", "one row for all", "float64", "shape", "no nan", "other rows"],
 )
 def test_a_file_that_computes_something_else_is_refused(
-    change: Callable[[Tensor, Tensor], Tensor], told: str
+    change: Callable[[Tensor, Tensor], Tensor], message: str
 ) -> None:
     model, _ = everything("deepfm")
     right = score(model)
     check(right, model, FIELDS, bound=1e-5, data=None, name="F")
 
-    with pytest.raises(ParityError, match=f"F: not written, for .*{told}"):
+    with pytest.raises(ParityError, match=f"F: not written, for .*{message}"):
         check(
             lambda ids, numeric: change(right(ids, numeric), ids),
             model,
@@ -150,8 +150,8 @@ def test_a_failed_check_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torch_export, "write", lambda program, metadata, path: path.write_text("new"))
     monkeypatch.setattr(torch_export, "load", lambda path: wrong)
 
-    told = r"model.pt2: not written, for its logits differ from the model's .* where 1e-05 is accepted"
-    with pytest.raises(ParityError, match=told):
+    message = r"model.pt2: not written, for its logits differ from the model's .* where 1e-05 is accepted"
+    with pytest.raises(ParityError, match=message):
         export(model, CONFIG, "torch-export", str(path))
 
     assert path.read_bytes() == OLDER
@@ -453,9 +453,9 @@ def test_a_checkpoint_becomes_a_file_with_its_vocabularies(
         assert travelled.read(file) == manifest.read(file)
 
 
-def refuse(checkpoint: Path, told: str, tmp_path: Path, **options: str) -> None:
+def refuse(checkpoint: Path, message: str, tmp_path: Path, **options: str) -> None:
     options = {"format": "torch-export", "output": str(tmp_path / "out" / "model.pt2"), **options}
-    with pytest.raises((DataError, OptionError), match=told):
+    with pytest.raises((DataError, OptionError), match=message):
         main(Export(checkpoint=str(checkpoint), **options))
     assert not (tmp_path / "out").exists()
 
@@ -529,8 +529,8 @@ def test_a_file_that_no_real_row_was_tried_on_is_said_to_be_one(
 def test_another_ending_of_the_name_is_refused(
     format: str, name: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    told = rf"--output .*{name}: the name of a file of --format {format} ends in \.(pt2|onnx)"
-    refuse(checkpoint, told, tmp_path, format=format, output=str(tmp_path / "out" / name))
+    message = rf"--output .*{name}: the name of a file of --format {format} ends in \.(pt2|onnx)"
+    refuse(checkpoint, message, tmp_path, format=format, output=str(tmp_path / "out" / name))
 
 
 def test_missing_libraries_are_named_with_the_command_that_installs_them(
@@ -538,13 +538,13 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
 
-    told = r"--format onnx: .*onnxscript.*; pip install '\.\[onnx\]' in the clone"
-    refuse(checkpoint, told, tmp_path, format="onnx", output=str(tmp_path / "out" / "model.onnx"))
+    message = r"--format onnx: .*onnxscript.*; pip install '\.\[onnx\]' in the clone"
+    refuse(checkpoint, message, tmp_path, format="onnx", output=str(tmp_path / "out" / "model.onnx"))
 
 
 def test_a_missing_compiler_is_named_before_the_work_begins() -> None:
-    told = r"--format aoti: .*no-such-compiler.*needs a C\+\+ compiler"
-    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(OptionError, match=told):
+    message = r"--format aoti: .*no-such-compiler.*needs a C\+\+ compiler"
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(OptionError, match=message):
         aoti.prepare()
 
 

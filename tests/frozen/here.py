@@ -54,13 +54,13 @@ def trainings_in_this_process() -> Iterator[None]:
 def without_times() -> Iterator[None]:
     """Within it, all models are equally fast, and pages, which are for the eye, are not drawn."""
 
-    def in_turn(
+    def interleaved(
         actions: Mapping[str, Callable[[], object]], rounds: int, **_: Any
     ) -> dict[str, Sequence[float]]:
         return {name: [1.0] * rounds for name in actions}
 
     with (
-        patch.object(throughput, "time_in_turn", in_turn),
+        patch.object(throughput, "time_interleaved", interleaved),
         patch.object(html, "to_html", lambda document: ""),
     ):
         yield

@@ -93,14 +93,14 @@ def library(
     def part(bench: Bench) -> None:
         rows = list(batches())
         moments = afm_dist.collect_moments(fill(make()), rows, targets)
-        felt = afm_dist.output_sensitivity(
+        sensitivities = afm_dist.output_sensitivity(
             fill(make()), rows, list(targets), forward=lambda model, batch: model(batch)
         )
         for name, item in moments.items():
             bench.note_json(f"moments {name} count", [item.count, item.weight])
             bench.note_tensor(f"moments {name} mean", item.mean)
             bench.note_tensor(f"moments {name} scatter", item.scatter)
-            bench.note_tensor(f"sensitivity {name}", felt[name])
+            bench.note_tensor(f"sensitivity {name}", sensitivities[name])
         policies = {"rank": afm_dist.FixedRank(rank=3), "energy": afm_dist.KeptEnergy(share=0.9)}
         for how, policy in policies.items():
             for method in ("afm", "svd", "weighted"):
@@ -108,7 +108,7 @@ def library(
                     name = f"{how} {method} {activation}"
                     plan = afm_dist.plan_ranks(moments, policy, method=method, activation=activation)
                     model = fill(make())
-                    afm_dist.compress_(model, plan, moments, felt)
+                    afm_dist.compress_(model, plan, moments, sensitivities)
                     _note_model(bench, name, make, model, plan, rows[0])
 
     return part

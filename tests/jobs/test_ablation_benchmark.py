@@ -212,13 +212,13 @@ def test_a_model_that_cannot_absorb_keeps_its_first_order_weights(monkeypatch: p
 def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_model(
     data: Manifest, sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[float, tuple[Recipe, list[Candidate]]] = {}
+    requested: dict[float, tuple[Recipe, list[Candidate]]] = {}
 
     def fit(
         candidates: list[Candidate], manifest: object, recipe: Recipe, *, folder: str, fine_tuning: bool
     ) -> dict[str, History]:
         assert fine_tuning
-        asked[recipe.distill_weight] = recipe, candidates
+        requested[recipe.distill_weight] = recipe, candidates
         for one in candidates:
             save_pretrained(from_pretrained(one.source), one.checkpoint, load_config(one.source))
         return {one.name: History(curve=[Point(0, 0, None, 0.7, 0.5)], kept_step=0) for one in candidates}
@@ -231,7 +231,7 @@ def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_m
     found = measure(config, data, 1)
 
     for weight in WEIGHTS:
-        recipe, candidates = asked[weight]
+        recipe, candidates = requested[weight]
         assert recipe == preset("default").finetune_embedding.using(
             batch_size=50, seed=1, distill_weight=weight
         )
@@ -240,7 +240,7 @@ def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_m
         assert {one.teacher for one in candidates} == {sources[1]}
         # They were not changed here.
         assert (found.control[weight], found.after[weight]) == (found.baseline, found.before)
-    assert len({one.output for _, candidates in asked.values() for one in candidates}) == 2 * 4
+    assert len({one.output for _, candidates in requested.values() for one in candidates}) == 2 * 4
     assert page(config, [found], "deepfm").count("| svd |") == 3
 
 

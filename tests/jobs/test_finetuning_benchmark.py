@@ -134,13 +134,13 @@ def test_each_way_is_measured_with_its_recipe_its_start_and_the_teacher(
     finished: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Start.of(finished())
-    asked: dict[str, tuple[Recipe, Candidate, str]] = {}
+    requested: dict[str, tuple[Recipe, Candidate, str]] = {}
 
     def fit(
         candidates: list[Candidate], manifest: object, recipe: Recipe, *, folder: str, fine_tuning: bool
     ) -> dict[str, History]:
         assert fine_tuning
-        asked.update({one.name: (recipe, one, folder) for one in candidates})
+        requested.update({one.name: (recipe, one, folder) for one in candidates})
         curve = [Point(0, 0, None, 0.70, 0.5), Point(9, 90, 0.5, 0.75, 0.5), Point(18, 180, 0.5, 0.72, 0.5)]
         return {one.name: History(curve=curve, kept_step=9, finished=True) for one in candidates}
 
@@ -156,7 +156,7 @@ def test_each_way_is_measured_with_its_recipe_its_start_and_the_teacher(
         assert (one.validation, one.last) == ((0.70, 0.70) if one.way == UNTUNED else (0.75, 0.72))
     for way in WAYS:
         for model, source in start.sources.items():
-            recipe, candidate, _ = asked[f"{model}-{way.slug}"]
+            recipe, candidate, _ = requested[f"{model}-{way.slug}"]
             assert recipe == way.recipe(start.recipe.using(seed=3))
             assert candidate.teacher == start.teacher
             assert (candidate.source == source) is not way.drawn_anew

@@ -71,7 +71,7 @@ def test_runs_that_cannot_be_summarised_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("mlp_rank", 3, "--mlp-rank: None, 3"),
         ("linear_terms", "absorb", "--linear-terms: keep, absorb"),
@@ -83,11 +83,11 @@ def test_runs_that_cannot_be_summarised_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_runs_that_differ_in_an_option_are_not_averaged(
-    tmp_path: Path, option: str, value: object, said: str
+    tmp_path: Path, option: str, value: object, message: str
 ) -> None:
     runs = [run(tmp_path, "dcn", 0, 0.72), run(tmp_path, "dcn", 1, 0.72, **{option: value})]
 
-    with pytest.raises(DataError, match=f"log, dcn: runs with other options; {re.escape(said)}$"):
+    with pytest.raises(DataError, match=f"log, dcn: runs with other options; {re.escape(message)}$"):
         table(runs)
 
 

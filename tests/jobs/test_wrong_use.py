@@ -289,7 +289,7 @@ def test_output_that_is_the_dataset_is_refused_and_kept(compressed: Compressed) 
 
 
 @pytest.mark.parametrize(
-    ("job", "options", "told"),
+    ("job", "options", "wanted"),
     [
         (train, "--output DATA", "other files"),
         (compress, "--output DATA", "other files"),
@@ -302,7 +302,7 @@ def test_output_that_is_the_dataset_is_refused_and_kept(compressed: Compressed) 
     ],
 )
 def test_a_dry_run_refuses_the_folder_that_the_job_would_refuse(
-    job: ModuleType, options: str, told: str, dataset: Manifest, tmp_path: Path
+    job: ModuleType, options: str, wanted: str, dataset: Manifest, tmp_path: Path
 ) -> None:
     write_clicks(tmp_path / "log", 50)
     (tmp_path / "run").mkdir()
@@ -316,7 +316,7 @@ def test_a_dry_run_refuses_the_folder_that_the_job_would_refuse(
     words = re.sub("DATA|LOG|RUNS?", lambda found: places[found[0]], f"--dry-run {data} {options}").split()
     before = _names(tmp_path, Path(dataset.location))
 
-    with pytest.raises(OptionError, match=re.sub("RUNS", places["RUNS"], told)) as caught:
+    with pytest.raises(OptionError, match=re.sub("RUNS", places["RUNS"], wanted)) as caught:
         job.main(tyro.cli(_config_of(job), args=words))
     assert str(caught.value).startswith("--output ")
     assert _names(tmp_path, Path(dataset.location)) == before

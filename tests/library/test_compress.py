@@ -122,11 +122,11 @@ def test_no_choice_of_ranks_within_the_budget_loses_less(statistics: afm_dist.St
 def test_the_result_says_of_each_module_what_became_of_it_or_why_not() -> None:
     result = afm_dist.compress(Model(), batches(), target_bytes="6 kB")
 
-    said = str(result)
-    assert f"{result.bytes_before:,} bytes to {result.bytes_after:,}" in said
+    printed = str(result)
+    assert f"{result.bytes_before:,} bytes to {result.bytes_after:,}" in printed
     names = {*result.plan.modules, *result.plan.left_alone}
     assert names == {"item", "tags", "body.0", "body.2", "head", "aside"}
-    assert all(f"\n  {name}: " in said for name in names)
+    assert all(f"\n  {name}: " in printed for name in names)
     assert "aside" in result.plan.left_alone
     assert "was not measured, or there is none" in result.plan.left_alone["aside"]
 

@@ -51,9 +51,9 @@ def test_it_is_compared_shipped_reported_and_exported(
     dataset: Manifest, baseline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    asked = options(dataset, baseline, output, methods="afm,toy", ship="toy", mlp_rank=4, embedding_dim=2)
+    requested = options(dataset, baseline, output, methods="afm,toy", ship="toy", mlp_rank=4, embedding_dim=2)
 
-    compress.compress(asked)
+    compress.compress(requested)
 
     report = storage.read_json(str(output / "report/report.json"), dict[str, Any])
     rows = {(row["name"], row["stage"]): row for row in report["rows"]}
@@ -72,7 +72,7 @@ def test_it_is_compared_shipped_reported_and_exported(
     assert tags == ["low-rank", "low-rank", "low-rank", "toy"]
 
     capsys.readouterr()
-    compress.compress(asked)
+    compress.compress(requested)
     assert "every stage is up to date" in capsys.readouterr().out
 
     exported = tmp_path / "model.pt2"

@@ -58,10 +58,10 @@ def absorbed(
         for i, field in enumerate(model.embedding.names)
     }
     batch = Batch(ids, numeric, torch.zeros(len(ids)))
-    felt = output_sensitivity(model, [batch], [TABLE], forward=forward_batch, absorbing=[TABLE])
+    sensitivities = output_sensitivity(model, [batch], [TABLE], forward=forward_batch, absorbing=[TABLE])
     entry = PlanEntry(TABLE, LowRank(factors=method, rank=rank, folded_into=folded_into, absorbs=TERM))
     plan = Plan(entries=(entry,))
-    compress_(model, plan, moments, felt)
+    compress_(model, plan, moments, sensitivities)
     return model, plan
 
 

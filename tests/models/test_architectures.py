@@ -97,10 +97,10 @@ def test_an_id_outside_its_table_is_refused_and_never_reads_another_field(
     model = small_model(name)
     ids, numeric = inputs(5)
     ids[3, field] = id
-    told = f"id {id} in row 3 of field '{NO_NUMBERS[field].name}' lies outside its table of"
+    message = f"id {id} in row 3 of field '{NO_NUMBERS[field].name}' lies outside its table of"
 
     for given in (ids, ids.int()):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             model(given, numeric)
 
 
@@ -160,7 +160,7 @@ def test_an_unknown_hyper_parameter_is_refused_by_name(name: str) -> None:
 
 @every_model
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"embedding_dim": 0}, "--embedding-dim 0: must be at least 1"),
         ({"hidden": (8, -4)}, "--hidden 8 -4: must be at least 1"),
@@ -169,8 +169,8 @@ def test_an_unknown_hyper_parameter_is_refused_by_name(name: str) -> None:
         ({"dropout": math.nan}, "--dropout nan: a probability"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused_by_its_option(name: str, changes: dict, told: str) -> None:
-    with pytest.raises(OptionError, match=f"^{re.escape(told)}.* \\(--model {name}\\)$"):
+def test_a_shape_that_cannot_be_is_refused_by_its_option(name: str, changes: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}.* \\(--model {name}\\)$"):
         build_model(name, FIELDS, {**SHAPES[name], **changes})
 
 

@@ -149,12 +149,12 @@ def test_a_low_rank_of_the_tables_changes_the_logits(name: str) -> None:
 def test_folding_is_refused_where_the_mlp_reads_products(name: str) -> None:
     plan = Plan(entries=(PlanEntry(TABLE, LowRank(factors="afm", rank=2, folded_into=FIRST)),))
     model = small_model(name)
-    told = f"reads the embeddings directly, which {type(model).__name__} declares for nothing"
+    message = f"reads the embeddings directly, which {type(model).__name__} declares for nothing"
     moments = collect(model, [TABLE])
 
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=message):
         restructure_(small_model(name), plan)
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=message):
         compress_(model, plan, moments)
 
 

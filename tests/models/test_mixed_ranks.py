@@ -50,11 +50,11 @@ def compressed(model: CTRModel, ranks: Mapping[str, int], **entry: Any) -> Plan:
         for i, field in enumerate(model.embedding.names)
     }
     batch = Batch(ids, numeric, torch.zeros(len(ids)))
-    felt = output_sensitivity(
+    sensitivities = output_sensitivity(
         model, [batch], [TABLE], forward=forward_batch, absorbing=[TABLE] if joint else ()
     )
     plan = Plan(entries=(PlanEntry(TABLE, LowRank(**{"rank": 1, **entry}).with_rank(ranks)),))
-    compress_(model, plan, moments, felt)
+    compress_(model, plan, moments, sensitivities)
     return plan
 
 
@@ -199,17 +199,17 @@ def test_it_is_not_compressed_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "told"),
+    ("ranks", "message"),
     [
         ({"site": 1, "ad": 2}, "needs a rank for its field 'hour'"),
         ({**MIXED, "day": 1}, "has no field 'day'; its fields: site, ad, hour"),
         ({**MIXED, "ad": T + 1}, "rank 5 for embedding, field 'ad': larger than the table's 4"),
     ],
 )
-def test_ranks_of_other_fields_are_refused(ranks: dict[str, int], told: str) -> None:
+def test_ranks_of_other_fields_are_refused(ranks: dict[str, int], message: str) -> None:
     entry = PlanEntry(TABLE, LowRank(factors="afm", rank=max(ranks.values()), ranks=ranks))
 
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=message):
         restructure_(small_model("deepfm"), Plan(entries=(entry,)))
 
 

@@ -18,7 +18,7 @@ from afm_dist.models import build_model
 from afm_dist.pipelines.step import Given, Pipeline, Step
 from jobs import compress
 from jobs.compress_options import Compress
-from jobs.compress_request import Asked
+from jobs.compress_request import Job
 from tests.frozen.here import trainings_in_this_process, without_times
 from tests.small_dataset import write_dataset
 
@@ -54,8 +54,8 @@ def here() -> Iterator[None]:
 
 
 def options(data: Manifest, baseline: str, folder: Path, **given: Any) -> Compress:
-    asked = {"mlp_rank": 4, "embedding_dim": 2, "finetune_batch_size": 256} | given
-    return Compress(data=data.location, checkpoint=baseline, output=str(folder), **asked)
+    job = {"mlp_rank": 4, "embedding_dim": 2, "finetune_batch_size": 256} | given
+    return Compress(data=data.location, checkpoint=baseline, output=str(folder), **job)
 
 
 @pytest.fixture(scope="module")
@@ -109,22 +109,22 @@ def test_a_dry_run_tells_of_the_stages_of_the_run_in_their_order(
     runs: dict[str, Path], data: Manifest, baseline: str, schedule: str
 ) -> None:
     methods = "afm,svd,weighted,sequential,scratch"
-    asked = Asked.of(options(data, baseline, runs[schedule], schedule=schedule, methods=methods))
+    job = Job.of(options(data, baseline, runs[schedule], schedule=schedule, methods=methods))
     steps = compress.paper_order if schedule == "paper" else compress.at_once
 
-    told = [estimate.stage for estimate in Pipeline(steps(asked, asked.search())).estimates(asked.costs())]
+    estimated = [estimate.stage for estimate in Pipeline(steps(job, job.search())).estimates(job.costs())]
 
     done = [timing["stage"] for timing in report_of(runs[schedule])["timings"]]
-    assert told == [stage for stage in done if stage in told]
+    assert estimated == [stage for stage in done if stage in estimated]
     # What is not worth a line takes no pass over the data.
-    assert set(done) - set(told) <= {"plan", "statistics-embedding", "checkpoint", "statistics"}
+    assert set(done) - set(estimated) <= {"plan", "statistics-embedding", "checkpoint", "statistics"}
 
 
 def test_a_budget_holds_where_all_is_compressed_at_once(
     data: Manifest, baseline: str, tmp_path: Path
 ) -> None:
     ratio = 1.5
-    asked = options(
+    job = options(
         data,
         baseline,
         tmp_path / "run",
@@ -135,7 +135,7 @@ def test_a_budget_holds_where_all_is_compressed_at_once(
         codes="bfloat16",
     )
 
-    compress.compress(asked)
+    compress.compress(job)
 
     shipped = str(tmp_path / "run/checkpoint")
     assert size_on_disk(shipped) <= size_on_disk(baseline) / ratio

@@ -105,15 +105,15 @@ def test_the_disk_of_a_directory_that_is_not_there_yet_is_known(tmp_path: Path) 
 def test_finished_stages_take_nothing_more(tmp_path: Path) -> None:
     (tmp_path / "statistics-mlp").mkdir()
     (tmp_path / "statistics-mlp" / "_SUCCESS").touch()
-    asked = plan(PASS, ROUND, nodes=(LITTLE,), object_store=40 * GB, output=str(tmp_path))
-    assert asked.left().estimates == (ROUND,)
-    assert problems(replace(asked.left(), estimates=())) == []
+    requested = plan(PASS, ROUND, nodes=(LITTLE,), object_store=40 * GB, output=str(tmp_path))
+    assert requested.left().estimates == (ROUND,)
+    assert problems(replace(requested.left(), estimates=())) == []
 
 
 def test_a_refusal_names_every_problem_and_the_way_around() -> None:
-    asked = plan(PASS, nodes=(LITTLE,), object_store=40 * GB)
+    requested = plan(PASS, nodes=(LITTLE,), object_store=40 * GB)
     with pytest.raises(OptionError) as refused:
-        admit(asked, check=True)
+        admit(requested, check=True)
     message = str(refused.value)
     assert message.startswith("the cluster at 10.0.0.9:6379 cannot hold this plan: object store: ")
     assert "; memory: " in message

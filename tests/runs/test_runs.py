@@ -77,10 +77,10 @@ def test_a_changed_option_redoes_its_stage_and_its_dependents_and_says_which(
 
     run = pipeline.run(rank=4)
 
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (run.redone, run.reused) == (["compress", "report"], ["train", "evaluate"])
-    assert "[compress] running again: rank 8 -> 4" in said
-    assert "[report] running again: its input 'compress' changed" in said
+    assert "[compress] running again: rank 8 -> 4" in printed
+    assert "[report] running again: its input 'compress' changed" in printed
 
 
 def test_changed_data_redoes_everything_made_from_it(pipeline: Pipeline) -> None:
@@ -308,9 +308,9 @@ def test_events_tell_what_happened(pipeline: Pipeline) -> None:
     with pytest.raises(RuntimeError):
         pipeline.run()
 
-    told = [(event["event"], event.get("stage")) for event in events(pipeline)]
+    reported = [(event["event"], event.get("stage")) for event in events(pipeline)]
 
-    assert told == [
+    assert reported == [
         ("job started", None),
         ("stage started", "train"),
         ("stage finished", "train"),
@@ -332,7 +332,7 @@ def test_a_run_records_its_configuration_and_environment(pipeline: Pipeline) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ({"manifest.json": "{}", "train/part-00000.parquet": "rows"}, "other files (manifest.json, train)"),
         ({"config.json": '{"job": "train"}', "checkpoint/config.json": "{}"}, "a run of the job train"),
@@ -340,12 +340,12 @@ def test_a_run_records_its_configuration_and_environment(pipeline: Pipeline) -> 
     ],
 )
 def test_a_folder_of_something_else_is_refused_and_left_alone(
-    tmp_path: Path, content: dict[str, str], told: str
+    tmp_path: Path, content: dict[str, str], reported: str
 ) -> None:
     for name, text in content.items():
         storage.write_bytes(str(tmp_path / name), text.encode())
 
-    with pytest.raises(OptionError, match=re.escape(told)):
+    with pytest.raises(OptionError, match=re.escape(reported)):
         Run(str(tmp_path), job="compress", config={})
 
     for name, text in content.items():

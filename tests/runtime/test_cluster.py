@@ -130,10 +130,10 @@ class Fleet:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *nodes: Node, coming: tuple[Node, ...] = ()) -> None:
         self.nodes, self.coming = list(nodes), list(coming)
-        self.asked: list[list[dict[str, int]]] = []
+        self.requested: list[list[dict[str, int]]] = []
         monkeypatch.setattr(cluster, "nodes", lambda: list(self.nodes))
         monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: None)
-        monkeypatch.setattr(cluster, "request_resources", lambda bundles: self.asked.append(bundles))
+        monkeypatch.setattr(cluster, "request_resources", lambda bundles: self.requested.append(bundles))
         monkeypatch.setattr(cluster.time, "sleep", self._sleep)
 
     def _sleep(self, seconds: float) -> None:
@@ -149,7 +149,7 @@ def test_training_waits_for_the_first_nodes_and_asks_for_them(
 ) -> None:
     fleet = Fleet(monkeypatch, HEAD, coming=(HEAD, WORKER))
     assert training_resources(ON_CPUS, 2) == TrainingResources(workers=2, cpus=2)
-    assert fleet.asked == [[{"CPU": 1}, {"CPU": 1}], []]
+    assert fleet.requested == [[{"CPU": 1}, {"CPU": 1}], []]
     waiting = "waiting for nodes: 2 workers need 2 CPUs, the cluster has 0 yet"
     assert capsys.readouterr().out.count(waiting) == 1
 
@@ -165,7 +165,7 @@ def test_a_cluster_that_does_not_grow_is_refused_at_once(monkeypatch: pytest.Mon
     fleet = Fleet(monkeypatch, WORKER, coming=(WORKER,))
     with pytest.raises(OptionError, match="--workers 8: Ray has only 4 CPUs"):
         training_resources(ON_CPUS, 8)
-    assert not fleet.asked
+    assert not fleet.requested
 
 
 def test_waiting_for_nodes_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def raising(error: BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (OptionError("--rank 0: too small"), 2, "error: --rank 0: too small"),
         (DataError("shard [3] is damaged"), 1, "error: shard [3] is damaged"),
@@ -35,7 +35,7 @@ def raising(error: BaseException):
 def test_what_a_user_can_mend_is_told_in_one_line(
     error: BaseException,
     code: int,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -45,7 +45,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(
         console.run_job(Options, raising(error))
 
     assert stopped.value.code == code
-    assert capsys.readouterr().err.splitlines() == [told]
+    assert capsys.readouterr().err.splitlines() == [message]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ConnectionError("no Ray at this address")])
@@ -80,7 +80,7 @@ def test_what_an_earlier_run_did_counts_as_progress_and_not_as_speed(
 
 
 def test_credentials_in_a_uri_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    console.say("training on s3://KEY:SECRET@bucket/data")
+    console.info("training on s3://KEY:SECRET@bucket/data")
 
     assert capsys.readouterr().out == "training on s3://…@bucket/data\n"
 

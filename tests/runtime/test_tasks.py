@@ -14,8 +14,8 @@ import ray
 
 from afm_dist.errors import DataError, StageError
 from afm_dist.runtime import tasks
-from afm_dist.runtime.stall_watch import StallWatch
 from afm_dist.runtime.tasks import TryAgainError, run_tasks
+from afm_dist.runtime.watchdog import Watchdog
 
 pytestmark = pytest.mark.ray
 
@@ -194,7 +194,7 @@ def test_after_a_failure_no_task_runs_on(local_ray: None, tmp_path: Path) -> Non
 def test_a_silence_says_what_is_waited_for(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "StallWatch", partial(StallWatch, patience_s=0.3))
+    monkeypatch.setattr(tasks, "Watchdog", partial(Watchdog, patience_s=0.3))
     monkeypatch.setattr(tasks, "POLL_S", 0.1)
     silent = tmp_path / "silent"
 

@@ -275,10 +275,10 @@ def test_default_ratios_can_be_reached_by_every_architecture(name: str) -> None:
     hyper = {"embedding_dim": 16, "hidden": [400, 400, 400], "dropout": 0.0}
     config = ModelConfig(architecture=name, hyper_parameters=hyper, fields=fields)
 
-    asked = sweep().of(config)
+    requested = sweep().of(config)
 
-    assert asked.ratios
-    assert 1 <= max(asked.ratios) < 50
+    assert requested.ratios
+    assert 1 <= max(requested.ratios) < 50
     with pytest.raises(OptionError, match="--sweep-ratios 50: the smallest model"):
         sweep(ratios=(50,)).of(config)
 
@@ -332,8 +332,8 @@ def test_kept_variance_is_that_of_the_factors() -> None:
     """By weighted factors less is kept than by the principal components, of the same rank."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(500, 6, dtype=torch.float64, generator=generator) * torch.tensor([5.0, 4, 3, 2, 1, 1])
-    felt = torch.diag(torch.tensor([0.01, 0.01, 0.01, 1, 1, 1], dtype=torch.float64))
-    known = Statistics({"layer": moments_of(rows)}, {"layer": felt})
+    sensitivities = torch.diag(torch.tensor([0.01, 0.01, 0.01, 1, 1, 1], dtype=torch.float64))
+    known = Statistics({"layer": moments_of(rows)}, {"layer": sensitivities})
     plain, weighted = (
         LowRankFacts().kept_share("layer", LowRank(factors=method, rank=2), known)
         for method in ("afm", "weighted")

@@ -47,6 +47,6 @@ def test_a_process_may_compile_any_number_of_models(monkeypatch: pytest.MonkeyPa
 def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     torch._dynamo.reset()
     missing = {"cpp.cxx": (str(tmp_path / "g++"),), "force_disable_caches": True}
-    told = r"compile: .* It needs a C\+\+ compiler"
-    with torch._inductor.config.patch(missing), pytest.raises(OptionError, match=told):
+    message = r"compile: .* It needs a C\+\+ compiler"
+    with torch._inductor.config.patch(missing), pytest.raises(OptionError, match=message):
         prepare_for_inference(compressed("nfm", "none"), compile=True)

@@ -117,8 +117,8 @@ def test_a_checkpoint_of_other_numbers_is_refused_before_hours_of_work(
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
     source = bench.source
     config = load_config(source)
-    asked = named("afm"), asking(3, 2)
-    check_model(config, *asked, checkpoint=source)
+    requested = named("afm"), asking(3, 2)
+    check_model(config, *requested, checkpoint=source)
     model = from_pretrained(source)
     parameter = model.get_parameter(name)
     parameter.data = parameter.data.to(dtype)
@@ -128,11 +128,11 @@ def test_a_checkpoint_of_other_numbers_is_refused_before_hours_of_work(
     with pytest.raises(
         OptionError, match=rf"--checkpoint: tensor {name} of .*other is .*, the model's is float32"
     ):
-        check_model(config, *asked, checkpoint=other)
+        check_model(config, *requested, checkpoint=other)
 
     # What it says to do helps.
     save_pretrained(from_pretrained(other).float(), other, config)
-    check_model(config, *asked, checkpoint=other)
+    check_model(config, *requested, checkpoint=other)
 
 
 @pytest.mark.parametrize("method", ["afm", "svd"])
@@ -142,16 +142,16 @@ def test_a_row_that_never_occurs_may_hold_anything_whatever_the_method(
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
     source = bench.source
-    spoilt = from_pretrained(source)
+    damaged = from_pretrained(source)
     never = 29
     with torch.no_grad():
-        spoilt.embedding.weight[never] = float("nan")
-    save_pretrained(spoilt, source, load_config(source))
+        damaged.embedding.weight[never] = float("nan")
+    save_pretrained(damaged, source, load_config(source))
     counts = np.arange(never, -1, -1)
     counts[0] += dataset.rows("train") - counts.sum()
     vocabulary = write_vocabulary(dataset.location, "site", counts)
     manifest = replace(dataset, vocabulary={**dataset.vocabulary, "site": vocabulary})
-    moments = counted_moments(spoilt, manifest, absorb=False)
+    moments = counted_moments(damaged, manifest, absorb=False)
     batch = bench.batches[0]
     ids = batch.ids[:, 0]
     ids[ids == never] = 0

@@ -67,14 +67,14 @@ def compressed(draw: st.DrawFn) -> tuple[Statistics, Plan]:
     moments = {field_key(TABLE, name): draw(fields(width)) for name in names}
     moments["mlp.3"] = draw(linear_outputs(wide))
     generator = np.random.default_rng(draw(st.integers(0, 2**31)))
-    felt = {key: sensitivity(generator, item.width) for key, item in moments.items()}
+    sensitivities = {key: sensitivity(generator, item.width) for key, item in moments.items()}
     ranks = {name: draw(st.integers(0, width)) for name in names}
     method = draw(st.sampled_from(FACTORS))
     entries = [
         PlanEntry("mlp.3", LowRank(factors=method, rank=draw(st.integers(1, wide)))),
         PlanEntry(TABLE, LowRank(factors=method, rank=1).with_rank(ranks)),
     ]
-    return Statistics(moments, felt), Plan(entries=tuple(entries))
+    return Statistics(moments, sensitivities), Plan(entries=tuple(entries))
 
 
 def report_of(known: Statistics, plan: Plan) -> dict[str, Any]:

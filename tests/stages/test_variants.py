@@ -201,8 +201,8 @@ def test_fields_of_one_token_keep_their_embedding_and_are_named_in_the_report(tm
         assert all(tensor.isfinite().all() for tensor in from_pretrained(target).state_dict().values())
     moments = load_moments(storage.join(bench.run.path, "statistics-embedding", MOMENTS))
     plan = Plan.load(storage.join(narrow.checkpoints["afm-emb"], "plan.json"))
-    (said,) = degenerate_layers(layers(moments, plan))
-    assert said.startswith("field country has one token in all training rows")
+    (printed,) = degenerate_layers(layers(moments, plan))
+    assert printed.startswith("field country has one token in all training rows")
 
 
 def test_nothing_is_measured_that_no_method_needs(dataset: Manifest, tmp_path: Path) -> None:

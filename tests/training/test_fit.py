@@ -77,9 +77,9 @@ def test_a_training_goes_on_with_the_threads_it_began_with(
     )
 
     assert resources == TrainingResources(workers=2, cpus=4)
-    said = capsys.readouterr()
-    assert "model: going on from step 8 with 4 threads per worker" in said.out
-    assert not said.err
+    printed = capsys.readouterr()
+    assert "model: going on from step 8 with 4 threads per worker" in printed.out
+    assert not printed.err
 
 
 def test_with_fewer_cpus_it_goes_on_with_fewer_threads_and_says_so(

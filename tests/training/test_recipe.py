@@ -85,8 +85,8 @@ def test_the_leaderboards_presets_are_those_of_its_logs() -> None:
 
 @pytest.mark.parametrize("name", sorted({*presets.names()} - {*PRESETS}))
 def test_a_preset_that_only_prepares_data_is_told_from_an_unknown_one(name: str) -> None:
-    told = f"--preset {name}: a preset of jobs/prepare.py only; choose from default, demo, afm-criteo"
-    with pytest.raises(OptionError, match=told):
+    message = f"--preset {name}: a preset of jobs/prepare.py only; choose from default, demo, afm-criteo"
+    with pytest.raises(OptionError, match=message):
         preset(name)
 
 

@@ -37,7 +37,7 @@ class QuantizationOfFirstOrder(QuantizationMethod[LinearTerm]):
     def build(self, name: str, module: LinearTerm, config: Quantization) -> LinearTerm:
         """Make a term with a store without values; the weights of the numbers are taken over."""
         check_fields(name, module.names, config)
-        specs = [self._asked(module, i, config) for i in range(len(module.cardinalities))]
+        specs = [self._requested(module, i, config) for i in range(len(module.cardinalities))]
         if any(spec.own is not None for spec in specs):
             raise OptionError(
                 f"{name}: its rare ids share no row; in place of @N write WAY:N+mean, of as many bytes"
@@ -67,14 +67,14 @@ class QuantizationOfFirstOrder(QuantizationMethod[LinearTerm]):
             spec = self._spec(module, i, config)
             exact = replace(rows, sensitivity=torch.ones(1, 1, dtype=torch.float64))
             fill_field(new.store, i, exact, spec, config)
-            if spec != self._asked(module, i, config):
+            if spec != self._requested(module, i, config):
                 alone.append(field)
         if alone:
             console.warn(left_alone(f"{name}: {', '.join(alone)}"))
 
     @staticmethod
-    def _asked(module: LinearTerm, field: int, config: Quantization) -> Spec:
+    def _requested(module: LinearTerm, field: int, config: Quantization) -> Spec:
         return config.spec_of(module.names[field]) if module.names else Spec.parse(config.store)
 
     def _spec(self, module: LinearTerm, field: int, config: Quantization) -> Spec:
-        return self._asked(module, field, config).effective(module.cardinalities[field], 1)
+        return self._requested(module, field, config).effective(module.cardinalities[field], 1)

@@ -75,7 +75,7 @@ class QuantizationOfFused(QuantizationMethod[FusedEmbedding]):
             key, sensitive = field_key(name, module.names[i]), self.needs_sensitivity(config)
             rows = Rows.of(key, module.codes(i), known, sensitive=sensitive)
             fill_field(store, i, rows, spec, config)
-        _say_left_alone(name, module, config)
+        _warn_of_unchanged(name, module, config)
 
     def candidates(
         self,
@@ -185,7 +185,7 @@ def _unbeaten(choices: Sequence[Choice]) -> list[Choice]:
     return kept
 
 
-def _say_left_alone(name: str, module: FusedEmbedding, config: Quantization) -> None:
+def _warn_of_unchanged(name: str, module: FusedEmbedding, config: Quantization) -> None:
     """Say which fields stay as they are."""
     alone = [
         field

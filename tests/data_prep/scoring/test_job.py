@@ -9,7 +9,7 @@ import pytest
 
 from afm_dist.errors import OptionError
 from data_prep.scoring.pipeline import Summary
-from jobs.predict import Predict, main, say_summary
+from jobs.predict import Predict, main, print_summary
 from tests.data_prep.scoring.conftest import write_csv
 from tests.data_prep.scoring.models import Trained
 
@@ -37,7 +37,7 @@ def test_a_dry_run_refuses_what_the_run_would(
 
 
 @pytest.mark.parametrize(
-    ("before", "said"),
+    ("before", "printed"),
     [
         ({"test": {"user": 0.25}}, "90% of the tokens are unknown to the model, 25% when it was trained; is"),
         ({"validation": {"user": 0.125}}, "unknown to the model, 12% when it was trained; is"),
@@ -46,12 +46,12 @@ def test_a_dry_run_refuses_what_the_run_would(
     ],
 )
 def test_unknown_tokens_are_compared_with_what_was_measured(
-    trained: Trained, capsys: pytest.CaptureFixture[str], before: dict[str, object], said: str
+    trained: Trained, capsys: pytest.CaptureFixture[str], before: dict[str, object], printed: str
 ) -> None:
     manifest = replace(trained.manifest, facts={**trained.manifest.facts, "unknown_share": before})
 
-    say_summary(Summary(rows=9, rejected=0, mean=0.5, unknown={"user": 0.9}), manifest, "scores.parquet")
+    print_summary(Summary(rows=9, rejected=0, mean=0.5, unknown={"user": 0.9}), manifest, "scores.parquet")
 
     shown = capsys.readouterr().err
-    assert said in shown
-    assert bool(shown) == bool(said)
+    assert printed in shown
+    assert bool(shown) == bool(printed)

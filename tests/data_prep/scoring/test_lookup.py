@@ -63,9 +63,9 @@ def test_ids_of_a_lookup_are_those_of_the_vocabulary(
 
     assert write_lookup(write(tmp_path, known), RULE, source, f"{tmp_path}/ad.arrow") == len(known)
 
-    asked = source.tokens_of(pl.Series(TEXTS[kind])).sort()
-    found = Lookup(f"{tmp_path}/ad.arrow").encode(asked)
-    assert found.tolist() == [ids.get(text, 0) for text in source.token_text(asked).to_list()]
+    requested = source.tokens_of(pl.Series(TEXTS[kind])).sort()
+    found = Lookup(f"{tmp_path}/ad.arrow").encode(requested)
+    assert found.tolist() == [ids.get(text, 0) for text in source.token_text(requested).to_list()]
 
 
 @pytest.mark.parametrize(

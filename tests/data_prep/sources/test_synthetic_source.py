@@ -78,16 +78,16 @@ def test_without_a_test_split_all_rows_are_scored(log: SyntheticLog) -> None:
 
 
 def test_the_truth_is_read_file_by_file(log: SyntheticLog) -> None:
-    asked: list[tuple[int, int, int]] = []
+    requested: list[tuple[int, int, int]] = []
 
     class Asking(SplitRule):
         def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pl.Series]) -> np.ndarray:
-            asked.append((file, int(numbers[0]), len(numbers)))
+            requested.append((file, int(numbers[0]), len(numbers)))
             return np.zeros(len(numbers), dtype=np.uint8)
 
     synthetic_source(log).facts(Asking())
 
-    assert asked == [(0, 0, PART_ROWS), (1, 0, ROWS - PART_ROWS)]
+    assert requested == [(0, 0, PART_ROWS), (1, 0, ROWS - PART_ROWS)]
 
 
 def test_rows_split_by_the_hour_are_scored(log: SyntheticLog) -> None:

@@ -53,8 +53,8 @@ def baseline(data: Manifest, tmp_path: Path) -> str:
 
 
 def run(data: Manifest, baseline: str, output: Path, **given: Any) -> dict[str, Any]:
-    asked = {"finetune_batch_size": 256} | given
-    compress.compress(Compress(data=data.location, checkpoint=baseline, output=str(output), **asked))
+    requested = {"finetune_batch_size": 256} | given
+    compress.compress(Compress(data=data.location, checkpoint=baseline, output=str(output), **requested))
     return storage.read_json(str(output / "report/report.json"), dict[str, Any])
 
 

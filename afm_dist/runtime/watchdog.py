@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import ray
 
-from afm_dist.runs.events import Emit, unheard
+from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 
 PATIENCE_S = 60.0
 
 
-class StallWatch:
+class Watchdog:
     """Says that a stage has made no progress for a while: one line and one event.
 
     What is normal is learned: silence counts from twice the longest pause between two steps of
@@ -32,7 +32,7 @@ class StallWatch:
         what: str,
         *,
         waiting_for: Callable[[], str],
-        emit: Emit = unheard,
+        emit: Emit = no_events,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from afm_dist.runtime.stall_watch import StallWatch
+from afm_dist.runtime.watchdog import Watchdog
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Watched:
     def __init__(self, patience_s: float) -> None:
         self.clock = Clock()
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.watch = StallWatch(
+        self.watch = Watchdog(
             "statistics",
             waiting_for=lambda: "3 tasks in flight",
             emit=lambda what, /, **details: self.events.append((what, details)),
@@ -44,8 +44,8 @@ def test_silence_is_told_with_what_is_waited_for(capsys: pytest.CaptureFixture[s
     assert watched.silent_until(59) == []
     assert watched.silent_until(60) == [60]
 
-    told = "statistics: no progress for 60 s; 3 tasks in flight"
-    assert told in capsys.readouterr().err
+    message = "statistics: no progress for 60 s; 3 tasks in flight"
+    assert message in capsys.readouterr().err
     assert watched.events == [
         ("no progress", {"what": "statistics", "seconds": 60, "waiting_for": "3 tasks in flight"})
     ]

@@ -179,27 +179,78 @@ def allocate(
         OptionError: the budget is less than the smallest the model can become, or no error is predicted
             for an entry's method.
     """
-    modelled = Modelled(config, plan, always, model)
-    _check_budget(modelled, budget, besides=0, by_field=by_field)
-    found = {entry.name: modelled.candidates(entry, statistics, by_field=by_field) for entry in plan.entries}
-    spare = budget - modelled.now
-    picked = [_pick_whole(found, spare, emphasis)]
-    if by_field:
-        # Among them are equal choices for all fields, too; a thinned front may have lost the best of those.
-        picked.append(_pick_fields(found, spare, emphasis))
-    best = min(
-        filter(None, picked),
-        key=lambda choice: sum(emphasis.get(name, 1.0) * error for name, (_, error) in choice.items()),
-    )
-    configs = {name: own for name, (own, _) in best.items()}
-    errors = {name: error for name, (_, error) in best.items()}
-    return Allocation(
-        configs=configs,
-        always=always,
-        bytes=modelled.bytes(*_chosen(configs).entries),
-        error=sum(errors.values()),
-        errors=errors,
-    )
+    allocator = Allocator(config, plan, statistics, always=always, model=model)
+    return allocator.allocate(budget, by_field=by_field, emphasis=emphasis)
+
+
+class Allocator:
+    """Allocates budgets of one model; what can be chosen is found once, which may take fits to all rows.
+
+    Args:
+        config: As in ``allocate``, with the other arguments.
+        plan: Of each module how it would be compressed, but for what is chosen.
+        statistics: Of the modules' outputs.
+        always: What is done besides.
+        model: With its values.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        plan: Plan,
+        statistics: Statistics,
+        *,
+        always: Plan = NOTHING,
+        model: nn.Module | None = None,
+    ) -> None:
+        self._modelled = Modelled(config, plan, always, model)
+        self._statistics = statistics
+        self._found: dict[bool, dict[str, Candidates]] = {}
+
+    def allocate(
+        self, budget: int, *, by_field: bool = False, emphasis: Mapping[str, float] = EVEN
+    ) -> Allocation:
+        """Choose what becomes of the modules.
+
+        Args:
+            budget: Bytes of all tensors of the model.
+            by_field: Whether the fields of a table are chosen one by one, too.
+            emphasis: How many times its error a module counts in the choice.
+
+        Raises:
+            OptionError: as in ``allocate``.
+        """
+        modelled = self._modelled
+        _check_budget(modelled, budget, besides=0, by_field=by_field)
+        found, spare = self._candidates(by_field), budget - modelled.now
+        picked = [_pick_whole(found, spare, emphasis)]
+        if by_field:
+            # Among them are equal choices for all fields; a thinned front may have lost the best of those.
+            picked.append(_pick_fields(found, spare, emphasis))
+        best = min(
+            filter(None, picked),
+            key=lambda choice: sum(emphasis.get(name, 1.0) * error for name, (_, error) in choice.items()),
+        )
+        configs = {name: own for name, (own, _) in best.items()}
+        errors = {name: error for name, (_, error) in best.items()}
+        return Allocation(
+            configs=configs,
+            always=modelled.always,
+            bytes=modelled.bytes(*_chosen(configs).entries),
+            error=sum(errors.values()),
+            errors=errors,
+        )
+
+    def _candidates(self, by_field: bool) -> Mapping[str, Candidates]:
+        """List what can be chosen; of what was listed field by field, the tables as a whole are a part."""
+        if not by_field and True in self._found:
+            return self._found[True]
+        if by_field not in self._found:
+            self._found[by_field] = {
+                entry.name: self._modelled.candidates(entry, self._statistics, by_field=by_field)
+                for entry in self._modelled.plan.entries
+            }
+        return self._found[by_field]
 
 
 # By module: what becomes of it, and the error of that.

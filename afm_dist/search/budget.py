@@ -13,7 +13,7 @@ from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
 from afm_dist.compression.budget import (
     Allocation,
-    allocate,
+    Allocator,
     check_budget,
     description_bytes,
     least_bytes,
@@ -103,6 +103,35 @@ class Found:
     def plan(self) -> Plan:
         """Give all that is done."""
         return self.before + self.allocation.plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A model that something was done to, and what allocates its budget.
+
+    Attributes:
+        before: What was done.
+        lost: Predicted mean square change of the logit by that.
+        allocator: Of the model that there is then.
+        budget: Bytes of its tensors.
+        field_ranks: Whether there is room for sizes by field.
+    """
+
+    before: Plan
+    lost: float
+    allocator: Allocator
+    budget: int
+    field_ranks: FieldRanks
+
+    def allocate(self, way: FieldRanks, emphasis: float) -> Found:
+        """Allocate the budget, with the errors of the tables counted so many times.
+
+        Raises:
+            OptionError: nothing fits.
+        """
+        by_field = way == self.field_ranks == "each"
+        found = self.allocator.allocate(self.budget, by_field=by_field, emphasis={TABLE: emphasis})
+        return Found(before=self.before, lost=self.lost, allocation=found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,19 +243,36 @@ class Budget(Search):
         Raises:
             OptionError: none fits, or nothing needs to be compressed.
         """
-        tried: list[dict[str, Found]] = []
+        best: tuple[Prepared, Found] | None = None
         refusals: list[OptionError] = []
         for before in leader.preparations(problem.model, self.request):
             try:
-                tried.append(self._after(problem, leader, before, budget))
+                prepared = self._prepared(problem, leader, before, budget)
+                found = prepared.allocate(self.field_ranks, 1.0)
             except OptionError as refusal:
                 refusals.append(refusal)
-        if not tried:
+                continue
+            if before.entries:
+                words = sizes_in_words(sizes(before))
+                console.info(f"  {words}: predicted change of the logit {math.sqrt(found.error):.3g}")
+            if best is None or found.error < best[1].error:
+                best = prepared, found
+        if best is None:
             raise refusals[-1]
-        return min(tried, key=lambda one: one[PREDICTED].error)
+        prepared, first = best
+        tried = {PREDICTED: first}
+        for name, (way, emphasis) in _ways(self.field_ranks, self.refine).items():
+            try:
+                one = prepared.allocate(way, emphasis)
+            except OptionError:
+                # One dimension for all fields does not become as small as dimensions of their own.
+                continue
+            if all(one.plan != other.plan for other in tried.values()):
+                tried[name] = one
+        return tried
 
-    def _after(self, problem: Problem, leader: Variant, before: Plan, budget: int) -> dict[str, Found]:
-        """Give the allocations for a model that is prepared."""
+    def _prepared(self, problem: Problem, leader: Variant, before: Plan, budget: int) -> Prepared:
+        """Give what allocates the budget of a model that is prepared."""
         config = replace(problem.config, plan=before)
         whole, rounded = leader.template(problem.model, self.request), self.rows.rounded(problem.model)
         rest, field_ranks = self._checked(config, whole, rounded, problem.bytes)
@@ -237,27 +283,10 @@ class Budget(Search):
             lost = predicted_error(problem.config, before, known)
             model = from_pretrained(problem.source)
             known = compress_carrying_(model, before, known)
-        found: dict[str, Found] = {}
-        for name, (way, emphasis) in _ways(field_ranks, self.refine).items():
-            try:
-                one = allocate(
-                    config,
-                    whole,
-                    known,
-                    budget - rest,
-                    always=rounded,
-                    by_field=way == "each",
-                    emphasis={TABLE: emphasis},
-                    model=model,
-                )
-            except OptionError:
-                if name == PREDICTED:
-                    raise
-                # One dimension for all fields does not become as small as dimensions of their own.
-                continue
-            if all(one.plan != other.allocation.plan for other in found.values()):
-                found[name] = Found(before=before, lost=lost, allocation=one)
-        return found
+        allocator = Allocator(config, whole, known, always=rounded, model=model)
+        return Prepared(
+            before=before, lost=lost, allocator=allocator, budget=budget - rest, field_ranks=field_ranks
+        )
 
     def _checked(self, config: ModelConfig, plan: Plan, rounded: Plan, before: int) -> tuple[int, FieldRanks]:
         """Refuse a budget that cannot be met, or that the uncompressed checkpoint meets.

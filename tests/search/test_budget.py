@@ -15,7 +15,7 @@ from afm_dist import storage
 from afm_dist.checkpoint.config import ModelConfig, load_config
 from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained
-from afm_dist.compression.budget import Allocation, allocate, most_description_bytes
+from afm_dist.compression.budget import Allocation, Allocator, most_description_bytes
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.registry import variants
 from afm_dist.compression.rewrite import compress_
@@ -112,12 +112,13 @@ def test_a_budget_too_small_for_one_dimension_is_met_by_ranks_of_each_field(
     bench = Bench("deepfm", dataset, tmp_path, LARGER)
     budget = size_on_disk(bench.source) * 2 // 5
 
-    def too_small(*given: Any, by_field: bool, **options: Any) -> Allocation:
+    def too_small(self: Allocator, budget: int, *, by_field: bool, **options: Any) -> Allocation:
         if not by_field:
             raise OptionError("the least this model can become is more")
-        return allocate(*given, by_field=by_field, **options)
+        return allocate(self, budget, by_field=by_field, **options)
 
-    monkeypatch.setattr("afm_dist.search.budget.allocate", too_small)
+    allocate = Allocator.allocate
+    monkeypatch.setattr(Allocator, "allocate", too_small)
 
     chosen = ranks_for(bench, target(bytes=budget, field_ranks="each", refine=True))
 

@@ -79,10 +79,12 @@ class Ship(Step[Shipped]):
             )
             for name in names
         ]
+        among = "what was compared"
         if budget is not None and self.rule in (BEST, SMALLEST):
             candidates = [one for one in candidates if one.bytes <= budget]
+            among = f"what fits {budget:,} bytes"
         control = models.histories[self.control].best.validation_auc
-        name, reason = choose(candidates, control, self.rule)
+        name, reason = choose(candidates, control, self.rule, among)
         return Shipped(stage=ship(context, models, name), name=name, reason=reason)
 
 
@@ -101,13 +103,16 @@ class Candidate:
     bytes: int
 
 
-def choose(candidates: Sequence[Candidate], control: float, rule: str) -> tuple[str, str]:
+def choose(
+    candidates: Sequence[Candidate], control: float, rule: str, among: str = "what was compared"
+) -> tuple[str, str]:
     """Choose what ships.
 
     Args:
         candidates: All fit what was asked for.
         control: Validation AUC of the control.
         rule: As in ``Ship``.
+        among: What the candidates are, in words.
 
     Returns:
         The name, and why it is this one.
@@ -117,9 +122,9 @@ def choose(candidates: Sequence[Candidate], control: float, rule: str) -> tuple[
     """
     best = max(candidates, key=lambda one: (one.validation_auc, -one.bytes))
     if rule == BEST:
-        chosen, why = best, "the best validation AUC of what was compared"
+        chosen, why = best, f"the best validation AUC of {among}"
         if len(candidates) == 1:
-            why = "the only model that was compressed"
+            why = f"the only one of {among}"
     elif rule == SMALLEST:
         good = [one for one in candidates if one.validation_auc >= control - NO_LOSS]
         chosen = min(good, key=lambda one: (one.bytes, -one.validation_auc)) if good else best

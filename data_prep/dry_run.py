@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from afm_dist.dataset.manifest import Field, Manifest, Shard
-from afm_dist.planning.capacity import Estimate, Plan, size
+from afm_dist.planning.capacity import Estimate, JobPlan, size
 from afm_dist.planning.show import conclude
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import view
@@ -84,7 +84,7 @@ def show_synthetic_plan(
     _show(log, protocol, output, options)
 
 
-def plan_of(source: Source, protocol: Protocol, output: str, options: CpuOptions) -> Plan:
+def preparation_plan(source: Source, protocol: Protocol, output: str, options: CpuOptions) -> JobPlan:
     """What a preparation takes, and what the cluster has; arguments as ``show_plan``."""
     return _plan(_read(source), protocol, output, options)
 
@@ -170,10 +170,10 @@ def _shards(log: _Log, protocol: Protocol) -> int:
     return log.rows * (1 + BYTES_PER_VALUE * len(protocol.rules(log.fields)))
 
 
-def _plan(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions) -> Plan:
+def _plan(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions) -> JobPlan:
     cluster, tasks = view(), TaskResources(cpus=options.task_cpus)
     estimate = _estimate(log, protocol, cluster, tasks)
-    return Plan(estimates=(estimate,), cluster=cluster, tasks=tasks, output=output)
+    return JobPlan(estimates=(estimate,), cluster=cluster, tasks=tasks, output=output)
 
 
 def _show(log: _Log, protocol: Protocol, output: str | None, options: CpuOptions) -> None:

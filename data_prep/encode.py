@@ -16,7 +16,7 @@ from afm_dist import storage
 from afm_dist.dataset.manifest import Shard
 from data_prep.columns import numbers_of
 from data_prep.shards import Piece
-from data_prep.shuffle import Run, Shuffle
+from data_prep.shuffle import RowRun, Shuffle
 from data_prep.split import SPLITS, TRAIN
 from data_prep.spool import LABEL_COLUMN, open_codes, read_map
 from data_prep.transforms import FieldRule
@@ -78,7 +78,7 @@ def encode_shard(
     return _write_shard(encoding, split, index, columns), unknown
 
 
-def encode_run(encoding: Encoding, shuffle: Shuffle, run: Run) -> None:
+def encode_run(encoding: Encoding, shuffle: Shuffle, run: RowRun) -> None:
     """Write one run of training rows, from which shards are gathered."""
     words, done = np.empty((run.rows, shuffle.words), dtype=np.int32), 0
     for piece in run.pieces:

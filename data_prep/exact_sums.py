@@ -14,7 +14,7 @@ ROOT_BITS = 64
 
 
 @dataclass(frozen=True)
-class ExactSums:
+class ExactMoments:
     """Count, sum and sum of squares of float64 numbers, as integers of any size.
 
     Every float64 is a whole multiple of 2^-1126, so nothing is rounded before the end: mean and
@@ -31,7 +31,7 @@ class ExactSums:
     squares: int = 0
 
     @classmethod
-    def of(cls, values: np.ndarray, counts: np.ndarray) -> ExactSums:
+    def of(cls, values: np.ndarray, counts: np.ndarray) -> ExactMoments:
         """Sums over (V) finite float64 values that occur ``counts`` (V) times each."""
         fractions, exponents = np.frexp(values)
         order = np.argsort(exponents, kind="stable")
@@ -48,8 +48,8 @@ class ExactSums:
             sum(int(square) << 2 * shift for square, shift in zip(squares, shifts, strict=True)),
         )
 
-    def __add__(self, other: ExactSums) -> ExactSums:
-        return ExactSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+    def __add__(self, other: ExactMoments) -> ExactMoments:
+        return ExactMoments(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     def mean(self) -> float:
         """Mean, rounded once; 0 without values."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from afm_dist import storage
 from data_prep import vocabulary
 from data_prep.columns import numbers_of
-from data_prep.exact_sums import ExactSums
+from data_prep.exact_sums import ExactMoments
 from data_prep.sources.source import RawField, Source
 from data_prep.spool import PartValues, open_values
 from data_prep.transforms import TRANSFORMS, FieldRule
@@ -64,14 +64,14 @@ class NumberBuilder(FieldBuilder):
     def __init__(self, rule: FieldRule) -> None:
         self.rule = rule
         self.mean, self.deviation = 0.0, 1.0
-        self._sums = ExactSums()
+        self._sums = ExactMoments()
 
     def add(self, values: PartValues) -> None:
         """Add up what is present."""
         found = values[self.rule.column]
         numbers, missing = numbers_of(self.rule.apply(found["value"]))
         present = slice(None) if missing is None else ~missing
-        self._sums += ExactSums.of(numbers[present], found["count"].to_numpy()[present])
+        self._sums += ExactMoments.of(numbers[present], found["count"].to_numpy()[present])
 
     def close(self) -> None:
         """Mean and deviation."""

@@ -18,8 +18,8 @@ from data_prep.rejected import REJECTED_SHOWN
 from data_prep.sources.forms import Forms, merged
 from data_prep.sources.source import Source
 from data_prep.split import SPLITS, TRAIN
-from data_prep.split_seen import Seen
-from data_prep.spool import Part
+from data_prep.split_seen import ColumnRange
+from data_prep.spool import SpooledPart
 from data_prep.transforms import FieldRule
 
 
@@ -35,11 +35,11 @@ class Findings:
         seen: What the column that decides the split held.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[SpooledPart]
     rejected: int
     offenders: Sequence[str]
     forms: Forms
-    seen: Seen
+    seen: ColumnRange
 
     @classmethod
     def of(cls, receipts: Iterable[BlockReceipt]) -> Findings:
@@ -51,7 +51,7 @@ class Findings:
             rejected=sum(receipt.rejected for receipt in known),
             offenders=offenders[:REJECTED_SHOWN],
             forms=merged(receipt.forms for receipt in known),
-            seen=Seen.merged(receipt.seen for receipt in known),
+            seen=ColumnRange.merged(receipt.seen for receipt in known),
         )
 
     @property

@@ -16,8 +16,8 @@ from data_prep.rejected import RejectedRows
 from data_prep.sources.forms import Example, Form, merged
 from data_prep.sources.source import Block, RawRows, Rejected, Source
 from data_prep.split import NOWHERE, Placement, RowsToPlace, SplitRule
-from data_prep.split_seen import Seen
-from data_prep.spool import Part, write_part
+from data_prep.split_seen import ColumnRange
+from data_prep.spool import SpooledPart, write_part
 from data_prep.transforms import FieldRule
 
 HOPELESS_ROWS = 100_000
@@ -35,11 +35,11 @@ class BlockReceipt:
         seen: What the column that decides the split held.
     """
 
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SpooledPart] = field(default_factory=list)
     rejected: int = 0
     offenders: list[str] = field(default_factory=list)
     forms: dict[str, dict[Form, Example]] = field(default_factory=dict)
-    seen: Seen = field(default_factory=Seen)
+    seen: ColumnRange = field(default_factory=ColumnRange)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; parts by their names in the spool."""
@@ -112,7 +112,7 @@ def parse_block(parsing: Parsing, index: int, block: Block, first_row: int) -> B
     for raw in source.read(block, first_row):
         receipt.forms = merged([receipt.forms, raw.forms])
         rows, placed = _placed(checked(raw, source, parsing.rules), parsing.split, block.file)
-        receipt.seen = Seen.merged([receipt.seen, placed.seen.at(path)])
+        receipt.seen = ColumnRange.merged([receipt.seen, placed.seen.at(path)])
         rejects.take(rows.rejected)
         if receipt.parts or len(rows.labels):
             rejects.check(parsing.max_rejected)

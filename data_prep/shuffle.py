@@ -48,7 +48,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RowRun:
     """Consecutive training rows of the log.
 
     Attributes:
@@ -86,7 +86,7 @@ class Shuffle:
         """(buckets + 1) the first row of each, and the number of all rows."""
         return np.array([0, *accumulate(sum(bucket.sizes) for bucket in self.buckets)])
 
-    def write_run(self, run: Run, rows: NDArray[np.int32]) -> None:
+    def write_run(self, run: RowRun, rows: NDArray[np.int32]) -> None:
         """Write a run.
 
         Args:
@@ -166,7 +166,7 @@ def make_shuffle(rows: int, rows_per_shard: int, columns: int, seed: int) -> Shu
     return Shuffle(seed=seed, words=words, buckets=tuple(buckets))
 
 
-def cut_into_runs(part_rows: Sequence[int], shuffle: Shuffle, folder: str) -> list[Run]:
+def cut_into_runs(part_rows: Sequence[int], shuffle: Shuffle, folder: str) -> list[RowRun]:
     """Whole parts, in order, as runs.
 
     Args:
@@ -187,7 +187,7 @@ def cut_into_runs(part_rows: Sequence[int], shuffle: Shuffle, folder: str) -> li
         filled += rows
     firsts = accumulate((sum(piece.stop for piece in group) for group in groups), initial=0)
     return [
-        Run(path=storage.join(folder, f"run-{index:05d}"), first_row=first, pieces=tuple(group))
+        RowRun(path=storage.join(folder, f"run-{index:05d}"), first_row=first, pieces=tuple(group))
         for index, (first, group) in enumerate(zip(firsts, groups, strict=False))
     ]
 

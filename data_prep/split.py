@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from afm_dist.errors import OptionError
-from data_prep.split_seen import Seen
+from data_prep.split_seen import ColumnRange
 from data_prep.split_values import Bound, Kind, Values, kind_of, read_values, unknown_zone
 
 SPLITS = ("train", "validation", "test")
@@ -72,7 +72,7 @@ class Placement:
 
     splits: np.ndarray
     reason: Callable[[int], str] = str
-    seen: Seen = field(default_factory=Seen)
+    seen: ColumnRange = field(default_factory=ColumnRange)
 
 
 class SplitRule(ABC):
@@ -253,7 +253,7 @@ class ColumnSplit(SplitRule):
         return Placement(
             splits=chosen[codes],
             reason=lambda row: self._fault(values, int(codes[row]), has_zone),
-            seen=Seen.of(values, known, codes, rows.lines, zones=self.kind == "time" and not has_zone),
+            seen=ColumnRange.of(values, known, codes, rows.lines, zones=self.kind == "time" and not has_zone),
         )
 
     def __call__(self, file: int, numbers: np.ndarray, columns: Mapping[str, pa.Array]) -> np.ndarray:

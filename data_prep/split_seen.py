@@ -25,7 +25,7 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ColumnRange:
     """The ends of a column, and its time zones.
 
     Attributes:
@@ -41,7 +41,7 @@ class Seen:
     @classmethod
     def of(
         cls, values: Values, known: np.ndarray, codes: np.ndarray, lines: np.ndarray, *, zones: bool
-    ) -> Seen:
+    ) -> ColumnRange:
         """What B rows hold; their places are lines.
 
         Args:
@@ -71,7 +71,7 @@ class Seen:
         return cls(least=mark(int(ascending[0])), most=mark(int(ascending[-1])), zones=found)
 
     @classmethod
-    def merged(cls, several: Iterable[Seen]) -> Seen:
+    def merged(cls, several: Iterable[ColumnRange]) -> ColumnRange:
         """Of all rows together."""
         known = [seen for seen in several if seen.least is not None and seen.most is not None]
         zones: dict[str, Example] = {}
@@ -84,9 +84,9 @@ class Seen:
             zones=zones,
         )
 
-    def at(self, path: str) -> Seen:
+    def at(self, path: str) -> ColumnRange:
         """The same with the file before the lines."""
-        return Seen(
+        return ColumnRange(
             least=self.least and Mark(**{**vars(self.least), "place": f"{path}:{self.least.place}"}),
             most=self.most and Mark(**{**vars(self.most), "place": f"{path}:{self.most.place}"}),
             zones={zone: Example(f"{path}:{each.place}", each.text) for zone, each in self.zones.items()},

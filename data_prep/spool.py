@@ -34,7 +34,7 @@ LABEL_COLUMN = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SpooledPart:
     """What one part of a block holds.
 
     Attributes:
@@ -62,7 +62,7 @@ def write_part(
     columns: dict[str, Column],
     kinds: dict[str, FieldKind],
     splits: np.ndarray,
-) -> Part:
+) -> SpooledPart:
     """Spool some rows.
 
     Args:
@@ -75,7 +75,7 @@ def write_part(
     order = np.argsort(splits, kind="stable")
     split_rows = [int((splits == split).sum()) for split in range(len(SPLITS))]
     bounds = np.cumsum([0, *split_rows])
-    part = Part(
+    part = SpooledPart(
         path=path,
         split_rows=split_rows,
         positives=[int(labels[splits == split].sum()) for split in range(len(SPLITS))],

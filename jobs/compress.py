@@ -77,7 +77,7 @@ def compress(config: Compress) -> None:
 def paper_order(job: Job, search: Search) -> list[Step[Any]]:
     """List the steps of the paper: the MLP, a round of fine-tuning, the tables, another round."""
     from afm_dist.stages.compression import LinearStatistics, RewriteLinears, RewriteTables, TableStatistics
-    from afm_dist.stages.evaluation import Evaluate, Throughput
+    from afm_dist.stages.evaluation import EvaluateModels, MeasureThroughput
     from afm_dist.stages.reporting import WriteReport
     from afm_dist.stages.searching import SearchPlans
     from afm_dist.stages.sensitivity import linear_sensitivity, table_sensitivity
@@ -157,9 +157,9 @@ def paper_order(job: Job, search: Search) -> list[Step[Any]]:
     )
     made: list[Step[Any]] = [baseline, low_rank, tuned, narrow, final, *extra]
     rows = 3 + 2 * low_rank.count + 2 * len(variants) + len(extra)
-    report.quality = Evaluate(subjects=report.subjects, inputs=made, count=rows)
+    report.quality = EvaluateModels(subjects=report.subjects, inputs=made, count=rows)
     # The variants have one structure.
-    report.throughput = Throughput(subjects=report.subjects, inputs=made, structures=4 + job.settings)
+    report.throughput = MeasureThroughput(subjects=report.subjects, inputs=made, structures=4 + job.settings)
     measured: list[Step[Any]] = [*extra, report.quality, report.throughput]
     needs: list[Step[Any]] = [step for step in (linear_needs, behind) if step is not None]
     first: list[Step[Any]] = [job.dataset, baseline, moments, found, *needs, low_rank, tuned]
@@ -172,9 +172,9 @@ def at_once(job: Job, search: Search) -> list[Step[Any]]:
 
     After the control's first round, which both share; of a sweep, straight after training.
     """
-    from afm_dist.search.grid import Grid
+    from afm_dist.search.grid import GridSearch
     from afm_dist.stages.compression import LinearStatistics, RewriteAtOnce, StatisticsAtOnce
-    from afm_dist.stages.evaluation import Evaluate, Throughput
+    from afm_dist.stages.evaluation import EvaluateModels, MeasureThroughput
     from afm_dist.stages.report_at_once import WriteReportAtOnce
     from afm_dist.stages.scoring_points import ScorePoints
     from afm_dist.stages.searching import SearchPlans, StageOf
@@ -183,7 +183,7 @@ def at_once(job: Job, search: Search) -> list[Step[Any]]:
     from afm_dist.stages.training import FineTune, Model, TrainScratch
 
     # The best uncompressed model there is: what a round still teaches it, a small model would learn worse.
-    baseline, grid = job.baseline(), search if isinstance(search, Grid) else None
+    baseline, grid = job.baseline(), search if isinstance(search, GridSearch) else None
     model, before = Model(baseline, "baseline"), None
     if job.schedule == "after-control":
         before = FineTune(
@@ -232,8 +232,8 @@ def at_once(job: Job, search: Search) -> list[Step[Any]]:
         measured=measured,
         scratch=scratch if wanted else None,
     )
-    report.quality = Evaluate(subjects=report.subjects, inputs=report.models, count=report.count)
-    report.throughput = Throughput(
+    report.quality = EvaluateModels(subjects=report.subjects, inputs=report.models, count=report.count)
+    report.throughput = MeasureThroughput(
         subjects=report.subjects, inputs=report.models, structures=rewritten.count + 1
     )
     extra: list[Step[Any]] = [step for step in (measured, scratch if wanted else None) if step is not None]

@@ -20,10 +20,10 @@ from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import check_output
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import check_workers
-from afm_dist.search.budget import Budget
-from afm_dist.search.fixed import Fixed
-from afm_dist.search.grid import Grid, swept
-from afm_dist.search.rows import Rows
+from afm_dist.search.budget import BudgetSearch
+from afm_dist.search.fixed import FixedSearch
+from afm_dist.search.grid import GridSearch, swept
+from afm_dist.search.rows import RowOptions
 from afm_dist.search.search import Search, on_meta
 from afm_dist.stages.compression import check_model
 from afm_dist.stages.shipping import BEST, SMALLEST
@@ -127,9 +127,9 @@ class Job:
             "rows": rows_of(self.config),
         }
         if not self.config.budgeted:
-            return Fixed(**common)
+            return FixedSearch(**common)
         given = self.config.target_bytes
-        search = Budget(
+        search = BudgetSearch(
             bytes=None if given is None else parse_bytes(given),
             ratio=self.config.target_ratio,
             field_ranks=self.config.field_ranks,
@@ -139,13 +139,13 @@ class Job:
         search.check(self.model, self.config.checkpoint)
         return search
 
-    def grid(self) -> Grid:
+    def grid(self) -> GridSearch:
         """Give what a sweep tries.
 
         Raises:
             OptionError: a size that does not fit the model, or a ratio that none reaches.
         """
-        grid = Grid(
+        grid = GridSearch(
             request=self.request,
             variants=swept(),
             rows=rows_of(self.config),
@@ -198,9 +198,9 @@ class Job:
         }
 
 
-def rows_of(config: Compress) -> Rows:
+def rows_of(config: Compress) -> RowOptions:
     """Say what becomes of the numbers of each id."""
-    return Rows(linear_terms=config.linear_terms, codes=config.codes)
+    return RowOptions(linear_terms=config.linear_terms, codes=config.codes)
 
 
 def request_of(config: Compress, chosen: Preset) -> Request:

@@ -45,7 +45,7 @@ def main(config: CompressTables) -> None:
     from afm_dist import storage
     from afm_dist.checkpoint.config import check_schema
     from afm_dist.dataset.manifest import Manifest
-    from afm_dist.large_tables.source import Source
+    from afm_dist.large_tables.table_checkpoint import TableCheckpoint
     from afm_dist.planning.capacity import admit
     from afm_dist.planning.show import show
     from afm_dist.runs.run import Run, Stage, check_output
@@ -57,10 +57,10 @@ def main(config: CompressTables) -> None:
     check_output(config.output, job="compress_tables")
     manifest = Manifest.load(storage.absolute(config.data))
     data = Stage.external("data", manifest.location, manifest.fingerprint())
-    source = Source.open(config.checkpoint)
+    source = TableCheckpoint.open(config.checkpoint)
     check_schema(source.config, manifest, checkpoint=source.location)
     large_tables.check_rank(source, config.embedding_dim)
-    planned = large_tables.plan_of(
+    planned = large_tables.job_plan(
         source, config.embedding_dim, options=config.resources, cluster=view(), output=config.output
     )
     if config.dry_run:

@@ -17,7 +17,7 @@ from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
 
 if TYPE_CHECKING:
     from afm_dist.dataset.manifest import Manifest
-    from data_prep.scoring.pipeline import Summary
+    from data_prep.scoring.pipeline import ScoringSummary
 
 # A field of whose tokens so much more is unknown than in the training data was read otherwise.
 SUSPICIOUS_SHARE = 0.5
@@ -89,7 +89,7 @@ def main(config: Predict) -> None:
         max_bad_rows=config.max_bad_rows,
         overwrite=config.overwrite,
     )
-    plan = estimate.plan_of(load_config(checkpoint), manifest, source, config.output, config.resources)
+    plan = estimate.scoring_plan(load_config(checkpoint), manifest, source, config.output, config.resources)
     if config.dry_run:
         show(plan, check=config.resources.capacity_check)
         return
@@ -112,7 +112,7 @@ def main(config: Predict) -> None:
     console.info(f"done in {time.monotonic() - started:.1f} s, peak memory of a worker {peaks}")
 
 
-def print_summary(summary: Summary, manifest: Manifest, output: str) -> None:
+def print_summary(summary: ScoringSummary, manifest: Manifest, output: str) -> None:
     """What was scored, and what looks as if it had been read otherwise than the training data."""
     console.info(f"{summary.rows:,} rows in {output}, mean score {summary.mean:.6f}")
     if summary.rejected:

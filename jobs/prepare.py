@@ -20,7 +20,7 @@ from afm_dist.runtime import console
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions
 
 if TYPE_CHECKING:
-    from data_prep.presets import Preset
+    from data_prep.presets import PreparationPreset
     from data_prep.protocol import Protocol
     from data_prep.sources.source import Source
 
@@ -158,7 +158,8 @@ def main(config: Prepare) -> None:
         return
     if not storage.exists(storage.join(output, FILE_NAME)):
         admit(
-            dry_run.plan_of(source, protocol, output, config.resources), check=config.resources.capacity_check
+            dry_run.preparation_plan(source, protocol, output, config.resources),
+            check=config.resources.capacity_check,
         )
     usage = Usage()
     manifest = pipeline.prepare(
@@ -178,7 +179,7 @@ def main(config: Prepare) -> None:
     console.info(f"look at it: python jobs/prepare.py --describe {output}")
 
 
-def source_name(config: Prepare, preset: Preset) -> SourceName:
+def source_name(config: Prepare, preset: PreparationPreset) -> SourceName:
     """The raw format: named, or what the preset is for.
 
     Raises:
@@ -222,7 +223,7 @@ def check(config: Prepare, source: SourceName) -> None:
                 console.warn(f"--{option} is ignored: the columns of --source {source} are fixed")
 
 
-def protocol_of(config: Prepare, preset: Preset) -> Protocol:
+def protocol_of(config: Prepare, preset: PreparationPreset) -> Protocol:
     """What the preset says, overruled by what the options say."""
     from data_prep.protocol import Protocol
 

@@ -98,7 +98,7 @@ def main(config: Train) -> None:
     from afm_dist.planning.show import show
     from afm_dist.runtime.cluster import check_paths, check_workers
     from afm_dist.runtime.machine import work_in_driver
-    from afm_dist.stages.evaluation import Evaluate, Subject, print_quality
+    from afm_dist.stages.evaluation import EvaluateModels, Subject, print_quality
     from afm_dist.stages.shipping import reporting, ship
     from afm_dist.stages.training import BASELINE, Models, TrainBaseline, training_dataset
     from afm_dist.training.fit import WorkerGroup
@@ -137,7 +137,7 @@ def main(config: Train) -> None:
     described = new_model(config.model, hyper_parameters, dataset.manifest)
 
     training = TrainBaseline(architecture=config.model, hyper_parameters=hyper_parameters, recipe=recipe)
-    evaluation = Evaluate(
+    evaluation = EvaluateModels(
         subjects=lambda: [Subject(name=BASELINE, stage="trained", checkpoint=shipped.path)],
         inputs=[training],
         count=1,

@@ -22,7 +22,7 @@ from afm_dist.report.finished_run import FinishedRun
 from afm_dist.runtime import console
 from afm_dist.training.registration import REGISTERED, Registered
 from data_prep.parse import BlockReceipt
-from data_prep.spool import Part
+from data_prep.spool import SpooledPart
 from jobs import compress, compress_tables, evaluate, export, predict, train
 from tests.checkpoint.test_preprocessing import prepared
 
@@ -148,7 +148,7 @@ def test_a_receipt_names_no_part_elsewhere(tmp_path: Path, attack: str) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
     (spool / "link").symlink_to("/etc")
-    receipt = BlockReceipt(parts=[Part(path=attack)])
+    receipt = BlockReceipt(parts=[SpooledPart(path=attack)])
 
     with pytest.raises(DataError, match=r"block-00000\.json: damaged"):
         receipt.within(str(spool), source="block-00000.json")

@@ -13,7 +13,7 @@ from afm_dist.statistics.statistics import Statistics
 C = TypeVar("C", bound=MethodConfig)
 
 
-class Facts(Generic[C]):
+class MethodFacts(Generic[C]):
     """Facts of one method, for its config; what a method has nothing to say of stays as it is here.
 
     Attributes:

@@ -19,7 +19,7 @@ from afm_dist.compression.references import references
 from afm_dist.errors import DataError
 
 if TYPE_CHECKING:
-    from afm_dist.compression.facts import Facts
+    from afm_dist.compression.facts import MethodFacts
     from afm_dist.compression.look import Look
     from afm_dist.compression.plan import PlanEntry
     from afm_dist.compression.variant import Variant
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CONFIGS: dict[str, type[MethodConfig]] = {}
 _METHODS: dict[tuple[type[MethodConfig], type[nn.Module]], Method[Any, Any]] = {}
-_FACTS: dict[type[MethodConfig], Facts[Any]] = {}
+_FACTS: dict[type[MethodConfig], MethodFacts[Any]] = {}
 _EARLIER: dict[int, list[EarlierReader]] = {}
 _VARIANTS: dict[str, Variant] = {}
 _Holders = dict[int, list[tuple[nn.Module, str]]]
@@ -56,17 +56,17 @@ def register_method(
     _METHODS[config_type, module_type] = method
 
 
-def register_facts(config_type: type[MethodConfig], facts: Facts[Any]) -> None:
+def register_facts(config_type: type[MethodConfig], facts: MethodFacts[Any]) -> None:
     """Say what a method tells reports about itself; without, they show its label and sizes alone."""
     _FACTS[config_type] = facts
 
 
-def facts_of(config_type: type[MethodConfig]) -> Facts[Any]:
+def facts_of(config_type: type[MethodConfig]) -> MethodFacts[Any]:
     """Find what a method tells reports about itself."""
-    from afm_dist.compression.facts import Facts
+    from afm_dist.compression.facts import MethodFacts
 
     _discover()
-    return _FACTS.get(config_type) or Facts()
+    return _FACTS.get(config_type) or MethodFacts()
 
 
 def looks() -> Mapping[str, Look]:
@@ -75,12 +75,12 @@ def looks() -> Mapping[str, Look]:
     return {name: look for facts in _FACTS.values() for name, look in facts.looks.items()}
 
 
-def facts_by_name(name: str) -> Facts[Any]:
+def facts_by_name(name: str) -> MethodFacts[Any]:
     """Find what a method tells reports about itself, by the name in a report."""
-    from afm_dist.compression.facts import Facts
+    from afm_dist.compression.facts import MethodFacts
 
     _discover()
-    return next((facts for facts in _FACTS.values() if name in facts.looks), Facts())
+    return next((facts for facts in _FACTS.values() if name in facts.looks), MethodFacts())
 
 
 def register_earlier_reader(version: int, reader: EarlierReader) -> None:

@@ -43,7 +43,7 @@ class Request:
     embedding_dims: Sequence[int] = ()
 
 
-class Point(NamedTuple):
+class SweptModel(NamedTuple):
     """One model of a sweep: its name, and what leads to it from the uncompressed model."""
 
     name: str
@@ -133,7 +133,7 @@ class Variant(ABC):
         """Give its own plan with the sizes of its leader's, or with those it has itself."""
         return plan
 
-    def points(self, model: nn.Module, request: Request) -> Iterator[Point]:
+    def points(self, model: nn.Module, request: Request) -> Iterator[SweptModel]:
         """Yield the models that a sweep tries.
 
         Args:

@@ -65,7 +65,7 @@ class Batch:
         )
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """What batches are cut from: a batch, or rows that become one when they are asked for."""
 
     def __len__(self) -> int: ...
@@ -73,7 +73,7 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Batch: ...
 
 
-def rebatch(parts: Iterable[Rows], sizes: Iterable[int]) -> Iterator[Batch]:
+def rebatch(parts: Iterable[RowSource], sizes: Iterable[int]) -> Iterator[Batch]:
     """The same rows in batches of other sizes, as long as there are rows and sizes.
 
     Args:

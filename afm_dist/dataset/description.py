@@ -125,7 +125,7 @@ class ThresholdEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputFile:
+class RawFile:
     """A raw file the dataset was made from; None: not known."""
 
     name: str
@@ -169,7 +169,7 @@ class Description:
     seed: int
     threshold: int | None
     source: str | None
-    inputs: tuple[InputFile, ...]
+    inputs: tuple[RawFile, ...]
     rows_read: int | None
     rows_rejected: int | None
     splits: tuple[Split, ...]
@@ -221,7 +221,7 @@ def _describe(manifest: Manifest, vocabularies: Mapping[str, Vocabulary]) -> Des
         threshold=threshold,
         source=facts.get("source"),
         inputs=tuple(
-            InputFile(
+            RawFile(
                 name=str(source.get("name", "?")),
                 bytes=_whole(source.get("bytes")),
                 sha256=source.get("sha256"),

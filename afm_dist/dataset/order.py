@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from afm_dist.dataset.batch import Batch, Rows, rebatch
+from afm_dist.dataset.batch import Batch, RowSource, rebatch
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.shard import Columns, OpenShard
 
@@ -78,7 +78,7 @@ class TrainingOrder:
         rows = min(step * self.batch_size, self.manifest.rows(self.split))
         return (rows + self.world_size - 1 - self.rank) // self.world_size
 
-    def _stretch(self, epoch: int, first: int) -> Iterator[Rows]:
+    def _stretch(self, epoch: int, first: int) -> Iterator[RowSource]:
         """This worker's rows from its row ``first`` on."""
         share, more = divmod(self.manifest.rows(self.split), self.world_size)
         start = self.rank * share + min(self.rank, more)

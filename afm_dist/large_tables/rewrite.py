@@ -17,8 +17,8 @@ from afm_dist.compression.rewrite import compress_
 from afm_dist.errors import OptionError
 from afm_dist.large_tables.codes import CodeParts, make_codes
 from afm_dist.large_tables.ranges import row_groups
-from afm_dist.large_tables.source import WEIGHT, Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
+from afm_dist.large_tables.table_checkpoint import WEIGHT, TableCheckpoint, empty_model
 from afm_dist.modules.tensors import named_tensors
 from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions
@@ -30,7 +30,7 @@ CODES_PREFIX = "codes-"
 
 
 def compress_table(
-    source: Source,
+    source: TableCheckpoint,
     target: str,
     plan: Plan,
     moments: Mapping[str, Moments],
@@ -127,7 +127,9 @@ def _entry(plan: Plan) -> PlanEntry:
     return entry
 
 
-def _encoders(source: Source, model: nn.Module, entry: PlanEntry, known: Statistics) -> list[RowEncoder]:
+def _encoders(
+    source: TableCheckpoint, model: nn.Module, entry: PlanEntry, known: Statistics
+) -> list[RowEncoder]:
     """Give what makes the stored rows of each field.
 
     Raises:
@@ -141,7 +143,7 @@ def _encoders(source: Source, model: nn.Module, entry: PlanEntry, known: Statist
 
 
 def _described(
-    name: str, shape: Tensor, parts: CodeParts, small: Mapping[str, Tensor], source: Source
+    name: str, shape: Tensor, parts: CodeParts, small: Mapping[str, Tensor], source: TableCheckpoint
 ) -> Described:
     if name == WEIGHT:
         found = parts.described
@@ -153,7 +155,9 @@ def _described(
     return found
 
 
-def _pieces(name: str, parts: CodeParts, small: Mapping[str, Tensor], source: Source) -> Iterable[memoryview]:
+def _pieces(
+    name: str, parts: CodeParts, small: Mapping[str, Tensor], source: TableCheckpoint
+) -> Iterable[memoryview]:
     if name == WEIGHT:
         return parts.pieces()
     if name in small:

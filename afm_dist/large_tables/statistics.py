@@ -15,8 +15,8 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.vocabulary_file import read_count_range
 from afm_dist.errors import DataError
 from afm_dist.large_tables.ranges import Group, row_groups, rows_of
-from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.stored import StoredTensor
+from afm_dist.large_tables.table_checkpoint import TableCheckpoint
 from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime.cluster import ensure_ray
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
@@ -70,7 +70,7 @@ class TableWork(Work):
 
 
 def stored_moments(
-    source: Source,
+    source: TableCheckpoint,
     manifest: Manifest,
     *,
     folder: str,

@@ -52,7 +52,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class JobPlan:
     """What a job takes, and what there is.
 
     Attributes:
@@ -71,7 +71,7 @@ class Plan:
     object_store: int = 0
     output: str | None = None
 
-    def left(self) -> Plan:
+    def left(self) -> JobPlan:
         """The same without the stages that an earlier run finished in the same directory."""
         if self.output is None:
             return self
@@ -98,7 +98,7 @@ class Plan:
         return 0
 
 
-def admit(plan: Plan, *, check: bool) -> None:
+def admit(plan: JobPlan, *, check: bool) -> None:
     """Refuse a plan that the cluster cannot hold.
 
     Args:
@@ -117,12 +117,12 @@ def admit(plan: Plan, *, check: bool) -> None:
     console.warn(text)
 
 
-def problems(plan: Plan) -> list[str]:
+def problems(plan: JobPlan) -> list[str]:
     """Everything that does not fit, each with what to do about it."""
     return [*_object_store(plan), *_task_memory(plan), *_training_memory(plan), *_driver(plan), *_disk(plan)]
 
 
-def _object_store(plan: Plan) -> Iterator[str]:
+def _object_store(plan: JobPlan) -> Iterator[str]:
     small = [node for node in plan.cluster.nodes if not holds(node.object_store, plan.object_store)]
     if not small or not plan.estimates:
         return
@@ -138,7 +138,7 @@ def _object_store(plan: Plan) -> Iterator[str]:
     )
 
 
-def _task_memory(plan: Plan) -> Iterator[str]:
+def _task_memory(plan: JobPlan) -> Iterator[str]:
     for estimate, worst, small in _overfull(plan, "tasks"):
         at_once = plan.workers_on(worst, estimate)
         fitting = _room(worst, estimate) // estimate.memory
@@ -152,7 +152,7 @@ def _task_memory(plan: Plan) -> Iterator[str]:
         )
 
 
-def _training_memory(plan: Plan) -> Iterator[str]:
+def _training_memory(plan: JobPlan) -> Iterator[str]:
     for estimate, worst, small in _overfull(plan, "training"):
         workers = plan.workers_on(worst, estimate)
         fewer = "fewer --workers, or " if workers > 1 else ""
@@ -163,7 +163,7 @@ def _training_memory(plan: Plan) -> Iterator[str]:
         )
 
 
-def _overfull(plan: Plan, place: Place) -> Iterator[tuple[Estimate, Node, list[Node]]]:
+def _overfull(plan: JobPlan, place: Place) -> Iterator[tuple[Estimate, Node, list[Node]]]:
     """The stage whose workers take most beyond what a node has, that node, and all such nodes."""
     excess = {
         (estimate, node): plan.workers_on(node, estimate) * estimate.memory - _room(node, estimate)
@@ -178,7 +178,7 @@ def _overfull(plan: Plan, place: Place) -> Iterator[tuple[Estimate, Node, list[N
         yield estimate, worst, small
 
 
-def _driver(plan: Plan) -> Iterator[str]:
+def _driver(plan: JobPlan) -> Iterator[str]:
     for node in plan.cluster.nodes:
         if node.driver and plan.estimates:
             widest = max(plan.estimates, key=lambda estimate: estimate.driver)
@@ -189,7 +189,7 @@ def _driver(plan: Plan) -> Iterator[str]:
                 )
 
 
-def _disk(plan: Plan) -> Iterator[str]:
+def _disk(plan: JobPlan) -> Iterator[str]:
     if plan.output is None:
         return
     free = free_disk(plan.output)

@@ -15,7 +15,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import WINDOW_ROWS
 from afm_dist.errors import OptionError
 from afm_dist.evaluation.score import BATCH_SIZE as SCORING_ROWS
-from afm_dist.planning.capacity import Estimate, Plan, size
+from afm_dist.planning.capacity import Estimate, JobPlan, size
 from afm_dist.planning.footprint import Footprint, inference_footprint, training_footprint
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import view
@@ -263,14 +263,14 @@ class Costs:
             stage=stage, place="driver", driver=PROCESS_BYTES + models * self.bytes + batch, seconds=10
         )
 
-    def plan(self, stages: Sequence[Estimate], *, output: str | None) -> Plan:
+    def plan(self, stages: Sequence[Estimate], *, output: str | None) -> JobPlan:
         """All stages of a job together.
 
         Args:
             stages: In order.
             output: The run directory, if there is one.
         """
-        return Plan(
+        return JobPlan(
             estimates=tuple(stages),
             cluster=self.cluster,
             tasks=self.tasks,

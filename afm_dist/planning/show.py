@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from afm_dist.planning.capacity import Estimate, Plan, admit, free_disk, in_words, size
+from afm_dist.planning.capacity import Estimate, JobPlan, admit, free_disk, in_words, size
 from afm_dist.runtime import console
 
 
-def show(plan: Plan, *, check: bool) -> None:
+def show(plan: JobPlan, *, check: bool) -> None:
     """Print the plan as a table, and what it needs of each node.
 
     Args:
@@ -22,7 +22,7 @@ def show(plan: Plan, *, check: bool) -> None:
     conclude(plan, check=check)
 
 
-def conclude(plan: Plan, *, check: bool) -> None:
+def conclude(plan: JobPlan, *, check: bool) -> None:
     """Print what a plan needs of each node, and whether it fits; as ``show``, without the table."""
     for line in _needs(plan):
         console.info(line)
@@ -33,7 +33,7 @@ def conclude(plan: Plan, *, check: bool) -> None:
         console.info(f"{plan.cluster.where} can hold this")
 
 
-def _table(plan: Plan) -> Table:
+def _table(plan: JobPlan) -> Table:
     table = Table(title="What this would do (rough estimates; nothing was started)")
     for heading in ("stage", "rows read", "memory a worker", "memory of the driver", "disk", "time"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
@@ -69,7 +69,7 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _needs(plan: Plan) -> list[str]:
+def _needs(plan: JobPlan) -> list[str]:
     """In words: what there is, and what each node must have."""
     lines = [f"on {plan.cluster.where}: {in_words(plan.cluster)}"]
     if any(item.seconds is None for item in plan.estimates):

@@ -12,7 +12,7 @@ from afm_dist.report.summary import headline, ordered
 from afm_dist.report.view import (
     Beside,
     Block,
-    Column,
+    GridColumn,
     Inline,
     Paragraph,
     Part,
@@ -26,7 +26,7 @@ from afm_dist.report.view import (
 COLUMNS = (
     *texts("Model", "Fine-tuning"),
     *numbers("Predicted over observed"),
-    Column("Mean distance", optional=True),
+    GridColumn("Mean distance", optional=True),
 )
 WORDS = (
     "Bids and prices multiply predictions, so a model must be right on average and not only rank well. "

@@ -10,7 +10,7 @@ from afm_dist.errors import DataError
 from afm_dist.evaluation.paired import paired
 from afm_dist.report import text
 from afm_dist.report.finished_run import FinishedRun, names_of
-from afm_dist.report.schema import Data, Report, Shipped, Stage
+from afm_dist.report.schema import Data, Report, ShippedRecord, Stage
 from afm_dist.report.seeds import Measured, defined, differences, measured, over_seeds
 from afm_dist.report.summary import ordered
 
@@ -193,7 +193,7 @@ def _rows(name: str, run: FinishedRun) -> list[ComparedRow]:
     ]
 
 
-def _row(run: str, shipped: Shipped, seeds: Sequence[Measured]) -> ComparedRow:
+def _row(run: str, shipped: ShippedRecord, seeds: Sequence[Measured]) -> ComparedRow:
     first = seeds[0][0]
     rows: Sequence[Mapping[str, Any]] = [row for row, _, _ in seeds]
     found: dict[str, Any] = {

@@ -20,11 +20,11 @@ from afm_dist.report.view import (
     Beside,
     Block,
     Code,
-    Column,
     Document,
     Facts,
     Folded,
     Grid,
+    GridColumn,
     Inline,
     Items,
     Line,
@@ -39,17 +39,17 @@ from afm_dist.report.view import (
 from afm_dist.report.writing import write
 
 COLUMNS = (
-    Column("Model", text=True, short="model", breaks=True),
-    Column("Fine-tuning", text=True),
-    Column("AUC", short="AUC"),
-    Column("vs baseline"),
-    Column("vs control", short="vs ctrl"),
-    Column("Log loss", short="logloss"),
-    Column("MB", short="MB"),
-    Column("Smaller", short="smaller"),
-    Column("Parameters"),
-    Column("Rows/s"),
-    Column("Faster", short="faster"),
+    GridColumn("Model", text=True, short="model", breaks=True),
+    GridColumn("Fine-tuning", text=True),
+    GridColumn("AUC", short="AUC"),
+    GridColumn("vs baseline"),
+    GridColumn("vs control", short="vs ctrl"),
+    GridColumn("Log loss", short="logloss"),
+    GridColumn("MB", short="MB"),
+    GridColumn("Smaller", short="smaller"),
+    GridColumn("Parameters"),
+    GridColumn("Rows/s"),
+    GridColumn("Faster", short="faster"),
 )
 
 
@@ -69,7 +69,7 @@ def write_comparison(content: Comparison, output: str) -> str:
 def table(content: Comparison) -> Table:
     """Make the table for the terminal: a row a run, of what it ships."""
     lines = [Line(cells=[row["run"], *_line(row, "").cells]) for row in content["rows"] if row["ships"]]
-    columns = [Column("Run", text=True, short="run", breaks=True), *COLUMNS]
+    columns = [GridColumn("Run", text=True, short="run", breaks=True), *COLUMNS]
     return to_terminal(
         Grid("what ships", columns, lines),
         "what ships",

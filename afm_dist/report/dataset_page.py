@@ -7,7 +7,7 @@ from afm_dist.report import dataset_sections as sections
 from afm_dist.report import dataset_words as words
 from afm_dist.report import text
 from afm_dist.report.html import to_html
-from afm_dist.report.view import Document, Headline, Section
+from afm_dist.report.view import Document, KeyFigures, Section
 
 
 def page(description: Description) -> str:
@@ -30,7 +30,7 @@ def page(description: Description) -> str:
     )
 
 
-def _headline(description: Description) -> Headline:
+def _headline(description: Description) -> KeyFigures:
     figures = [
         (
             f"Rows in {split.name}",
@@ -44,4 +44,4 @@ def _headline(description: Description) -> Headline:
         least = f"least of all {effect.least_covered}, {words.percent(effect.least_coverage)} %"
         of_tokens = f"of the training tokens; {least}"
         figures.append(("Coverage", f"{words.percent(effect.coverage)} %", of_tokens))
-    return Headline(figures)
+    return KeyFigures(figures)

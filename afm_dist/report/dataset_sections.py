@@ -11,10 +11,10 @@ from afm_dist.report.plots import vocabularies
 from afm_dist.report.view import (
     Beside,
     Block,
-    Column,
     Facts,
     Folded,
     Grid,
+    GridColumn,
     Inline,
     Line,
     Plot,
@@ -94,7 +94,7 @@ def categorical_numbers(description: Description) -> list[Block]:
         *texts("Field"),
         *numbers("Ids", f"Ids for 90{text.SPACE}%"),
         *_shares("Coverage", "Missing", *(f"Unknown in {name}" for name in description.held_out)),
-        Column("Most frequent", text=True, optional=True),
+        GridColumn("Most frequent", text=True, optional=True),
     ]
     lines = [_categorical_line(field, description) for field in description.categorical]
     table = pruned(Grid("Categorical fields", columns, lines))
@@ -195,5 +195,5 @@ def origin(description: Description) -> list[Block]:
     return [Folded(heading, [table])] if len(files) > FOLDED_FROM else [table]
 
 
-def _shares(*headings: str) -> list[Column]:
+def _shares(*headings: str) -> list[GridColumn]:
     return numbers(*(f"{heading},{text.SPACE}%" for heading in headings))

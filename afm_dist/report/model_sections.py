@@ -7,7 +7,7 @@ from functools import partial
 from afm_dist.report import text
 from afm_dist.report.looks import marked
 from afm_dist.report.plots import curves
-from afm_dist.report.schema import CurvePoint, FineTuning, Report, TrainingPoint
+from afm_dist.report.schema import CurvePoint, FineTuningRecord, Report, TrainingPoint
 from afm_dist.report.summary import baseline_of
 from afm_dist.report.view import (
     Beside,
@@ -56,7 +56,7 @@ def finetuning(report: Report) -> list[Block]:
     return [Beside(plots), _kept(candidates)]
 
 
-def _kept(candidates: list[FineTuning]) -> Grid:
+def _kept(candidates: list[FineTuningRecord]) -> Grid:
     keys = list(dict.fromkeys(key for one in candidates for key in one.get("recipe", {})))
     return grid(
         "What was kept of each candidate, chosen on the validation split, and its recipe",
@@ -146,6 +146,11 @@ def _training_curve(points: list[TrainingPoint]) -> list[Block]:
     if len(curve) < PLOTTED_FROM:
         return []
     best = max(curve, key=lambda point: point["validation_auc"])
-    baseline: FineTuning = {"name": "baseline", "round": "mlp", "kept_step": best["step"], "curve": curve}
+    baseline: FineTuningRecord = {
+        "name": "baseline",
+        "round": "mlp",
+        "kept_step": best["step"],
+        "curve": curve,
+    }
     draw = partial(curves.validation_auc, [baseline], None, "curve-training", whole=True)
     return [Plot(draw, "Validation AUC of the uncompressed model", "The ring marks the highest.")]

@@ -16,7 +16,7 @@ from afm_dist.report.view import (
     Block,
     Document,
     Emphasis,
-    Headline,
+    KeyFigures,
     Paragraph,
     Section,
     Span,
@@ -49,7 +49,7 @@ def document(report: Report) -> Document:
     )
 
 
-def _figures(headline: summary.Headline) -> Headline:
+def _figures(headline: summary.Headline) -> KeyFigures:
     shipped, baseline, control = headline.shipped, headline.baseline, headline.control
     spread = text.spread(shipped.get("throughput_ratio_min"), shipped.get("throughput_ratio_max"))
     figures = [
@@ -90,7 +90,7 @@ def _figures(headline: summary.Headline) -> Headline:
                 f"Bayes {text.score(best)}; {below}",
             )
         )
-    return Headline(figures)
+    return KeyFigures(figures)
 
 
 def _change(difference: float | None) -> str:

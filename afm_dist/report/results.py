@@ -22,22 +22,22 @@ from afm_dist.report.summary import (
 )
 from afm_dist.report.terminal import to_terminal
 from afm_dist.report.validate import validated
-from afm_dist.report.view import Beside, Block, Column, Grid, Inline, Line, Paragraph, Plot, pruned
+from afm_dist.report.view import Beside, Block, Grid, GridColumn, Inline, Line, Paragraph, Plot, pruned
 
 COLUMNS = (
-    Column("Model", text=True, short="model", breaks=True),
-    Column("Fine-tuning", text=True, short="stage"),
-    Column("AUC", short="AUC"),
-    Column("vs baseline", short="vs base"),
-    Column("vs control", short="vs ctrl"),
-    Column("Log loss", short="logloss"),
-    Column("Validation AUC", optional=True),
-    Column("MB", short="MB"),
-    Column("Smaller"),
-    Column("Parameters"),
-    Column("Rows/s", short="rows/s"),
-    Column("Faster", short="speed"),
-    Column("Range"),
+    GridColumn("Model", text=True, short="model", breaks=True),
+    GridColumn("Fine-tuning", text=True, short="stage"),
+    GridColumn("AUC", short="AUC"),
+    GridColumn("vs baseline", short="vs base"),
+    GridColumn("vs control", short="vs ctrl"),
+    GridColumn("Log loss", short="logloss"),
+    GridColumn("Validation AUC", optional=True),
+    GridColumn("MB", short="MB"),
+    GridColumn("Smaller"),
+    GridColumn("Parameters"),
+    GridColumn("Rows/s", short="rows/s"),
+    GridColumn("Faster", short="speed"),
+    GridColumn("Range"),
 )
 
 

@@ -53,7 +53,7 @@ class Row(TypedDict):
     note: NotRequired[str]
 
 
-class Shipped(TypedDict):
+class ShippedRecord(TypedDict):
     """Which row became the result, and why."""
 
     name: str
@@ -99,7 +99,7 @@ class CurvePoint(TypedDict):
     validation_log_loss: NotRequired[float]
 
 
-class FineTuning(TypedDict):
+class FineTuningRecord(TypedDict):
     """One candidate's fine-tuning, and the step that was kept (0: before fine-tuning)."""
 
     name: str
@@ -150,7 +150,7 @@ class SweepPoint(TypedDict):
     """Whether no other one has as few bytes with as high a validation AUC (SVD apart)."""
 
 
-class Table(TypedDict):
+class TableRecord(TypedDict):
     """One field's embedding table."""
 
     field: str
@@ -160,7 +160,7 @@ class Table(TypedDict):
     kept_energy: NotRequired[float]
 
 
-class Split(TypedDict):
+class SplitRecord(TypedDict):
     """One split of the data."""
 
     rows: int
@@ -174,7 +174,7 @@ class Data(TypedDict):
     preset: NotRequired[str]
     fields: NotRequired[dict[str, int]]
     ids: NotRequired[int]
-    splits: NotRequired[dict[str, Split]]
+    splits: NotRequired[dict[str, SplitRecord]]
     bayes_auc: NotRequired[float]
     """AUC of the true probabilities; known for synthetic data only."""
     bayes_log_loss: NotRequired[float]
@@ -205,17 +205,17 @@ class Report(TypedDict):
     format_version: int
     title: str
     rows: list[Row]
-    shipped: Shipped
+    shipped: ShippedRecord
     command: NotRequired[str]
     commands: NotRequired[list[Command]]
     """Further ones, such as the one that measures the shipped checkpoint again."""
     created: NotRequired[str]
     layers: NotRequired[list[Layer]]
-    finetuning: NotRequired[list[FineTuning]]
+    finetuning: NotRequired[list[FineTuningRecord]]
     training: NotRequired[list[TrainingPoint]]
     relu_modes: NotRequired[list[ReluMode]]
     sweep: NotRequired[list[SweepPoint]]
-    tables: NotRequired[list[Table]]
+    tables: NotRequired[list[TableRecord]]
     data: NotRequired[Data]
     environment: NotRequired[dict[str, Any]]
     config: NotRequired[dict[str, Any]]

@@ -15,19 +15,19 @@ from afm_dist.report.looks import look_of, marked
 from afm_dist.report.schema import Report, Row, Stage
 from afm_dist.report.summary import auc_difference, baseline_of, control_of, find, ordered
 from afm_dist.report.terminal import to_terminal
-from afm_dist.report.view import Column, Document, Grid, Inline, Items, Line, Paragraph, Section, Span
+from afm_dist.report.view import Document, Grid, GridColumn, Inline, Items, Line, Paragraph, Section, Span
 from afm_dist.report.writing import write
 
 FORMAT_VERSION = 1
 COLUMNS = (
-    Column("Model", text=True, short="model", breaks=True),
-    Column("Fine-tuning", text=True, short="stage"),
-    Column("AUC", short="AUC"),
-    Column("vs baseline", short="vs base"),
-    Column("vs control", short="vs ctrl"),
-    Column("Log loss"),
-    Column("Smaller", short="smaller"),
-    Column("Faster"),
+    GridColumn("Model", text=True, short="model", breaks=True),
+    GridColumn("Fine-tuning", text=True, short="stage"),
+    GridColumn("AUC", short="AUC"),
+    GridColumn("vs baseline", short="vs base"),
+    GridColumn("vs control", short="vs ctrl"),
+    GridColumn("Log loss"),
+    GridColumn("Smaller", short="smaller"),
+    GridColumn("Faster"),
 )
 Measured = tuple[Row, Row, Row | None]
 """A model, the baseline and the control of the same seed."""

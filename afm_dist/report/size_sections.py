@@ -14,9 +14,9 @@ from afm_dist.report.schema import Layer, Report
 from afm_dist.report.view import (
     Beside,
     Block,
-    Column,
     Folded,
     Grid,
+    GridColumn,
     Paragraph,
     Plot,
     code,
@@ -94,7 +94,11 @@ def _grid(
     words = {title for title in titles if any(_is_text(shown[title]) for _, shown in rows)}
     return grid(
         caption,
-        [*texts("Layer", "Method"), *numbers("Width"), *(Column(one, text=one in words) for one in titles)],
+        [
+            *texts("Layer", "Method"),
+            *numbers("Width"),
+            *(GridColumn(one, text=one in words) for one in titles),
+        ],
         [
             [code(layer["name"]), marked(layer["method"]), str(layer["width"]), *map(_value, shown.values())]
             for layer, shown in rows

@@ -11,7 +11,18 @@ from afm_dist.report.looks import in_order, look_of, marked
 from afm_dist.report.plots import sweep as plots
 from afm_dist.report.schema import Report, Row, SweepPoint
 from afm_dist.report.summary import NO_AUC, auc_of, scored
-from afm_dist.report.view import Beside, Block, Column, Folded, Grid, Paragraph, Plot, grid, numbers, texts
+from afm_dist.report.view import (
+    Beside,
+    Block,
+    Folded,
+    Grid,
+    GridColumn,
+    Paragraph,
+    Plot,
+    grid,
+    numbers,
+    texts,
+)
 
 FULL = "full"
 BASELINE = "baseline"
@@ -77,7 +88,7 @@ def _matrix(points: Sequence[SweepPoint], method: str) -> Grid | None:
     shown = {cell: text.measured(point["auc"]) for cell, point in found.items()}
     return grid(
         f"{look_of(method).label}: test AUC by rank of the linear layers (down) and embedding dimension",
-        [Column("Rank"), *(Column(f"dim {dim}" if dim else FULL) for dim in dims)],
+        [GridColumn("Rank"), *(GridColumn(f"dim {dim}" if dim else FULL) for dim in dims)],
         [[str(rank or FULL), *(shown.get((rank, dim), text.NONE) for dim in dims)] for rank in ranks],
     )
 

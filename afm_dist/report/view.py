@@ -45,7 +45,7 @@ Inline: TypeAlias = str | Span | Sequence[str | Span]
 
 
 @dataclass(frozen=True)
-class Column:
+class GridColumn:
     """A column of a table.
 
     Attributes:
@@ -63,14 +63,14 @@ class Column:
     optional: bool = False
 
 
-def texts(*titles: str) -> list[Column]:
+def texts(*titles: str) -> list[GridColumn]:
     """Make columns of text."""
-    return [Column(title, text=True) for title in titles]
+    return [GridColumn(title, text=True) for title in titles]
 
 
-def numbers(*titles: str) -> list[Column]:
+def numbers(*titles: str) -> list[GridColumn]:
     """Make columns of numbers."""
-    return [Column(title) for title in titles]
+    return [GridColumn(title) for title in titles]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Grid:
     """
 
     caption: str
-    columns: Sequence[Column]
+    columns: Sequence[GridColumn]
     lines: Sequence[Line]
 
     @property
@@ -111,7 +111,7 @@ class Grid:
             yield heading, list(lines)
 
 
-def grid(caption: str, columns: Sequence[Column], rows: Sequence[Sequence[Inline]]) -> Grid:
+def grid(caption: str, columns: Sequence[GridColumn], rows: Sequence[Sequence[Inline]]) -> Grid:
     """Make a table whose rows are all alike."""
     return Grid(caption, columns, [Line(cells=cells) for cells in rows])
 
@@ -157,7 +157,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Headline:
+class KeyFigures:
     """Name, value and origin of the few numbers that a page begins with; the sentence above has them, too."""
 
     figures: Sequence[tuple[str, str, str]]
@@ -204,7 +204,7 @@ class Folded:
 
 
 Block: TypeAlias = (
-    Grid | Paragraph | Emphasis | Items | Facts | Headline | Plot | Code | Part | Beside | Folded
+    Grid | Paragraph | Emphasis | Items | Facts | KeyFigures | Plot | Code | Part | Beside | Folded
 )
 
 

@@ -76,7 +76,7 @@ WAYS = len(EMPHASES) + 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class BudgetPlan:
     """An allocation, and what is done before it.
 
     Attributes:
@@ -123,7 +123,7 @@ class Prepared:
     budget: int
     field_ranks: FieldRanks
 
-    def allocate(self, way: FieldRanks, emphasis: float) -> Found:
+    def allocate(self, way: FieldRanks, emphasis: float) -> BudgetPlan:
         """Allocate the budget, with the errors of the tables counted so many times.
 
         Raises:
@@ -131,11 +131,11 @@ class Prepared:
         """
         by_field = way == self.field_ranks == "each"
         found = self.allocator.allocate(self.budget, by_field=by_field, emphasis={TABLE: emphasis})
-        return Found(before=self.before, lost=self.lost, allocation=found)
+        return BudgetPlan(before=self.before, lost=self.lost, allocation=found)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget(Search):
+class BudgetSearch(Search):
     """Takes the sizes with the least predicted error within a budget, of the layers and the tables together.
 
     To refine them a few allocations, the same errors counted differently, are scored on the validation split
@@ -237,13 +237,13 @@ class Budget(Search):
     def _budgeted(self) -> list[Variant]:
         return [leader for leader in self.leaders if leader.budgeted]
 
-    def _allocations(self, problem: Problem, leader: Variant, budget: int) -> dict[str, Found]:
+    def _allocations(self, problem: Problem, leader: Variant, budget: int) -> dict[str, BudgetPlan]:
         """Give the allocations that are worth a look, the predicted best first.
 
         Raises:
             OptionError: none fits, or nothing needs to be compressed.
         """
-        best: tuple[Prepared, Found] | None = None
+        best: tuple[Prepared, BudgetPlan] | None = None
         refusals: list[OptionError] = []
         for before in leader.preparations(problem.model, self.request):
             try:
@@ -322,7 +322,7 @@ def _scored_name(leader: str, name: str, found: Mapping[str, Any]) -> str:
 
 
 def _chosen(
-    budget: int, found: Mapping[str, Found], scores: Mapping[str, Mapping[str, Any]]
+    budget: int, found: Mapping[str, BudgetPlan], scores: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Give the best of some allocations, and what is known of the others."""
     chosen = min(scores, key=lambda name: scores[name]["validation_log_loss"], default=PREDICTED)
@@ -348,14 +348,14 @@ def _write(folder: str, chosen: Mapping[str, Mapping[str, Any]]) -> None:
     storage.write_json(storage.join(folder, RANKS), result)
 
 
-def _in_words(one: Found) -> str:
+def _in_words(one: BudgetPlan) -> str:
     """Say ``mlp.3 to 64, embedding as it is``."""
     done = sizes_in_words(sizes(one.chosen))
     left = [f"{name} as it is" for name in one.allocation.configs if name not in one.chosen.modules]
     return ", ".join([*([done] if done else []), *left])
 
 
-def _plain(one: Found) -> dict[str, Any]:
+def _plain(one: BudgetPlan) -> dict[str, Any]:
     """Give an allocation as plain values."""
     errors = dict(one.allocation.errors)
     for name in one.before.modules:

@@ -10,7 +10,7 @@ from afm_dist.search.search import Problem, Search, write_plans
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(Search):
+class FixedSearch(Search):
     """Takes the sizes that were asked for."""
 
     stage: ClassVar[str] = "plan"

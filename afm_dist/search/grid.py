@@ -17,12 +17,12 @@ from afm_dist.compression.budget import (
 )
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.registry import variants
-from afm_dist.compression.variant import FieldRanks, Point, Variant
+from afm_dist.compression.variant import FieldRanks, SweptModel, Variant
 from afm_dist.errors import OptionError
 from afm_dist.runs.run import STAGE_AGAIN, Stage
 from afm_dist.runtime import console
 from afm_dist.search.pareto import pareto
-from afm_dist.search.scoring import Scored, Scoring, sizes_in_words
+from afm_dist.search.scoring import PlanScorer, Scored, sizes_in_words
 from afm_dist.search.search import Problem, Search, on_meta
 from afm_dist.statistics.moments_file import save_moments
 from afm_dist.statistics.sensitivity_file import save_sensitivity
@@ -51,7 +51,7 @@ def choosable() -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid(Search):
+class GridSearch(Search):
     """Scores every size of every variant, and chooses the best model of each of a few sizes.
 
     For each model that none beats on the validation split, variants that are there to compare apart, there is
@@ -70,7 +70,7 @@ class Grid(Search):
     field_ranks: FieldRanks = "uniform"
     most: int = 0
 
-    def of(self, config: ModelConfig) -> Grid:
+    def of(self, config: ModelConfig) -> GridSearch:
         """Give the same with ratios in place of the defaults, ascending.
 
         Args:
@@ -139,7 +139,9 @@ class Grid(Search):
             console.info(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {words}")
         return {name: Plan.from_json(point["plan"]) for name, point in chosen.items()}
 
-    def _allocate(self, problem: Problem, score: Scoring, plan: Plan, own: Variant, point: Point) -> None:
+    def _allocate(
+        self, problem: Problem, score: PlanScorer, plan: Plan, own: Variant, point: SweptModel
+    ) -> None:
         """Score the model of no more bytes than another's whose sizes were allocated, where there is one."""
         config, rounded = problem.config, self.rows.rounded(problem.model)
         weighted = variants()[ALLOCATED].template(problem.model, self.request)

@@ -17,7 +17,7 @@ Codes = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class RowOptions:
     """The rows of the table and of the first-order term.
 
     Attributes:
@@ -58,7 +58,7 @@ class Rows:
         return absorbing(self.absorb) | ({"bfloat16": rounded} if rounded else {})
 
 
-PUBLISHED = Rows()
+PUBLISHED = RowOptions()
 
 
 def absorbing(absorb: bool) -> dict[str, bool]:

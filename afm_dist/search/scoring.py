@@ -40,7 +40,7 @@ class Scored(TypedDict):
     validation_log_loss: NotRequired[float]
 
 
-class Scoring:
+class PlanScorer:
     """Scores what plans make of a model, and remembers what it found, also beyond an interruption.
 
     Args:
@@ -128,7 +128,7 @@ class Scoring:
             return None
 
     @contextmanager
-    def remembering(self, what: str, models: int) -> Iterator[Scoring]:
+    def remembering(self, what: str, models: int) -> Iterator[PlanScorer]:
         """With a progress bar; what was scored is forgotten once all went well.
 
         So what is made of the scores is written inside: until then they can be made use of again.

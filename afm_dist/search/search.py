@@ -21,8 +21,8 @@ from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.pipelines.context import Context
 from afm_dist.runs.run import STAGE_AGAIN, Stage
-from afm_dist.search.rows import PUBLISHED, Rows
-from afm_dist.search.scoring import Scoring
+from afm_dist.search.rows import PUBLISHED, RowOptions
+from afm_dist.search.scoring import PlanScorer
 from afm_dist.statistics.from_counts import moments_from_counts
 from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments
@@ -86,9 +86,9 @@ class Problem:
         """Give moments, sensitivity and counts together."""
         return Statistics(self.moments, self.sensitivity, counts_of(self.context.manifest))
 
-    def scoring(self, folder: str, split: str) -> Scoring:
+    def scoring(self, folder: str, split: str) -> PlanScorer:
         """Give what scores plans on a split, and remembers it in a folder."""
-        return Scoring(
+        return PlanScorer(
             self.context.run,
             self.context.manifest,
             self.source,
@@ -113,7 +113,7 @@ class Search(ABC):
 
     request: Request
     variants: Sequence[Variant]
-    rows: Rows = PUBLISHED
+    rows: RowOptions = PUBLISHED
 
     def check(self, config: ModelConfig, checkpoint: str | None) -> None:  # noqa: B027
         """Refuse what cannot be found, before anything is started.

@@ -25,9 +25,9 @@ from afm_dist.planning.capacity import Estimate
 from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
 from afm_dist.runtime import console
-from afm_dist.search.rows import PUBLISHED, Rows, absorbing
+from afm_dist.search.rows import PUBLISHED, RowOptions, absorbing
 from afm_dist.search.search import Problem, counted_moments, counts_of, leader_of, on_meta
-from afm_dist.stages.searching import MOMENTS, SENSITIVITY, Found, read_known
+from afm_dist.stages.searching import MOMENTS, SENSITIVITY, SearchResult, read_known
 from afm_dist.stages.training import Model, Models
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.moments import Moments
@@ -44,7 +44,7 @@ def check_model(
     config: ModelConfig,
     variants: Sequence[Variant],
     request: Request,
-    rows: Rows = PUBLISHED,
+    rows: RowOptions = PUBLISHED,
     *,
     checkpoint: str | None = None,
 ) -> None:
@@ -143,7 +143,7 @@ class RewriteLinears(Step[Models]):
 
     model: Model
     statistics: Step[Stage]
-    found: Step[Found]
+    found: Step[SearchResult]
     variants: Sequence[Variant]
     sensitivity: Step[Stage] | None = None
     behind: Step[Stage] | None = None
@@ -293,10 +293,10 @@ class RewriteTables(Step[Models]):
 
     tuned: Step[Models]
     statistics: TableStatistics
-    found: Step[Found]
+    found: Step[SearchResult]
     variants: Sequence[Variant]
     sensitivity: Mapping[str, Step[Stage]] = field(default_factory=dict)
-    rows: Rows = PUBLISHED
+    rows: RowOptions = PUBLISHED
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give the rewriting of all models."""
@@ -388,13 +388,13 @@ class RewriteAtOnce(Step[Models]):
     """
 
     model: Model
-    found: Step[Found]
+    found: Step[SearchResult]
     known: Step[Stage]
     count: int
     stage: str = "rewrite"
     variants: Sequence[Variant] | None = None
     behind: Step[Stage] | None = None
-    rows: Rows = PUBLISHED
+    rows: RowOptions = PUBLISHED
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give the rewriting of all models."""

@@ -80,7 +80,7 @@ class Subject:
 
 
 @dataclass(kw_only=True)
-class Evaluate(Step[Stage]):
+class EvaluateModels(Step[Stage]):
     """Measures AUC, log loss, calibration, parameters and bytes of every subject on the test split.
 
     What is undefined on it is null.
@@ -159,7 +159,7 @@ def print_quality(quality: Stage) -> None:
 
 
 @dataclass(kw_only=True)
-class Throughput(Step[Stage]):
+class MeasureThroughput(Step[Stage]):
     """Measures the CPU throughput at batch 10000 of every structure among the subjects, against the first.
 
     Models of the same structure (same layers, other weights) share one measurement. All structures

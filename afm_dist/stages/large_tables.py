@@ -12,10 +12,10 @@ from afm_dist.compression.plan import TABLE
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import OptionError
 from afm_dist.large_tables.rewrite import compress_table
-from afm_dist.large_tables.source import Source, empty_model
 from afm_dist.large_tables.statistics import stored_moments
+from afm_dist.large_tables.table_checkpoint import TableCheckpoint, empty_model
 from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks
-from afm_dist.planning.capacity import Estimate, Plan
+from afm_dist.planning.capacity import Estimate, JobPlan
 from afm_dist.planning.estimate import PROCESS_BYTES, TASKS_START_S
 from afm_dist.runs.run import Run, Stage
 from afm_dist.runtime import console
@@ -36,7 +36,7 @@ BLOCK_COPIES = 5
 COUNT_BYTES = 16
 
 
-def check_rank(source: Source, rank: int) -> None:
+def check_rank(source: TableCheckpoint, rank: int) -> None:
     """Refuse an embedding dimension that the table cannot have, before anything is started.
 
     Raises:
@@ -50,7 +50,9 @@ def check_rank(source: Source, rank: int) -> None:
         )
 
 
-def statistics(run: Run, data: Stage, manifest: Manifest, source: Source, *, options: CpuOptions) -> Stage:
+def statistics(
+    run: Run, data: Stage, manifest: Manifest, source: TableCheckpoint, *, options: CpuOptions
+) -> Stage:
     """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7)."""
 
     def work(folder: str) -> None:
@@ -65,7 +67,7 @@ def checkpoint(
     run: Run,
     data: Stage,
     manifest: Manifest,
-    source: Source,
+    source: TableCheckpoint,
     moments: Stage,
     rank: int,
     *,
@@ -99,12 +101,14 @@ def checkpoint(
     )
 
 
-def external_source(source: Source) -> Stage:
+def external_source(source: TableCheckpoint) -> Stage:
     """The checkpoint as an input; another one when its files are of other sizes or times of change."""
     return Stage.external("source", source.location, source.mark())
 
 
-def plan_of(source: Source, rank: int, *, options: CpuOptions, cluster: Cluster, output: str) -> Plan:
+def job_plan(
+    source: TableCheckpoint, rank: int, *, options: CpuOptions, cluster: Cluster, output: str
+) -> JobPlan:
     """What the stages take: memory is bounded by blocks and ranges of rows, not by the table."""
     rows, width = source.table.shape
     item = source.table.dtype.itemsize
@@ -117,7 +121,7 @@ def plan_of(source: Source, rank: int, *, options: CpuOptions, cluster: Cluster,
     dense = sum(tensor.nbytes for tensor in source.tensors.values() if tensor.shape[:1] != (rows,))
     driver = PROCESS_BYTES + 4 * dense
     result = source.nbytes - source.table.nbytes + codes
-    return Plan(
+    return JobPlan(
         estimates=(
             Estimate(
                 stage=STATISTICS,

@@ -27,7 +27,7 @@ from afm_dist.stages.report_parts import (
 from afm_dist.stages.reporting import variant_notes
 from afm_dist.stages.scoring_points import SWEEP_NOTE, points
 from afm_dist.stages.searching import SearchPlans
-from afm_dist.stages.shipping import Shipped
+from afm_dist.stages.shipping import ShippedModel
 from afm_dist.stages.training import BASELINE, SCRATCH, SCRATCH_WORDS, FineTune, Models
 from afm_dist.training.history import summary
 from afm_dist.training.wording import in_words
@@ -59,7 +59,7 @@ class WriteReportAtOnce(Step[Stage]):
     found: SearchPlans
     rewritten: RewriteAtOnce
     tuned: FineTune
-    shipped: Step[Shipped]
+    shipped: Step[ShippedModel]
     measured: Step[Stage] | None = None
     scratch: Step[Models] | None = None
     quality: Step[Stage] = field(init=False)

@@ -24,7 +24,7 @@ from afm_dist.stages.report_parts import (
     tables,
 )
 from afm_dist.stages.searching import MOMENTS, SENSITIVITY, SearchPlans
-from afm_dist.stages.shipping import Shipped
+from afm_dist.stages.shipping import ShippedModel
 from afm_dist.stages.training import BASELINE, SCRATCH, SCRATCH_WORDS, FineTune, Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
@@ -62,7 +62,7 @@ class WriteReport(Step[Stage]):
     statistics: TableStatistics
     narrow: RewriteTables
     final: FineTune
-    shipped: Step[Shipped]
+    shipped: Step[ShippedModel]
     scratch: Step[Models] | None
     quality: Step[Stage] = field(init=False)
     throughput: Step[Stage] = field(init=False)

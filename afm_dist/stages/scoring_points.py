@@ -13,9 +13,9 @@ from afm_dist.pipelines.step import Step
 from afm_dist.planning.capacity import Estimate
 from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
-from afm_dist.search.grid import BASELINE, POINTS, Grid, choosable, front_of, read_points
-from afm_dist.search.scoring import Scoring
-from afm_dist.stages.searching import Found, read_known
+from afm_dist.search.grid import BASELINE, POINTS, GridSearch, choosable, front_of, read_points
+from afm_dist.search.scoring import PlanScorer
+from afm_dist.stages.searching import SearchResult, read_known
 from afm_dist.stages.training import Model
 
 SWEEP_NOTE = (
@@ -36,9 +36,9 @@ class ScorePoints(Step[Stage]):
         found: The stage that scored them on the validation split.
     """
 
-    grid: Grid
+    grid: GridSearch
     model: Model
-    found: Step[Found]
+    found: Step[SearchResult]
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give a pass over the test split for each model."""
@@ -49,7 +49,7 @@ class ScorePoints(Step[Stage]):
         tried = self.found.result.stage
 
         def work(folder: str) -> None:
-            scoring = Scoring(
+            scoring = PlanScorer(
                 context.run,
                 context.manifest,
                 self.model.checkpoint,

@@ -20,7 +20,7 @@ from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.statistics.statistics import Statistics
 
-__all__ = ["MOMENTS", "SENSITIVITY", "Found", "SearchPlans", "read_known"]
+__all__ = ["MOMENTS", "SENSITIVITY", "SearchPlans", "SearchResult", "read_known"]
 
 
 def read_known(manifest: Manifest, stage: Stage, *, also: str | None = None) -> Statistics:
@@ -38,7 +38,7 @@ def read_known(manifest: Manifest, stage: Stage, *, also: str | None = None) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -60,7 +60,7 @@ class StageOf(Step[Stage]):
         found: What it found.
     """
 
-    found: Step[Found]
+    found: Step[SearchResult]
 
     @property
     def result(self) -> Stage:
@@ -73,7 +73,7 @@ class StageOf(Step[Stage]):
 
 
 @dataclass(kw_only=True)
-class SearchPlans(Step[Found]):
+class SearchPlans(Step[SearchResult]):
     """Searches for what becomes of a model.
 
     Attributes:
@@ -90,7 +90,7 @@ class SearchPlans(Step[Found]):
         """Give what the search takes."""
         return self.search.estimates(costs)
 
-    def work(self, context: Context) -> Found:
+    def work(self, context: Context) -> SearchResult:
         """Search."""
         statistics = self.statistics.result
         problem = Problem(
@@ -105,4 +105,6 @@ class SearchPlans(Step[Found]):
             config=self.search.fingerprint(problem),
             inputs=[context.data, self.model.step.result.stage, statistics],
         )
-        return Found(stage=stage, plans=self.search.chosen(stage), budget=self.search.budget(problem.bytes))
+        return SearchResult(
+            stage=stage, plans=self.search.chosen(stage), budget=self.search.budget(problem.bytes)
+        )

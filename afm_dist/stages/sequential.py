@@ -19,7 +19,7 @@ from afm_dist.planning.estimate import Costs
 from afm_dist.runs.run import Stage
 from afm_dist.runtime import console
 from afm_dist.search.search import leader_of
-from afm_dist.stages.searching import MOMENTS, Found
+from afm_dist.stages.searching import MOMENTS, SearchResult
 from afm_dist.stages.training import Model
 from afm_dist.statistics.collect import collect_moments
 from afm_dist.statistics.keys import module_name
@@ -43,7 +43,7 @@ class SequentialStatistics(Step[Stage]):
 
     model: Model
     statistics: Step[Stage]
-    found: Step[Found]
+    found: Step[SearchResult]
     variant: Variant
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
@@ -88,7 +88,7 @@ class SequentialStatistics(Step[Stage]):
 
 
 def statistics_behind(
-    model: Model, statistics: Step[Stage], found: Step[Found], variants: Sequence[Variant]
+    model: Model, statistics: Step[Stage], found: Step[SearchResult], variants: Sequence[Variant]
 ) -> SequentialStatistics | None:
     """Give the step that collects them; None where no variant needs them."""
     needing = [variant for variant in variants if variant.behind_compressed]

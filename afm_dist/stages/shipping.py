@@ -24,7 +24,7 @@ from afm_dist.report.model_card import model_card
 from afm_dist.runs import stage_files
 from afm_dist.runs.run import EVENTS, Run, Stage
 from afm_dist.runtime import console
-from afm_dist.stages.searching import Found
+from afm_dist.stages.searching import SearchResult
 from afm_dist.stages.training import Models
 
 # The largest loss of validation AUC to the control that is taken for none, and the paper's aim.
@@ -33,7 +33,7 @@ BEST, SMALLEST = "best", "smallest"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shipped:
+class ShippedModel:
     """What ships.
 
     Attributes:
@@ -48,7 +48,7 @@ class Shipped:
 
 
 @dataclass(kw_only=True)
-class Ship(Step[Shipped]):
+class Ship(Step[ShippedModel]):
     """Copies a fine-tuned checkpoint to ``checkpoint/``, with what makes raw rows its inputs.
 
     Attributes:
@@ -63,16 +63,16 @@ class Ship(Step[Shipped]):
 
     models: Step[Models]
     compressed: Step[Models]
-    found: Step[Found]
+    found: Step[SearchResult]
     control: str = "control"
     rule: str = BEST
 
-    def work(self, context: Context) -> Shipped:
+    def work(self, context: Context) -> ShippedModel:
         """Choose and copy it."""
         models = self.models.result
         names, budget = [*self.compressed.result.checkpoints], self.found.result.budget
         candidates = [
-            Candidate(
+            Contender(
                 name=name,
                 validation_auc=models.histories[name].best.validation_auc,
                 bytes=size_on_disk(models.checkpoints[name]),
@@ -85,11 +85,11 @@ class Ship(Step[Shipped]):
             among = f"what fits {budget:,} bytes"
         control = models.histories[self.control].best.validation_auc
         name, reason = choose(candidates, control, self.rule, among)
-        return Shipped(stage=ship(context, models, name), name=name, reason=reason)
+        return ShippedModel(stage=ship(context, models, name), name=name, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Contender:
     """A model that may ship.
 
     Attributes:
@@ -104,7 +104,7 @@ class Candidate:
 
 
 def choose(
-    candidates: Sequence[Candidate], control: float, rule: str, among: str = "what was compared"
+    candidates: Sequence[Contender], control: float, rule: str, among: str = "what was compared"
 ) -> tuple[str, str]:
     """Choose what ships.
 
@@ -187,7 +187,7 @@ class Reporting(Step[Stage]):
 
     steps: Sequence[Step[Any]]
     report: Step[Stage]
-    shipped: Step[Shipped]
+    shipped: Step[ShippedModel]
 
     def estimates(self, costs: Costs) -> Sequence[Estimate]:
         """Give what the steps take."""

@@ -55,7 +55,7 @@ class Work(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
+class PartialReceipt:
     """What a task returns: small, the result itself lies in storage."""
 
     rows: int
@@ -107,7 +107,7 @@ class RayPass:
         collect_group = _collect_group.options(name=STAGE, **self._resources.ray_options)
         with console.progress(STAGE, total, before=total - todo) as advance:
 
-            def finished(group: int, receipt: Receipt) -> None:
+            def finished(group: int, receipt: PartialReceipt) -> None:
                 self._check_in(group, receipt)
                 advance(receipt.rows)
 
@@ -121,7 +121,7 @@ class RayPass:
                 emit=self._emit,
             )
 
-    def _check_in(self, group: int, receipt: Receipt) -> None:
+    def _check_in(self, group: int, receipt: PartialReceipt) -> None:
         """See that a partial is where its receipt says.
 
         Raises:
@@ -175,7 +175,7 @@ def merge_into(merged: dict[str, Moments], part: Mapping[str, Moments]) -> None:
 
 
 @ray.remote(max_retries=0)
-def _collect_group(work: Work, group: int) -> Receipt:
+def _collect_group(work: Work, group: int) -> PartialReceipt:
     """Commit the partial of one group, unless an earlier attempt has; returns a receipt."""
     started = time.monotonic()
     digest = work.partials.digest(group)
@@ -183,7 +183,7 @@ def _collect_group(work: Work, group: int) -> Receipt:
         work_with_threads(1)
         moments = work.moments(group)
         digest = work.partials.commit(group, moments)
-    return Receipt(
+    return PartialReceipt(
         rows=work.rows[group],
         seconds=round(time.monotonic() - started, 3),
         node=ray.util.get_node_ip_address(),

@@ -12,7 +12,7 @@ AGAIN = "delete the folder of this stage to train anew"
 
 
 @dataclass
-class Point:
+class EvaluationPoint:
     """One evaluation on the validation split; step 0 is before the first step.
 
     Attributes:
@@ -44,14 +44,14 @@ class History:
             evaluation or checkpoint; 0 with one worker.
     """
 
-    curve: list[Point] = field(default_factory=list)
+    curve: list[EvaluationPoint] = field(default_factory=list)
     kept_step: int = -1
     stopped_early: bool = False
     finished: bool = False
     bytes_sent: int = 0
 
     @property
-    def best(self) -> Point:
+    def best(self) -> EvaluationPoint:
         """The evaluation of the kept weights."""
         return next(point for point in self.curve if point.step == self.kept_step)
 
@@ -69,7 +69,7 @@ class History:
             best = max(best, point.validation_auc)
         return setbacks
 
-    def add(self, point: Point, patience: int) -> bool:
+    def add(self, point: EvaluationPoint, patience: int) -> bool:
         """Record an evaluation; returns whether it is the best so far."""
         self.curve.append(point)
         improved = self.kept_step < 0 or point.validation_auc > self.best.validation_auc

@@ -29,7 +29,7 @@ from afm_dist.training.exchange.exact import EXACT
 from afm_dist.training.exchange.exchange import ExchangeConfig, check_exchange
 from afm_dist.training.forward import Forward
 from afm_dist.training.freezing import freeze_
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.optimizer import SplitOptimizer, sparse_weights
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.schedule import evaluation_steps, rows_seen, total_steps
@@ -211,7 +211,7 @@ class Trainer:
             if quality.auc is None or quality.log_loss is None:
                 raise DataError(f"{self._manifest.location}: the validation split needs rows of both labels")
             rows = rows_seen(self._step, self._recipe, self._manifest)
-            point = Point(self._step, rows, train_loss, quality.auc, quality.log_loss)
+            point = EvaluationPoint(self._step, rows, train_loss, quality.auc, quality.log_loss)
             if self._history.add(point, self._recipe.patience):
                 callbacks.keep(self._model, self._step)
         callbacks.save(self._state())

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from afm_dist.dataset.batch import Batch
 from afm_dist.training.distillation import Teacher
-from afm_dist.training.exchange.exchange import Exchange, Step
+from afm_dist.training.exchange.exchange import Exchange, StepTotals
 from afm_dist.training.gradients import clip, sum_rows_of_tables
 from afm_dist.training.optimizer import SplitOptimizer
 
@@ -50,7 +50,7 @@ def train_step(
     exchange: Exchange | None = None,
     clip_norm: float | None = None,
     checkpoint: bool = False,
-) -> Step:
+) -> StepTotals:
     """Update the weights once.
 
     Args:
@@ -75,7 +75,7 @@ def train_step(
     loss, descended = objective(batch, global_rows)
     descended.backward()
     sum_rows_of_tables(model)
-    taken = Step(loss.detach().double(), checkpoint)
+    taken = StepTotals(loss.detach().double(), checkpoint)
     if exchange is not None:
         taken = exchange.exchange(model, taken)
     if clip_norm is not None:

@@ -36,7 +36,7 @@ FIELD: Mapping[str, type] = {"from": str, "as": str, "format": str, "drop": bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class PreparationPreset:
     """What a preset file says.
 
     Attributes:
@@ -57,7 +57,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob(f"*{ENDING}"))
 
 
-def load(name: str) -> Preset:
+def load(name: str) -> PreparationPreset:
     """Read a preset by its name, or from a file whose name ends in ``.toml``.
 
     Raises:
@@ -78,7 +78,7 @@ def load(name: str) -> Preset:
     return _parse(Path(name).stem if name.endswith(ENDING) else name, content, where)
 
 
-def _parse(name: str, content: dict[str, Any], where: str) -> Preset:
+def _parse(name: str, content: dict[str, Any], where: str) -> PreparationPreset:
     _check(content, TOP_LEVEL, where)
     options: dict[str, Any] = {
         key: content[key] for key in ("threshold", "rows_per_shard", "max_bad_rows") if key in content
@@ -89,7 +89,7 @@ def _parse(name: str, content: dict[str, Any], where: str) -> Preset:
     options["columns"] = tuple(
         _column_rule(field, rule, where) for field, rule in content.get("fields", {}).items()
     )
-    return Preset(
+    return PreparationPreset(
         name=name,
         description=content.get("description", ""),
         source=content.get("source"),

@@ -31,7 +31,7 @@ EXTREME = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
+class BlockScorer:
     """What the scoring of every block has in common.
 
     Attributes:
@@ -65,7 +65,7 @@ class Scoring:
 
 
 @dataclass(kw_only=True)
-class Receipt:
+class ScoredBlock:
     """What a block held.
 
     Attributes:
@@ -88,7 +88,7 @@ def part_schema(kept: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema([(SCORE, pa.float32()), (LOGIT, pa.float32()), *kept.items()])
 
 
-def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> dict[str, Any]:
+def score_block(scoring: BlockScorer, index: int, block: Block, first_row: int) -> dict[str, Any]:
     """Score one block in bounded memory.
 
     Args:
@@ -98,7 +98,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
         first_row: Number of its first row within its file.
 
     Returns:
-        A ``Receipt`` as plain values.
+        A ``ScoredBlock`` as plain values.
 
     Raises:
         DataError: more rows are malformed than the whole input may hold, or a logit is not finite and
@@ -108,7 +108,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
     source = scoring.inputs.source
     path = source.paths[block.file]
     model = load_shared(scoring.shared).to(scoring.device)
-    receipt, unknown = Receipt(), Counter[str]()
+    receipt, unknown = ScoredBlock(), Counter[str]()
     rejects = RejectedRows(scoring.rejected, index, path, plan=scoring.name)
     with (
         storage.open_write(scoring.part(index)) as sink,
@@ -139,7 +139,7 @@ def score_block(scoring: Scoring, index: int, block: Block, first_row: int) -> d
     return vars(receipt)
 
 
-def _logits(model: nn.Module, columns: Columns, scoring: Scoring) -> np.ndarray:
+def _logits(model: nn.Module, columns: Columns, scoring: BlockScorer) -> np.ndarray:
     """(B) float32."""
     logits = np.empty(len(columns), dtype=np.float32)
     with torch.inference_mode():

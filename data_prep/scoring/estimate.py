@@ -9,7 +9,7 @@ import pyarrow as pa
 from afm_dist import storage
 from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.dataset.manifest import Manifest, Shard
-from afm_dist.planning.capacity import Estimate, Plan, size
+from afm_dist.planning.capacity import Estimate, JobPlan, size
 from afm_dist.planning.estimate import PROCESS_BYTES, Costs
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import ResourceOptions
@@ -29,9 +29,9 @@ BYTES_PER_TOKEN = 20
 SORTING_BYTES_PER_TOKEN = 400
 
 
-def plan_of(
+def scoring_plan(
     config: ModelConfig, manifest: Manifest, source: Source, output: str, options: ResourceOptions
-) -> Plan:
+) -> JobPlan:
     """Memory, disk and time of scoring some rows, and what the cluster has.
 
     Args:

@@ -32,7 +32,7 @@ from data_prep.plan import check_unchanged
 from data_prep.rejected import REJECTED_SHOWN
 from data_prep.scan import scan
 from data_prep.scoring import BATCH_SIZE, MAX_BAD_ROWS
-from data_prep.scoring.block import LOGIT, ROW, SCORE, Receipt, Scoring, part_schema, score_block
+from data_prep.scoring.block import LOGIT, ROW, SCORE, BlockScorer, ScoredBlock, part_schema, score_block
 from data_prep.scoring.inputs import InputMaker
 from data_prep.scoring.lookup import write_lookup
 from data_prep.scoring.result import OF_REJECTED, about_scores, check_folders, check_result, write_result
@@ -43,7 +43,7 @@ from data_prep.work import Task, Usage, WorkDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class ScoringSummary:
     """What was scored.
 
     Attributes:
@@ -72,7 +72,7 @@ def predict(
     usage: Usage | None = None,
     emit: Emit = no_events,
     options: ResourceOptions = AUTOMATIC,
-) -> Summary:
+) -> ScoringSummary:
     """Score raw rows into one Parquet file: row, score, logit, and what the source carries along.
 
     Args:
@@ -180,9 +180,9 @@ class _Prediction:
         # Named after the plan: a late task of another job writes elsewhere.
         self.name = storage.fingerprint(plan)[:16]
 
-    def run(self, batch_size: int, max_bad_rows: float) -> Summary:
+    def run(self, batch_size: int, max_bad_rows: float) -> ScoringSummary:
         blocks = scan(self.source, self.work, stage=f"scan-{self.name}")
-        scoring = Scoring(
+        scoring = BlockScorer(
             inputs=InputMaker(
                 source=self.source, manifest=self.manifest, rules=self.rules, lookups=self.lookups()
             ),
@@ -234,7 +234,7 @@ class _Prediction:
         )
         return places
 
-    def score(self, scoring: Scoring, blocks: Sequence[tuple[Block, int]]) -> list[Receipt]:
+    def score(self, scoring: BlockScorer, blocks: Sequence[tuple[Block, int]]) -> list[ScoredBlock]:
         """Leave the parts."""
         self.work.once("clear-rejected", lambda: storage.remove(self.rejected))
         shared = ray.put(scoring)
@@ -243,14 +243,14 @@ class _Prediction:
                 key=f"block-{index:05d}",
                 function=score_block,
                 arguments=(shared, index, block, first_row),
-                result=Receipt,
+                result=ScoredBlock,
                 weight=block.expected_rows,
             )
             for index, (block, first_row) in enumerate(blocks)
         ]
         return self.work.run(f"score-{self.name}", "scoring", tasks)
 
-    def check(self, receipts: Sequence[Receipt], max_bad_rows: float) -> Summary:
+    def check(self, receipts: Sequence[ScoredBlock], max_bad_rows: float) -> ScoringSummary:
         """What was scored, unless too many rows were not.
 
         Raises:
@@ -267,7 +267,7 @@ class _Prediction:
         for each in receipts:
             unknown.update(each.unknown)
         scored = max(1, rows - rejected)
-        return Summary(
+        return ScoringSummary(
             rows=rows,
             rejected=rejected,
             mean=sum(each.clicks for each in receipts) / scored,

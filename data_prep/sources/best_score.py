@@ -7,7 +7,7 @@ import numpy as np
 HISTOGRAM_BINS = 1 << 22
 
 
-class BestScore:
+class BestScoreSums:
     """AUC and log loss in bounded memory: a fine histogram of the probabilities per label.
 
     Two rows whose probabilities differ by less than 2^-22 count as tied, which moves the AUC by

@@ -69,7 +69,7 @@ def original(text: bytes) -> bytes:
 
 
 @dataclass
-class Seen:
+class ScannedLines:
     """What was seen in the text before it was parsed.
 
     Attributes:

@@ -18,7 +18,7 @@ from afm_dist.errors import DataError
 from data_prep.columns import Column
 from data_prep.sources import files
 from data_prep.sources.csv_lines import (
-    Seen,
+    ScannedLines,
     ends_in_values,
     header_and_rest,
     line_ends,
@@ -117,7 +117,7 @@ class CsvTable:
             raise DataError(f"{path}:1: the header holds a NUL byte, so this is no CSV text; export it again")
         self.delimiter = "\t" if header.count(b"\t") > header.count(b",") else ","
         self.names: list[str] = []
-        seen = Seen(line=1)
+        seen = ScannedLines(line=1)
         with self._reader(lambda row: "skip", seen) as reader:
             names = reader.schema.names
         if 1 in seen.overlong:
@@ -188,7 +188,7 @@ class CsvTable:
             DataError: a quote is still open at its end.
         """
         malformed: dict[int, _Malformed] = {}
-        seen = Seen(line=1)
+        seen = ScannedLines(line=1)
         row = 0
         line = self.first_line + sum(line_ends(name.encode()) for name in self.names)
         last_line, empty_row = line, -1
@@ -236,7 +236,7 @@ class CsvTable:
                 lines = lines.without_first(lines.text.find(b"\n") + 1)
                 start = 1
             malformed: dict[int, _Malformed] = {}
-            seen = Seen(line=row + self.first_line)
+            seen = ScannedLines(line=row + self.first_line)
             text = b"".join(seen.texts([lines]))
             table = pa.table({name: pa.array([], pa.binary()) for name in self.names})
             if text:
@@ -254,7 +254,7 @@ class CsvTable:
             yield piece.without(seen.empty)
             row += lines.count
 
-    def _frame(self, batch: pa.Table | pa.RecordBatch, seen: Seen) -> pl.DataFrame:
+    def _frame(self, batch: pa.Table | pa.RecordBatch, seen: ScannedLines) -> pl.DataFrame:
         frame = pl.DataFrame(batch.rename_columns(self.names))
         return frame.select(_restored(column) for column in frame) if seen.undecodable else frame
 
@@ -275,7 +275,7 @@ class CsvTable:
         }
 
     @contextmanager
-    def _reader(self, malformed: Callable[[InvalidRow], str], seen: Seen) -> Iterator[Any]:
+    def _reader(self, malformed: Callable[[InvalidRow], str], seen: ScannedLines) -> Iterator[Any]:
         """The whole file, batch by batch."""
         if self.compression is None:
             lines = files.lines_of_range(self.path, 0, self.bytes)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from afm_dist.errors import DataError
 from afm_dist.runtime import console
 from data_prep.sources.forms import ColumnForms, Example, Form, Forms
-from data_prep.sources.tabular_columns import Column
+from data_prep.sources.tabular_columns import RawColumn
 
 DECIMALS: tuple[Form, ...] = ("whole decimal", "fraction", "lost digits")
 
 
-def check_kinds(columns: Sequence[Column], forms: Forms) -> None:
+def check_kinds(columns: Sequence[RawColumn], forms: Forms) -> None:
     """See that no value contradicts what was inferred of its column.
 
     Args:
@@ -39,7 +39,7 @@ def check_kinds(columns: Sequence[Column], forms: Forms) -> None:
             raise _ambiguous(column, decimals[0], found)
 
 
-def warn_of_lost_digits(columns: Sequence[Column], forms: Forms) -> None:
+def warn_of_lost_digits(columns: Sequence[RawColumn], forms: Forms) -> None:
     """Say which ids were written as decimal numbers that are too long for it; arguments as above."""
     for column in columns:
         lost = forms.get(column.name, {}).get("lost digits")
@@ -50,7 +50,7 @@ def warn_of_lost_digits(columns: Sequence[Column], forms: Forms) -> None:
             )
 
 
-def _check_numeric(column: Column, found: ColumnForms) -> None:
+def _check_numeric(column: RawColumn, found: ColumnForms) -> None:
     name = column.name
     if long := found.get("long integer"):
         raise DataError(
@@ -69,7 +69,7 @@ def _check_numeric(column: Column, found: ColumnForms) -> None:
         raise _ambiguous(column, found["whole decimal"], found)
 
 
-def _ambiguous(column: Column, decimal: Example, found: ColumnForms) -> DataError:
+def _ambiguous(column: RawColumn, decimal: Example, found: ColumnForms) -> DataError:
     name, integer = column.name, found.get("integer")
     there = f"{integer} is an integer and {decimal}" if integer else str(decimal)
     return DataError(

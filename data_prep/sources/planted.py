@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from data_prep.sources.planted_shapes import Shape
+from data_prep.sources.planted_shapes import LogShape
 from data_prep.split import splitmix64, uniform
 
 BLOCK_ROWS = 1 << 16
@@ -70,7 +70,7 @@ class PlantedModel:
         seed: Any integer.
     """
 
-    def __init__(self, shape: Shape, seed: int) -> None:
+    def __init__(self, shape: LogShape, seed: int) -> None:
         self.shape = shape
         self.seed = seed
         self._pairs = [(shape.position(left), shape.position(right)) for left, right in shape.pairs]

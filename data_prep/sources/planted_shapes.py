@@ -39,7 +39,7 @@ class IntegerField:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class LogShape:
     """What a planted log looks like.
 
     Attributes:
@@ -81,7 +81,7 @@ _CRITEO_LOG_MEAN = (0.6, 1.9, 2.0, 1.7, 7.5, 3.6, 1.6, 2.2, 3.8, 0.3, 0.7, 0.2, 
 _CRITEO_LOG_DEVIATION = (1.1, 2.0, 1.3, 0.9, 2.2, 1.7, 1.3, 1.0, 1.4, 0.5, 0.8, 0.6, 1.0)
 _CRITEO_SHIFT = (0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
-CRITEO = Shape(
+CRITEO = LogShape(
     integers=tuple(
         IntegerField(name=f"I{n}", missing=missing, log_mean=mean, log_deviation=deviation, shift=shift)
         for n, (missing, mean, deviation, shift) in enumerate(
@@ -132,7 +132,7 @@ def _listed(name: str, *integers: int, missing: float = 0.0, missing_text: str |
 
 
 # In apps the site is one and the same token, on sites the app; most devices share one id.
-AVAZU = Shape(
+AVAZU = LogShape(
     tokens=(
         _listed("C1", 1005, 1002, 1010, 1012, 1007, 1001, 1008),
         _listed("banner_pos", 0, 1, 7, 2, 4, 5, 3),
@@ -172,4 +172,4 @@ AVAZU = Shape(
     bytes_per_row=155,
 )
 
-SHAPES: dict[ShapeName, Shape] = {"criteo": CRITEO, "avazu": AVAZU}
+SHAPES: dict[ShapeName, LogShape] = {"criteo": CRITEO, "avazu": AVAZU}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from afm_dist import storage
 from data_prep.sources.avazu import AvazuSource
-from data_prep.sources.best_score import BestScore
+from data_prep.sources.best_score import BestScoreSums
 from data_prep.sources.criteo import CriteoSource
 from data_prep.sources.forms import NO_FORMS, Forms
 from data_prep.sources.planted import PART_ROWS
@@ -43,7 +43,7 @@ class SyntheticSource(TextLog):
     def facts(self, split_of: SplitRule, forms: Forms = NO_FORMS) -> Mapping[str, Any]:
         """AUC and log loss of the true probabilities on the test rows (on all rows without any)."""
         test = SPLITS.index("test")
-        on_test, on_all = BestScore(), BestScore()
+        on_test, on_all = BestScoreSums(), BestScoreSums()
         for labels, probabilities, splits in self._truth(split_of):
             on_all.add(labels, probabilities)
             on_test.add(labels[splits == test], probabilities[splits == test])

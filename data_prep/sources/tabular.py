@@ -30,9 +30,9 @@ from data_prep.sources.source import (
     open_inputs,
 )
 from data_prep.sources.tabular_columns import (
-    Column,
     ColumnOptions,
     Content,
+    RawColumn,
     check_options,
     choose_columns,
     listed,
@@ -213,7 +213,7 @@ class TabularSource(Source):
         return [str(column) for column in columns]
 
 
-def _check_types(column: Column, first: Table, tables: Sequence[Table]) -> None:
+def _check_types(column: RawColumn, first: Table, tables: Sequence[Table]) -> None:
     """Refuse a column whose equal values would become unequal tokens in different files.
 
     Raises:

@@ -43,7 +43,7 @@ class ColumnOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class RawColumn:
     """A column of the table and what it is taken for.
 
     Attributes:
@@ -64,7 +64,7 @@ class Column:
 
 def choose_columns(
     contents: Mapping[str, Content], types: Mapping[str, str], options: ColumnOptions, where: str
-) -> list[Column]:
+) -> list[RawColumn]:
     """Decide about every column, in the order of the table.
 
     Text and integers are categories (ids, codes, small counts: an embedding per value loses
@@ -84,9 +84,9 @@ def choose_columns(
     check_options(tuple(contents), options, where)
     columns = []
     for name, content in contents.items():
-        column: Column
+        column: RawColumn
         if options.only_named and name not in options.categorical + options.numeric:
-            columns.append(Column(name=name, kind=None, why="not read"))
+            columns.append(RawColumn(name=name, kind=None, why="not read"))
             continue
         if content == "not read" and name not in options.drop:
             advice = (
@@ -96,17 +96,17 @@ def choose_columns(
                 f"{where}: column {name!r} has type {types[name]}, which is neither number nor text; {advice}"
             )
         if name == options.label:
-            column = Column(name=name, kind=None, why="the label")
+            column = RawColumn(name=name, kind=None, why="the label")
         elif name in options.drop:
-            column = Column(name=name, kind=None, why="left out: --drop")
+            column = RawColumn(name=name, kind=None, why="left out: --drop")
         elif name in options.categorical:
-            column = Column(name=name, kind="categorical", why="--categorical", named=True)
+            column = RawColumn(name=name, kind="categorical", why="--categorical", named=True)
         elif name in options.numeric:
-            column = Column(name=name, kind="numeric", why="--numeric", named=True)
+            column = RawColumn(name=name, kind="numeric", why="--numeric", named=True)
         elif content == "decimals":
-            column = Column(name=name, kind="numeric", why="inferred: decimal numbers")
+            column = RawColumn(name=name, kind="numeric", why="inferred: decimal numbers")
         else:
-            column = Column(name=name, kind="categorical", why=f"inferred: {content}")
+            column = RawColumn(name=name, kind="categorical", why=f"inferred: {content}")
         columns.append(column)
     if not any(column.kind for column in columns):
         raise OptionError(f"{where}: no column is left besides the label '{options.label}'; check --drop")

@@ -36,7 +36,7 @@ from afm_dist.methods.low_rank.grid import GridPoint
 from afm_dist.methods.low_rank.variants import VARIANTS
 from afm_dist.runtime import console
 from afm_dist.runtime.machine import work_in_driver
-from afm_dist.search.rows import LinearTerms, Rows
+from afm_dist.search.rows import LinearTerms, RowOptions
 from afm_dist.search.search import counted_moments, logit_sensitivity
 from afm_dist.stages.compression import check_model, write_compressed
 from afm_dist.statistics.collect import collect_moments
@@ -100,12 +100,14 @@ def combinations(model: nn.Module) -> list[Combination]:
     return [Combination(*levels) for levels in product(METHODS, ACTIVATIONS, terms)]
 
 
-def rows_of(one: Combination) -> Rows:
+def rows_of(one: Combination) -> RowOptions:
     """What becomes of the numbers of each id."""
-    return Rows(linear_terms=one.linear_terms)
+    return RowOptions(linear_terms=one.linear_terms)
 
 
-def plan_of(model: nn.Module, one: Combination, *, linear_rank: int, embedding_dim: int | None) -> Plan:
+def combination_plan(
+    model: nn.Module, one: Combination, *, linear_rank: int, embedding_dim: int | None
+) -> Plan:
     """What becomes of a model.
 
     Args:
@@ -226,10 +228,10 @@ def _compress(config: Ablation, manifest: Manifest, source: str, targets: Mappin
         if METHODS[one.method].behind_compressed:
             # They follow from the factors of the layers alone, not from what becomes of the table.
             if one.activation not in behind:
-                plan = plan_of(model, one, linear_rank=config.mlp_rank, embedding_dim=None)
+                plan = combination_plan(model, one, linear_rank=config.mlp_rank, embedding_dim=None)
                 behind[one.activation] = _sequential_moments(source, plan, manifest, linears)
             own = behind[one.activation]
-        plan = plan_of(model, one, linear_rank=config.mlp_rank, embedding_dim=config.embedding_dim)
+        plan = combination_plan(model, one, linear_rank=config.mlp_rank, embedding_dim=config.embedding_dim)
         write_compressed(source, targets[one], plan, {**own, **tables[absorb]}, sensitivities[absorb])
 
 

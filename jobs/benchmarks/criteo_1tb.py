@@ -63,7 +63,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Source:
+class FigureSource:
     """Where a rate comes from.
 
     Attributes:
@@ -88,19 +88,21 @@ class Source:
         return f"python jobs/benchmark.py {self.suite} {threads}--json {self.suite}.json"
 
 
-SOURCES: Mapping[str, Source] = {
-    "prepare": Source("prepare", "prepare, log to shards", "rows/s and core", True),
-    "read": Source("prepare", "read shards, batch 10000", "rows/s and core"),
-    "row_bytes": Source("prepare", "a row in shards", "bytes"),
-    "statistics": Source("pass", "pass on Ray", "rows/s and core", True),
-    "train": Source("training", "batch 10000: DeepFM, 1e+07 ids", "rows/s and core", True),
-    "score": Source("inference", "Criteo, batch 10000, N threads, eager: DeepFM", "rows/s and core", True),
-    "partial": Source("statistics", "Criteo: partial of two layers", "MB"),
-    "merge": Source("statistics", "Criteo: load and merge a partial", "ms"),
-    "decompose": Source("statistics", "Criteo: decompose two layers", "ms"),
-    "wide_partial": Source("statistics", "Avazu: partial of two layers", "MB"),
-    "wide_merge": Source("statistics", "Avazu: load and merge a partial", "ms"),
-    "wide_decompose": Source("statistics", "Avazu: decompose two layers", "ms"),
+SOURCES: Mapping[str, FigureSource] = {
+    "prepare": FigureSource("prepare", "prepare, log to shards", "rows/s and core", True),
+    "read": FigureSource("prepare", "read shards, batch 10000", "rows/s and core"),
+    "row_bytes": FigureSource("prepare", "a row in shards", "bytes"),
+    "statistics": FigureSource("pass", "pass on Ray", "rows/s and core", True),
+    "train": FigureSource("training", "batch 10000: DeepFM, 1e+07 ids", "rows/s and core", True),
+    "score": FigureSource(
+        "inference", "Criteo, batch 10000, N threads, eager: DeepFM", "rows/s and core", True
+    ),
+    "partial": FigureSource("statistics", "Criteo: partial of two layers", "MB"),
+    "merge": FigureSource("statistics", "Criteo: load and merge a partial", "ms"),
+    "decompose": FigureSource("statistics", "Criteo: decompose two layers", "ms"),
+    "wide_partial": FigureSource("statistics", "Avazu: partial of two layers", "MB"),
+    "wide_merge": FigureSource("statistics", "Avazu: load and merge a partial", "ms"),
+    "wide_decompose": FigureSource("statistics", "Avazu: decompose two layers", "ms"),
 }
 
 

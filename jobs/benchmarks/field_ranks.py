@@ -50,7 +50,7 @@ class CompareFieldRanks:
 
 
 @dataclass(frozen=True)
-class Point:
+class RankPoint:
     """What comes of one budget.
 
     Attributes:
@@ -70,7 +70,7 @@ class Point:
     gain: float
 
 
-def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Iterator[Point]:
+def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Iterator[RankPoint]:
     """The points of a model; of a budget that no ranks meet there is none."""
     model, config = from_pretrained(checkpoint), load_config(checkpoint)
     plan = variants()["afm"].template(model, Request(activation="shifted"))
@@ -95,10 +95,10 @@ def measure(manifest: Manifest, checkpoint: str, ratios: Sequence[float]) -> Ite
                 continue
             after = auc(found.plan)
             name = str(config.architecture)
-            yield Point(name, ratio, way, found.error**0.5, after, after - before)
+            yield RankPoint(name, ratio, way, found.error**0.5, after, after - before)
 
 
-def table(points: Iterable[Point]) -> str:
+def table(points: Iterable[RankPoint]) -> str:
     """Means over the models of one architecture: test AUC less that of the uncompressed model.
 
     The error ratio is that of the predicted errors, of ranks by field over those of one rank for all; the
@@ -138,7 +138,7 @@ def main(config: CompareFieldRanks) -> None:
     """Measure all and print the table."""
     manifest = Manifest.load(config.data)
     check_labels(manifest, SPLITS)
-    found: list[Point] = []
+    found: list[RankPoint] = []
     for checkpoint in config.checkpoints:
         found += measure(manifest, checkpoint, config.ratios)
     console.out.print(table(found), markup=False, soft_wrap=True)

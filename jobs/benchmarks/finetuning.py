@@ -42,7 +42,7 @@ COMPRESSED, CONTROL = "afm-emb", "control"
 
 
 @dataclass(frozen=True)
-class Way:
+class FineTuningWay:
     """A way of fine-tuning.
 
     Attributes:
@@ -69,21 +69,23 @@ class Way:
 
 
 WAYS = (
-    Way("default"),
-    Way("smaller steps (1/3)", slower=3),
-    Way("frozen tables", changes={"trained": "dense"}),
-    Way("factors only", changes={"trained": "factors"}),
-    Way("averaged", changes={"average": True}),
-    Way("distilled, w 0.5, T 1", changes={"distill_weight": 0.5}),
-    Way("distilled, w 0.5, T 2", changes={"distill_weight": 0.5, "distill_temperature": 2.0}),
-    Way("averaged, distilled, w 0.5, T 1", changes={"average": True, "distill_weight": 0.5}),
-    Way("frozen tables, distilled, w 0.5, T 1", changes={"trained": "dense", "distill_weight": 0.5}),
-    Way("tables drawn anew", drawn_anew=True),
+    FineTuningWay("default"),
+    FineTuningWay("smaller steps (1/3)", slower=3),
+    FineTuningWay("frozen tables", changes={"trained": "dense"}),
+    FineTuningWay("factors only", changes={"trained": "factors"}),
+    FineTuningWay("averaged", changes={"average": True}),
+    FineTuningWay("distilled, w 0.5, T 1", changes={"distill_weight": 0.5}),
+    FineTuningWay("distilled, w 0.5, T 2", changes={"distill_weight": 0.5, "distill_temperature": 2.0}),
+    FineTuningWay("averaged, distilled, w 0.5, T 1", changes={"average": True, "distill_weight": 0.5}),
+    FineTuningWay(
+        "frozen tables, distilled, w 0.5, T 1", changes={"trained": "dense", "distill_weight": 0.5}
+    ),
+    FineTuningWay("tables drawn anew", drawn_anew=True),
 )
 
 
 @dataclass(frozen=True)
-class Sample:
+class FineTunedSample:
     """One model of one run, fine-tuned in one way with one seed.
 
     Attributes:
@@ -152,7 +154,7 @@ class Start:
         return str(load_config(self.teacher).architecture)
 
 
-def measure(start: Start, seed: int, folder: str) -> list[Sample]:
+def measure(start: Start, seed: int, folder: str) -> list[FineTunedSample]:
     """Fine-tune in every way; what an earlier call has finished in the same folder is not done again.
 
     Args:
@@ -161,10 +163,10 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
         folder: To work in.
     """
     default = start.recipe.using(seed=seed)
-    by_recipe: dict[Recipe, list[Way]] = {}
+    by_recipe: dict[Recipe, list[FineTuningWay]] = {}
     for way in WAYS:
         by_recipe.setdefault(way.recipe(default), []).append(way)
-    samples: list[Sample] = []
+    samples: list[FineTunedSample] = []
     for recipe, ways in by_recipe.items():
         # A start of Ray Train costs seconds: one for all that share a recipe.
         place = folder_of(
@@ -198,9 +200,11 @@ def measure(start: Start, seed: int, folder: str) -> list[Sample]:
     return samples
 
 
-def _sample(start: Start, seed: int, name: str, way: str, checkpoint: str, history: History) -> Sample:
+def _sample(
+    start: Start, seed: int, name: str, way: str, checkpoint: str, history: History
+) -> FineTunedSample:
     subject = Subject(name=name, stage=way, checkpoint=checkpoint)
-    return Sample(
+    return FineTunedSample(
         data=start.data,
         model=f"{start.architecture}, {name}",
         way=way,
@@ -223,13 +227,13 @@ def _drawn_anew(source: str, target: str, seed: int) -> str:
     return target
 
 
-def table(samples: Iterable[Sample]) -> str:
+def table(samples: Iterable[FineTunedSample]) -> str:
     """A row per dataset, model and way; below, the way with the best mean validation AUC of each model.
 
     Raises:
         DataError: a run was given twice.
     """
-    groups: dict[tuple[str, str], dict[str, dict[str, Sample]]] = {}
+    groups: dict[tuple[str, str], dict[str, dict[str, FineTunedSample]]] = {}
     for sample in samples:
         starts = groups.setdefault((sample.data, sample.model), {}).setdefault(sample.way, {})
         if sample.start in starts:
@@ -250,14 +254,14 @@ def table(samples: Iterable[Sample]) -> str:
     return "\n".join([*rows, "", *choices, f"Revision {revision()}."])
 
 
-def chosen(ways: Mapping[str, Mapping[str, Sample]]) -> str:
+def chosen(ways: Mapping[str, Mapping[str, FineTunedSample]]) -> str:
     """The way with the best mean validation AUC; the first of those, if several are as good."""
     return max(ways, key=lambda way: statistics.mean(one.validation for one in ways[way].values()))
 
 
-def _cells(own: Mapping[str, Sample], untuned: Mapping[str, Sample]) -> list[str]:
-    samples: Sequence[Sample] = list(own.values())
-    before: Sequence[Sample] = [untuned[start] for start in own]
+def _cells(own: Mapping[str, FineTunedSample], untuned: Mapping[str, FineTunedSample]) -> list[str]:
+    samples: Sequence[FineTunedSample] = list(own.values())
+    before: Sequence[FineTunedSample] = [untuned[start] for start in own]
     pairs = list(zip(samples, before, strict=True))
     return [
         spread([one.validation for one in samples]),
@@ -284,7 +288,7 @@ def main(config: FineTuning) -> None:
     """Run the job."""
     starts = [Start.of(run) for run in config.runs]
     work_in_driver()
-    samples: list[Sample] = []
+    samples: list[FineTunedSample] = []
     for start in starts:
         for seed in config.seeds:
             console.info(f"{start.run}, seed {seed}")

@@ -23,7 +23,7 @@ from fuxictr.pytorch.models import BaseModel
 MAX_NORM = 10.0
 
 
-class DeepFM(BaseModel):  # type: ignore[misc]
+class FuxiCTRDeepFM(BaseModel):  # type: ignore[misc]
     """Linear term, factorization machine and MLP over the same embeddings."""
 
     def __init__(self, feature_map: FeatureMap, dim: int, hidden: list[int], rate: float, l2: float) -> None:
@@ -61,7 +61,7 @@ def main(sizes: str, dim: str, hidden: str, rate: str, l2: str, threads: str) ->
     logging.disable()
     torch.set_num_threads(int(threads))
     numbers = [[int(number) for number in text.split(",")] for text in (sizes, hidden)]
-    model = DeepFM(schema(numbers[0]), int(dim), numbers[1], float(rate), float(l2)).train()
+    model = FuxiCTRDeepFM(schema(numbers[0]), int(dim), numbers[1], float(rate), float(l2)).train()
     for line in sys.stdin:
         path, steps = line.split()
         batches = load(path)

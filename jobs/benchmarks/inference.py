@@ -20,7 +20,7 @@ from afm_dist.export.onnx_file import INSTALL
 from afm_dist.runtime import console
 from afm_dist.serving.rows import Precision
 from jobs.benchmarks import criteo_shape
-from jobs.benchmarks.inference_models import BASELINE, EMB, Shape, models_of
+from jobs.benchmarks.inference_models import BASELINE, EMB, ModelShape, models_of
 from jobs.benchmarks.inference_runtimes import MLP_ALONE, Prepared, Runtime, Score, is_installed
 from jobs.benchmarks.result import Result, compared, rates
 
@@ -34,7 +34,7 @@ CALLS_FOR_P99 = 100
 
 
 def run(
-    shape: Shape,
+    shape: ModelShape,
     *,
     batch_sizes: Sequence[int],
     threads: Sequence[int],

@@ -21,7 +21,7 @@ BASELINE, MLP, EMB = "DeepFM", "AFM MLP", "AFM EMB"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ModelShape:
     """A log and the model that Yu et al. (KDD 2024) trained on it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Shape:
         return criteo_shape.fields(self.cardinalities, self.numeric)
 
 
-CRITEO = Shape(
+CRITEO = ModelShape(
     name="Criteo",
     categorical=26,
     numeric=13,
@@ -65,7 +65,7 @@ CRITEO = Shape(
     mlp_rank=64,
     code_dim=2,
 )
-AVAZU = Shape(
+AVAZU = ModelShape(
     name="Avazu",
     categorical=22,
     numeric=0,
@@ -77,7 +77,7 @@ AVAZU = Shape(
 )
 
 
-def models_of(shape: Shape) -> dict[str, DeepFM]:
+def models_of(shape: ModelShape) -> dict[str, DeepFM]:
     """The baseline, with AFM's MLP, and with AFM's MLP and tables; the first two share their tables.
 
     Random weights: speed depends on the structure alone.

@@ -28,8 +28,8 @@ from afm_dist.checkpoint.pretrained import write_checkpoint
 from afm_dist.dataset.manifest import Field, Manifest, Shard
 from afm_dist.errors import StageError
 from afm_dist.evaluation.timing import Speedup
-from afm_dist.large_tables.source import Source, empty_model
 from afm_dist.large_tables.stored import Described, as_bytes, header, in_file_order
+from afm_dist.large_tables.table_checkpoint import TableCheckpoint, empty_model
 from afm_dist.modules.tensors import named_tensors
 from afm_dist.runs.run import SUCCESS, Done
 from afm_dist.stages.large_tables import CHECKPOINT, STATISTICS
@@ -52,7 +52,7 @@ def run(*, vocabulary: int, rounds: int) -> list[Result]:
         schema = fields(cardinalities(vocabulary))
         data = write_vocabularies(f"{folder}/data", schema)
         checkpoint = write_model(f"{folder}/checkpoint", schema)
-        source = Source.open(checkpoint)
+        source = TableCheckpoint.open(checkpoint)
         runs = [measure(folder, data, checkpoint) for _ in range(rounds)]
     copies = [each.copy for each in runs]
     results = [_rate(COPY, copies, source.nbytes)]

@@ -33,7 +33,7 @@ Action = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class MLPShape:
     """The MLP of a published model.
 
     Attributes:
@@ -47,17 +47,17 @@ class Shape:
     hidden: Sequence[int]
 
 
-def criteo(hidden: Sequence[int]) -> Shape:
+def criteo(hidden: Sequence[int]) -> MLPShape:
     """Inputs: 26 fields of 16 dimensions, 13 numbers."""
-    return Shape(name="Criteo", inputs=criteo_shape.INPUTS, hidden=hidden)
+    return MLPShape(name="Criteo", inputs=criteo_shape.INPUTS, hidden=hidden)
 
 
-def avazu(hidden: Sequence[int]) -> Shape:
+def avazu(hidden: Sequence[int]) -> MLPShape:
     """Inputs: 22 fields of 50 dimensions."""
-    return Shape(name="Avazu", inputs=22 * 50, hidden=hidden)
+    return MLPShape(name="Avazu", inputs=22 * 50, hidden=hidden)
 
 
-def run(shapes: Sequence[Shape], *, batch_size: int, rounds: int) -> list[Result]:
+def run(shapes: Sequence[MLPShape], *, batch_size: int, rounds: int) -> list[Result]:
     """Speed against the forward alone and scikit-learn, and the error far from the origin."""
     results = []
     with one_thread(), torch.inference_mode():
@@ -74,7 +74,7 @@ def run(shapes: Sequence[Shape], *, batch_size: int, rounds: int) -> list[Result
 
 
 def _against_forward(
-    shape: Shape, model: nn.Module, names: Sequence[str], rows: Tensor, rounds: int
+    shape: MLPShape, model: nn.Module, names: Sequence[str], rows: Tensor, rounds: int
 ) -> list[Result]:
     observer = Observer(model, names)
 
@@ -88,7 +88,7 @@ def _against_forward(
 
 
 def _against_peer(
-    shape: Shape, model: nn.Module, names: Sequence[str], rows: Tensor, rounds: int
+    shape: MLPShape, model: nn.Module, names: Sequence[str], rows: Tensor, rounds: int
 ) -> list[Result]:
     """Against scikit-learn on the same outputs: alone, and with the forward of the same round added."""
     outputs = _outputs(model, names, rows)
@@ -154,7 +154,7 @@ def _incremental_pca(outputs: Sequence[Tensor], batches: int) -> Action | None:
     return work
 
 
-def _accuracy(shape: Shape, batch_size: int) -> Result:
+def _accuracy(shape: MLPShape, batch_size: int) -> Result:
     """Relative Frobenius error of the covariance of float32 rows against two passes in float64."""
     width = shape.hidden[-1]
     generator = torch.Generator().manual_seed(0)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.exact_sums import UNIT_BITS, ExactSums
+from data_prep.exact_sums import UNIT_BITS, ExactMoments
 from data_prep.transforms import signed_log
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COUNTED = st.lists(st.tuples(FINITE, st.integers(0, 1 << 33)), max_size=40)
 
 
-def _sums(counted: list[tuple[float, int]]) -> ExactSums:
-    return ExactSums.of(
+def _sums(counted: list[tuple[float, int]]) -> ExactMoments:
+    return ExactMoments.of(
         np.array([value for value, _ in counted], dtype=np.float64),
         np.array([count for _, count in counted], dtype=np.uint64),
     )
@@ -54,7 +54,7 @@ def test_sums_are_those_of_fractions(counted: list[tuple[float, int]]) -> None:
 def test_mean_and_deviation_are_those_of_numpy_at_every_scale(scale: float) -> None:
     values = signed_log(np.random.default_rng(0).lognormal(3, 2, 100_000)) * scale
 
-    sums = ExactSums.of(values, np.ones(len(values), dtype=np.int64))
+    sums = ExactMoments.of(values, np.ones(len(values), dtype=np.int64))
 
     assert sums.mean() == pytest.approx(values.mean(), rel=1e-12, abs=0)
     # Numpy squares, and must not run out of exponents.

@@ -13,7 +13,7 @@ from afm_dist.errors import DataError
 from data_prep import shuffle
 from data_prep.permutation import Permutation
 from data_prep.shards import shard_sizes
-from data_prep.shuffle import Run, Shuffle, cut_into_runs, make_shuffle
+from data_prep.shuffle import RowRun, Shuffle, cut_into_runs, make_shuffle
 
 COLUMNS = 2
 
@@ -24,7 +24,7 @@ def _rows(first: int, count: int) -> np.ndarray:
     return np.stack([np.zeros_like(numbers), numbers, -numbers], axis=1)
 
 
-def _gathered(shuffled: Shuffle, runs: list[Run]) -> list[int]:
+def _gathered(shuffled: Shuffle, runs: list[RowRun]) -> list[int]:
     for run in runs:
         shuffled.write_run(run, _rows(run.first_row, run.rows))
     sizes = [(run.path, run.rows) for run in runs]

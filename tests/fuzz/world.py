@@ -44,7 +44,7 @@ from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.moments_file import digest_of, load_moments, save_moments
 from afm_dist.statistics.partials import Partials
 from afm_dist.statistics.sensitivity_file import load_sensitivity, save_sensitivity
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.registration import REGISTERED, Registered
 from afm_dist.training.state import State
 from data_prep.pipeline import _Preparation, prepare
@@ -392,7 +392,9 @@ def training_readers(folder: Path) -> list[Reader]:
     """What a training goes on from, and what it leaves."""
     training, state = folder / "training", folder / "state"
     history = History(
-        curve=[Point(0, 0, None, 0.6, 0.5), Point(10, 100, 0.4, 0.7, 0.4)], kept_step=10, finished=True
+        curve=[EvaluationPoint(0, 0, None, 0.6, 0.5), EvaluationPoint(10, 100, 0.4, 0.7, 0.4)],
+        kept_step=10,
+        finished=True,
     )
     digest_of_state = State(
         step=10,

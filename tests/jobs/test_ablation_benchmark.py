@@ -25,7 +25,7 @@ from afm_dist.methods.low_rank.layers import LowRankLinear
 from afm_dist.models import build_model
 from afm_dist.models.deepfm import DeepFM
 from afm_dist.statistics.collect import collect_moments
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
 from jobs.benchmarks import ablation
@@ -221,7 +221,10 @@ def test_all_are_fine_tuned_beside_the_control_and_learn_from_the_uncompressed_m
         requested[recipe.distill_weight] = recipe, candidates
         for one in candidates:
             save_pretrained(from_pretrained(one.source), one.checkpoint, load_config(one.source))
-        return {one.name: History(curve=[Point(0, 0, None, 0.7, 0.5)], kept_step=0) for one in candidates}
+        return {
+            one.name: History(curve=[EvaluationPoint(0, 0, None, 0.7, 0.5)], kept_step=0)
+            for one in candidates
+        }
 
     monkeypatch.setattr(ablation, "fit", fit)
     monkeypatch.setattr(ablation, "METHODS", {"svd": METHODS["svd"]})

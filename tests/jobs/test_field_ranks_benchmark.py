@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afm_dist.dataset.manifest import Manifest
-from jobs.benchmarks.field_ranks import Point, measure, table
+from jobs.benchmarks.field_ranks import RankPoint, measure, table
 from tests.small_dataset import write_dataset
 from tests.stages.bench import Bench
 
@@ -30,8 +30,8 @@ def test_each_budget_is_spent_in_both_ways(dataset: Manifest, tmp_path: Path) ->
 
 
 def test_differences_are_those_of_pairs_and_what_does_not_fit_is_said() -> None:
-    def point(way: str, auc: float, ratio: float = 5.0) -> Point:
-        return Point("deepfm", ratio, way, 0.1 if way == "each" else 0.2, auc, auc - 0.8)
+    def point(way: str, auc: float, ratio: float = 5.0) -> RankPoint:
+        return RankPoint("deepfm", ratio, way, 0.1 if way == "each" else 0.2, auc, auc - 0.8)
 
     own = [point("uniform", 0.70), point("each", 0.71), point("uniform", 0.75), point("each", 0.75)]
 

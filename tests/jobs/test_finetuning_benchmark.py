@@ -12,19 +12,21 @@ from afm_dist.checkpoint.config import ModelConfig
 from afm_dist.checkpoint.pretrained import from_pretrained, save_pretrained
 from afm_dist.errors import DataError
 from afm_dist.models import build_model
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
 from jobs.benchmarks import finetuning
-from jobs.benchmarks.finetuning import UNTUNED, WAYS, Sample, Start, _drawn_anew, measure, table
+from jobs.benchmarks.finetuning import UNTUNED, WAYS, FineTunedSample, Start, _drawn_anew, measure, table
 from tests.small_dataset import FIELDS, write_dataset
 
 HYPER = {"embedding_dim": 4, "hidden": (16, 8)}
 MODEL = ModelConfig(architecture="deepfm", hyper_parameters=HYPER, fields=FIELDS)
 
 
-def sample(way: str, validation: float, *, start: str = "run 0", model: str = "deepfm, afm-emb") -> Sample:
-    return Sample(
+def sample(
+    way: str, validation: float, *, start: str = "run 0", model: str = "deepfm, afm-emb"
+) -> FineTunedSample:
+    return FineTunedSample(
         data="log",
         model=model,
         way=way,
@@ -141,7 +143,11 @@ def test_each_way_is_measured_with_its_recipe_its_start_and_the_teacher(
     ) -> dict[str, History]:
         assert fine_tuning
         requested.update({one.name: (recipe, one, folder) for one in candidates})
-        curve = [Point(0, 0, None, 0.70, 0.5), Point(9, 90, 0.5, 0.75, 0.5), Point(18, 180, 0.5, 0.72, 0.5)]
+        curve = [
+            EvaluationPoint(0, 0, None, 0.70, 0.5),
+            EvaluationPoint(9, 90, 0.5, 0.75, 0.5),
+            EvaluationPoint(18, 180, 0.5, 0.72, 0.5),
+        ]
         return {one.name: History(curve=curve, kept_step=9, finished=True) for one in candidates}
 
     monkeypatch.setattr(finetuning, "fit", fit)
@@ -170,7 +176,7 @@ def test_what_was_measured_of_other_data_is_not_taken_for_this(
 
     def fit(candidates: list[Candidate], *_: object, folder: str, **__: object) -> dict[str, History]:
         folders[-1].add(folder)
-        curve = [Point(0, 0, None, 0.7, 0.5)]
+        curve = [EvaluationPoint(0, 0, None, 0.7, 0.5)]
         return {one.name: History(curve=curve, kept_step=0, finished=True) for one in candidates}
 
     monkeypatch.setattr(finetuning, "fit", fit)

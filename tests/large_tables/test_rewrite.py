@@ -25,8 +25,8 @@ from afm_dist.large_tables import rewrite
 from afm_dist.large_tables.codes import CodeParts, make_codes
 from afm_dist.large_tables.ranges import row_groups
 from afm_dist.large_tables.rewrite import compress_table
-from afm_dist.large_tables.source import Source
 from afm_dist.large_tables.statistics import TableWork, stored_moments
+from afm_dist.large_tables.table_checkpoint import TableCheckpoint
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.low_rank.ranks import FixedRank, plan_ranks, using
 from afm_dist.methods.rounding.config import rounding
@@ -102,13 +102,13 @@ def in_memory(
 ) -> dict[str, bytes]:
     """The files that ``compress_`` and ``save_pretrained`` leave."""
     model = compress_(from_pretrained(checkpoint), plan, moments, *sensitivity)
-    config = Source.open(checkpoint).config
+    config = TableCheckpoint.open(checkpoint).config
     save_pretrained(model, str(target), replace(config, plan=config.plan + plan), **options)
     save_plan(plan, str(target))
     return files(target)
 
 
-def summed(source: Source, manifest: Manifest, range_rows: int) -> dict[str, Moments]:
+def summed(source: TableCheckpoint, manifest: Manifest, range_rows: int) -> dict[str, Moments]:
     """What the pass sums up, in this process."""
     groups = row_groups(source.cardinalities, range_rows)
     partials = Partials(parent="", facts={})
@@ -143,7 +143,7 @@ def test_any_blocks_and_ranges_give_the_bytes_of_compression_in_memory(
     rank: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("out")
-    source = Source.open(checkpoint)
+    source = TableCheckpoint.open(checkpoint)
     with pytest.MonkeyPatch.context() as patch:
         for module in BLOCK_MODULES:
             patch.setattr(f"afm_dist.{module}.TABLE_ROWS", block)
@@ -177,7 +177,7 @@ def test_a_compressed_mlp_and_tables_in_several_files_are_kept(
     moments = moments_from_counts(model, manifest)
     plan = planned(moments, FOLDS[name])
 
-    compress_table(Source.open(half), str(tmp_path / "new"), plan, moments, max_file_bytes=300)
+    compress_table(TableCheckpoint.open(half), str(tmp_path / "new"), plan, moments, max_file_bytes=300)
 
     written = files(tmp_path / "new")
     assert len([name for name in written if name.endswith(".safetensors")]) > 2
@@ -193,7 +193,7 @@ def test_sensitivity_weighting_goes_in_blocks_too(
     sensitivity = dict.fromkeys(moments, factor @ factor.T)
     plan = using(planned(moments), factors="weighted")
 
-    compress_table(Source.open(checkpoint), str(tmp_path / "new"), plan, moments, sensitivity)
+    compress_table(TableCheckpoint.open(checkpoint), str(tmp_path / "new"), plan, moments, sensitivity)
 
     assert files(tmp_path / "new") == in_memory(checkpoint, tmp_path / "memory", plan, moments, sensitivity)
 
@@ -202,7 +202,7 @@ def test_sensitivity_weighting_goes_in_blocks_too(
 def test_interrupted_passes_go_on_and_give_the_same_bytes_with_any_workers(
     manifest: Manifest, checkpoint: str, tmp_path: Path, local_ray: None, in_this_process: None
 ) -> None:
-    source, range_rows = Source.open(checkpoint), 5
+    source, range_rows = TableCheckpoint.open(checkpoint), 5
     expected = summed(source, manifest, range_rows)
     plan = planned(expected)
     compress_table(source, str(tmp_path / "expected"), plan, expected, range_rows=range_rows)
@@ -248,7 +248,7 @@ def test_a_damaged_part_is_named_and_made_again_by_the_next_run(
     monkeypatch: pytest.MonkeyPatch,
     change: str,
 ) -> None:
-    source = Source.open(checkpoint)
+    source = TableCheckpoint.open(checkpoint)
     moments = moments_from_counts(from_pretrained(checkpoint), manifest)
     plan, new = planned(moments), tmp_path / "new"
 
@@ -282,7 +282,7 @@ def test_a_rewrite_that_goes_on_with_other_ranges_takes_no_part_for_another(
     in_this_process: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = Source.open(checkpoint)
+    source = TableCheckpoint.open(checkpoint)
     moments = moments_from_counts(from_pretrained(checkpoint), manifest)
     plan, new = planned(moments), tmp_path / "new"
 
@@ -308,14 +308,14 @@ def test_fields_in_another_order_are_refused(manifest: Manifest, checkpoint: str
     turned = replace(manifest, fields=tuple(reversed(manifest.fields)))
 
     with pytest.raises(DataError, match="trained on another schema"):
-        stored_moments(Source.open(checkpoint), turned, folder=str(tmp_path))
+        stored_moments(TableCheckpoint.open(checkpoint), turned, folder=str(tmp_path))
 
 
 def test_an_embedding_that_is_not_finite_is_named(manifest: Manifest, tmp_path: Path) -> None:
     def diverge(model: Any) -> None:
         model.embedding.weight[31 + 6, 2] = float("inf")
 
-    source = Source.open(write_checkpoint(tmp_path / "broken", change=diverge))
+    source = TableCheckpoint.open(write_checkpoint(tmp_path / "broken", change=diverge))
 
     with pytest.raises(DataError, match=r"model\.safetensors: embedding, field 'ad', ids 5 to 9: NaN or inf"):
         summed(source, manifest, 5)
@@ -329,7 +329,7 @@ def test_counts_of_another_log_are_refused(
     other = replace(manifest, splits={"train": (replace(shard, rows=ROWS + 1),)})
 
     with pytest.raises(DataError, match=r"200 occurrences of embedding\[site\].*201 training rows"):
-        stored_moments(Source.open(checkpoint), other, folder=str(tmp_path))
+        stored_moments(TableCheckpoint.open(checkpoint), other, folder=str(tmp_path))
 
 
 @pytest.mark.ray
@@ -341,7 +341,7 @@ def test_an_altered_vocabulary_of_the_same_size_is_refused(
     other = replace(manifest, vocabulary={**manifest.vocabulary, "ad": altered})
 
     with pytest.raises(DataError, match=r"vocabulary/ad\.parquet"):
-        stored_moments(Source.open(checkpoint), other, folder=str(tmp_path))
+        stored_moments(TableCheckpoint.open(checkpoint), other, folder=str(tmp_path))
 
 
 def truncate(location: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(
     spoil(Path(location))
 
     with pytest.raises(AfmError, match=message):
-        Source.open(location)
+        TableCheckpoint.open(location)
 
 
 def flip(path: Path, at: int) -> None:
@@ -391,7 +391,7 @@ def test_a_flipped_bit_of_the_tensors_is_refused_before_statistics_and_before_co
     manifest: Manifest, tmp_path: Path, local_ray: None, name: str
 ) -> None:
     location = Path(write_checkpoint(tmp_path / "checkpoint", max_file_bytes=1_200))
-    source = Source.open(str(location))
+    source = TableCheckpoint.open(str(location))
     moments = stored_moments(source, manifest, folder=str(tmp_path / "sound"))
     flip(location / name, -1)
 
@@ -418,7 +418,7 @@ def test_what_cannot_go_in_blocks_is_refused(
 
     with pytest.raises(OptionError, match=message):
         compress_table(
-            Source.open(checkpoint), str(tmp_path / "new"), using(planned(moments), **entry), moments
+            TableCheckpoint.open(checkpoint), str(tmp_path / "new"), using(planned(moments), **entry), moments
         )
     assert not (tmp_path / "new").exists()
 
@@ -430,7 +430,7 @@ def test_rows_are_not_rounded_in_blocks(manifest: Manifest, checkpoint: str, tmp
     with pytest.raises(
         OptionError, match=r"a plan for embedding \(afm\), linear \(rounding\): only embedding"
     ):
-        compress_table(Source.open(checkpoint), str(tmp_path / "new"), plan, moments)
+        compress_table(TableCheckpoint.open(checkpoint), str(tmp_path / "new"), plan, moments)
 
 
 def test_a_rounded_table_is_refused(checkpoint: str, tmp_path: Path) -> None:
@@ -438,14 +438,14 @@ def test_a_rounded_table_is_refused(checkpoint: str, tmp_path: Path) -> None:
     save_pretrained(compress_(from_pretrained(checkpoint), config.plan, {}), str(tmp_path), config)
 
     with pytest.raises(OptionError, match="compressed already, or rounded"):
-        Source.open(str(tmp_path))
+        TableCheckpoint.open(str(tmp_path))
 
 
 def test_a_compressed_table_is_refused(
     manifest: Manifest, checkpoint: str, tmp_path: Path, in_this_process: None
 ) -> None:
     moments = moments_from_counts(from_pretrained(checkpoint), manifest)
-    compress_table(Source.open(checkpoint), str(tmp_path), planned(moments), moments)
+    compress_table(TableCheckpoint.open(checkpoint), str(tmp_path), planned(moments), moments)
 
     with pytest.raises(OptionError, match="compressed already"):
-        Source.open(str(tmp_path))
+        TableCheckpoint.open(str(tmp_path))

@@ -17,7 +17,7 @@ from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.batch import Batch
 from afm_dist.large_tables.codes import CodeParts
 from afm_dist.large_tables.ranges import row_groups
-from afm_dist.large_tables.source import Source
+from afm_dist.large_tables.table_checkpoint import TableCheckpoint
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.report import validated
@@ -183,7 +183,7 @@ def test_rows_of_a_table_larger_than_memory_stream_through_it(tmp_path: Path) ->
         ToyOfTable().row_encoder("embedding", field, Toy(), T, statistics) for field in model.embedding.names
     ]
     parts = CodeParts(
-        table=Source.open(source).table,
+        table=TableCheckpoint.open(source).table,
         encoders=encoders,
         groups=row_groups(model.embedding.cardinalities, 5),
         folder=target,

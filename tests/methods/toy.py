@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from afm_dist import storage
 from afm_dist.compression.allocate import Choice
 from afm_dist.compression.config import MethodConfig
-from afm_dist.compression.facts import Facts
+from afm_dist.compression.facts import MethodFacts
 from afm_dist.compression.method import Candidates, Method
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.registry import register_facts, register_method, register_variant, variants
-from afm_dist.compression.variant import Point, Request, Variant
+from afm_dist.compression.variant import Request, SweptModel, Variant
 from afm_dist.errors import OptionError
 from afm_dist.statistics.keys import field_key
 from afm_dist.statistics.moments import Moments
@@ -151,7 +151,7 @@ class Rounded:
         return (rows / self.step).round() * self.step
 
 
-class ToyFacts(Facts[Toy]):
+class ToyFacts(MethodFacts[Toy]):
     def notes(self, entries: Sequence[PlanEntry]) -> list[str]:
         return [f"{entry.name} has integer codes." for entry in entries]
 
@@ -167,9 +167,9 @@ class ToyVariant(Variant):
         low_rank = variants()["afm"].plan(model, moments, request)
         return low_rank + Plan(entries=(PlanEntry(TABLE, Toy(own=0.5)),))
 
-    def points(self, model: nn.Module, request: Request) -> Iterator[Point]:
+    def points(self, model: nn.Module, request: Request) -> Iterator[SweptModel]:
         for own in (0.25, 1.0):
-            yield Point(f"toy-{own:.0%}", Plan(entries=(PlanEntry(TABLE, Toy(own=own)),)))
+            yield SweptModel(f"toy-{own:.0%}", Plan(entries=(PlanEntry(TABLE, Toy(own=own)),)))
 
 
 TOY = ToyVariant(name="toy", words="toy: integer codes, and one slot for all rare ids.")

@@ -8,7 +8,7 @@ import pytest
 
 from afm_dist.errors import OptionError
 from afm_dist.planning import capacity
-from afm_dist.planning.capacity import Estimate, Plan, admit, problems
+from afm_dist.planning.capacity import Estimate, JobPlan, admit, problems
 from afm_dist.runtime.resources import THIS_MACHINE, Cluster, Node, TaskResources, TrainingResources
 
 GB = 10**9
@@ -20,9 +20,9 @@ PASS = Estimate(stage="statistics-mlp", place="tasks", tasks=256, memory=GB, dri
 ROUND = Estimate(stage="train", place="training", memory=12 * GB, driver=8 * GB)
 
 
-def plan(*estimates: Estimate, nodes: tuple[Node, ...] = (BIG,), **other: Any) -> Plan:
+def plan(*estimates: Estimate, nodes: tuple[Node, ...] = (BIG,), **other: Any) -> JobPlan:
     cluster = Cluster(nodes=nodes, where="the cluster at 10.0.0.9:6379")
-    return replace(Plan(estimates=estimates, cluster=cluster, tasks=TaskResources()), **other)
+    return replace(JobPlan(estimates=estimates, cluster=cluster, tasks=TaskResources()), **other)
 
 
 def test_what_fits_is_admitted_in_silence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ from afm_dist.dataset.description import (
     BestScore,
     CategoricalField,
     Description,
-    InputFile,
     NumericField,
+    RawFile,
     Split,
     ThresholdEffect,
     Token,
@@ -39,7 +39,7 @@ def example_description() -> Description:
         threshold=10,
         source="criteo",
         inputs=tuple(
-            InputFile(name=f"day_{day}.gz", bytes=16_000_000_000 + day, sha256=f"{day:064x}")
+            RawFile(name=f"day_{day}.gz", bytes=16_000_000_000 + day, sha256=f"{day:064x}")
             for day in range(24)
         ),
         rows_read=45_840_617,

@@ -5,17 +5,17 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from afm_dist.report.plots.models import Point, _groups
+from afm_dist.report.plots.models import PlotPoint, _groups
 
 
-def drawn(*points: Point) -> tuple[Axes, list[Point]]:
+def drawn(*points: PlotPoint) -> tuple[Axes, list[PlotPoint]]:
     ax = Figure().add_axes((0, 0, 1, 1))
     ax.set_xlim(0, 10)
     return ax, list(points)
 
 
-def point(words: str, megabytes: float) -> Point:
-    return Point(words, "afm", megabytes * 1e6, 0.8)
+def point(words: str, megabytes: float) -> PlotPoint:
+    return PlotPoint(words, "afm", megabytes * 1e6, 0.8)
 
 
 def test_names_that_reach_each_other_are_one_group() -> None:

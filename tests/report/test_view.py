@@ -17,13 +17,13 @@ from afm_dist.report.view import (
     Beside,
     Block,
     Code,
-    Column,
     Emphasis,
     Facts,
     Folded,
     Grid,
-    Headline,
+    GridColumn,
     Items,
+    KeyFigures,
     Line,
     Paragraph,
     Part,
@@ -81,7 +81,7 @@ EVERY_BLOCK: list[Block] = [
     Emphasis(HOSTILE),
     Items([HOSTILE]),
     Facts([(HOSTILE, HOSTILE)]),
-    Headline([(HOSTILE, HOSTILE, HOSTILE)]),
+    KeyFigures([(HOSTILE, HOSTILE, HOSTILE)]),
     Code(HOSTILE),
     Part(HOSTILE, [Folded(HOSTILE, [Beside([Items([HOSTILE])])])]),
     Grid(
@@ -110,7 +110,7 @@ def test_only_plots_are_markup_of_their_own() -> None:
 
 
 def test_optional_columns_are_left_out_where_nothing_is_in_them() -> None:
-    columns = [*numbers("a"), Column("b", optional=True), Column("c", optional=True)]
+    columns = [*numbers("a"), GridColumn("b", optional=True), GridColumn("c", optional=True)]
 
     found = pruned(grid("caption", columns, [["1", "–", ""], ["2", "–", "3"]]))
 

@@ -26,33 +26,33 @@ from afm_dist.evaluation.score import Quality, score_shards
 from afm_dist.methods.low_rank.ranks import plan_of
 from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import ARCHITECTURES
-from afm_dist.search.budget import EXPLAINED, PREDICTED, RANKS, Budget, budget_note
-from afm_dist.search.fixed import Fixed
-from afm_dist.search.rows import PUBLISHED, Rows
+from afm_dist.search.budget import EXPLAINED, PREDICTED, RANKS, BudgetSearch, budget_note
+from afm_dist.search.fixed import FixedSearch
+from afm_dist.search.rows import PUBLISHED, RowOptions
 from afm_dist.search.search import PLANS, counted_moments
 from afm_dist.stages.compression import MOMENTS
-from afm_dist.stages.searching import Found
+from afm_dist.stages.searching import SearchResult
 from afm_dist.statistics.moments_file import load_moments
 from tests.stages.bench import HYPER, Bench, asking, named
 
-ABSORB = Rows(linear_terms="absorb")
+ABSORB = RowOptions(linear_terms="absorb")
 LARGER = {"embedding_dim": 8, "hidden": [80, 72, 64], "dropout": 0.1}
 
 
-def target(*, rows: Rows = PUBLISHED, **given: Any) -> Budget:
+def target(*, rows: RowOptions = PUBLISHED, **given: Any) -> BudgetSearch:
     request = Request(activation="shifted", absorb=rows.absorb)
-    return Budget(request=request, variants=named("afm,svd"), rows=rows, **given)
+    return BudgetSearch(request=request, variants=named("afm,svd"), rows=rows, **given)
 
 
-def template(model: nn.Module, rows: Rows = PUBLISHED) -> Plan:
+def template(model: nn.Module, rows: RowOptions = PUBLISHED) -> Plan:
     return variants()["afm"].template(model, target(bytes=1, rows=rows).request)
 
 
-def ranks_for(bench: Bench, target: Budget) -> Found:
+def ranks_for(bench: Bench, target: BudgetSearch) -> SearchResult:
     return bench.find(target)
 
 
-def ranks_in(found: Found) -> dict[str, Any]:
+def ranks_in(found: SearchResult) -> dict[str, Any]:
     return {entry.name: entry.config.size for entry in found.plans["afm"].entries}
 
 
@@ -221,7 +221,7 @@ def test_a_budget_buys_more_of_rounded_rows(
 ) -> None:
     bench = Bench("deepfm", dataset, tmp_path, LARGER)
     source = bench.source
-    rounded = Rows(linear_terms="bfloat16", codes="bfloat16")
+    rounded = RowOptions(linear_terms="bfloat16", codes="bfloat16")
     config = load_config(source)
     least = {rows: least_of(config, source, rows=rows) for rows in (PUBLISHED, rounded)}
     budget = least[PUBLISHED] + 200
@@ -241,7 +241,7 @@ def test_a_budget_buys_more_of_rounded_rows(
 
 
 def least_of(
-    config: ModelConfig, source: str | None, *, rows: Rows, field_ranks: FieldRanks = "uniform"
+    config: ModelConfig, source: str | None, *, rows: RowOptions, field_ranks: FieldRanks = "uniform"
 ) -> int:
     """The smallest budget that can be met."""
     with pytest.raises(OptionError) as caught:
@@ -271,7 +271,7 @@ def test_a_budget_that_needs_no_compression_says_how_large_the_model_is(
 def test_a_checkpoint_over_its_budget_is_refused(dataset: Manifest, tmp_path: Path) -> None:
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
 
-    found = bench.find(Fixed(request=asking(3, 2), variants=named("afm")))
+    found = bench.find(FixedSearch(request=asking(3, 2), variants=named("afm")))
 
     with pytest.raises(StageError, match="more than the budget of 100"):
         bench.compress(replace(found, budget=100), named("afm"))

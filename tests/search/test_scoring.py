@@ -33,7 +33,7 @@ class Table:
         return Quality(1, auc=0.5, log_loss=float(self.scored), calibration=None)
 
     def open(self) -> Any:
-        return scoring.Scoring(
+        return scoring.PlanScorer(
             self.bench.run,
             self.bench.dataset,
             self.bench.source,

@@ -25,41 +25,41 @@ from afm_dist.methods.rounding.config import rounding
 from afm_dist.models import ARCHITECTURES
 from afm_dist.pipelines.step import Given
 from afm_dist.search import scoring
-from afm_dist.search.grid import MOMENTS, POINTS, SENSITIVITY, Grid, choose, swept
-from afm_dist.search.rows import PUBLISHED, Rows
+from afm_dist.search.grid import MOMENTS, POINTS, SENSITIVITY, GridSearch, choose, swept
+from afm_dist.search.rows import PUBLISHED, RowOptions
 from afm_dist.search.search import on_meta
 from afm_dist.stages.compression import RewriteAtOnce, write_compressed
-from afm_dist.stages.evaluation import Evaluate, Throughput
+from afm_dist.stages.evaluation import EvaluateModels, MeasureThroughput
 from afm_dist.stages.report_at_once import WriteReportAtOnce
 from afm_dist.stages.scoring_points import ScorePoints, points
-from afm_dist.stages.searching import Found, SearchPlans
-from afm_dist.stages.shipping import Candidate, Shipped
+from afm_dist.stages.searching import SearchPlans, SearchResult
+from afm_dist.stages.shipping import Contender, ShippedModel
 from afm_dist.stages.shipping import choose as choose_to_ship
 from afm_dist.stages.training import FineTune, Models
 from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.statistics.statistics import Statistics
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.recipe import Recipe
 from jobs.compress_request import parse_numbers
 from tests.compression.test_weighted import moments_of
 from tests.small_dataset import write_dataset
 from tests.stages.bench import HYPER, Bench, named
 
-ABSORB = Rows(linear_terms="absorb")
+ABSORB = RowOptions(linear_terms="absorb")
 
 
 def sweep(
     linear_ranks: Sequence[int] = (),
     embedding_dims: Sequence[int] = (),
     *,
-    rows: Rows = PUBLISHED,
+    rows: RowOptions = PUBLISHED,
     **given: Any,
-) -> Grid:
+) -> GridSearch:
     request = Request(
         activation="shifted", absorb=rows.absorb, linear_ranks=linear_ranks, embedding_dims=embedding_dims
     )
-    return Grid(request=request, variants=swept(), rows=rows, **given)
+    return GridSearch(request=request, variants=swept(), rows=rows, **given)
 
 
 SMALL = sweep((2, 6), (1, 2), ratios=(1.2,), field_ranks="each", most=100)
@@ -71,11 +71,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench("deepfm", write_dataset(folder / "data"), folder, HYPER)
 
 
-def tried(bench: Bench, grid: Grid = SMALL) -> Found:
+def tried(bench: Bench, grid: GridSearch = SMALL) -> SearchResult:
     return bench.find(grid)
 
 
-def written_of(bench: Bench, found: Found) -> Models:
+def written_of(bench: Bench, found: SearchResult) -> Models:
     return RewriteAtOnce(model=bench.model, found=Given(found), known=Given(found.stage), count=1).run(
         bench.context
     )
@@ -142,7 +142,7 @@ def test_a_sweep_rounds_rows_whatever_the_rank_of_the_table(
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
     quality = Quality(500, auc=0.5, log_loss=0.1, calibration=None)
     monkeypatch.setattr(scoring, "score_split", lambda *args, **options: quality)
-    rows = Rows(linear_terms="bfloat16", codes="bfloat16")
+    rows = RowOptions(linear_terms="bfloat16", codes="bfloat16")
     grid = sweep((2,), (2,), rows=rows, ratios=(1.2,), field_ranks="each", most=30)
 
     stage = bench.find(grid).stage
@@ -224,9 +224,9 @@ def test_the_front_of_the_report_leaves_out_svd() -> None:
     assert all("plan" not in one and one["log_loss"] == 0.6 for one in shown)
 
 
-def candidates(**scores: float) -> list[Candidate]:
+def candidates(**scores: float) -> list[Contender]:
     sizes = {"large": 30, "small": 20, "tiny": 10}
-    return [Candidate(name=name, validation_auc=auc, bytes=sizes[name]) for name, auc in scores.items()]
+    return [Contender(name=name, validation_auc=auc, bytes=sizes[name]) for name, auc in scores.items()]
 
 
 def test_the_smallest_model_without_loss_ships_or_else_the_best() -> None:
@@ -301,7 +301,7 @@ def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Mani
         recipe=Recipe(),
     )
     done = {"control": bench.source, **chosen.checkpoints}
-    history = History(curve=[Point(0, 0, None, 0.6, 0.5)], kept_step=0, finished=True)
+    history = History(curve=[EvaluationPoint(0, 0, None, 0.6, 0.5)], kept_step=0, finished=True)
     tuned._results = (Models(stage=chosen.stage, checkpoints=done, histories=dict.fromkeys(done, history)),)
     (best,) = chosen.checkpoints
     report = WriteReportAtOnce(
@@ -312,10 +312,10 @@ def test_the_report_of_a_sweep_has_every_point_and_what_was_chosen(dataset: Mani
         measured=ScorePoints(grid=SMALL, model=bench.model, found=found),
         rewritten=rewritten,
         tuned=tuned,
-        shipped=Given(Shipped(stage=chosen.stage, name=best, reason="it is the only one")),
+        shipped=Given(ShippedModel(stage=chosen.stage, name=best, reason="it is the only one")),
     )
-    report.quality = Evaluate(subjects=report.subjects, inputs=[rewritten], count=1)
-    report.throughput = Throughput(subjects=report.subjects, inputs=[rewritten], structures=1)
+    report.quality = EvaluateModels(subjects=report.subjects, inputs=[rewritten], count=1)
+    report.throughput = MeasureThroughput(subjects=report.subjects, inputs=[rewritten], structures=1)
     for step in (report.measured, report.quality, report.throughput):
         step.run(bench.context)
 

@@ -22,11 +22,11 @@ from afm_dist.models import build_model
 from afm_dist.pipelines.context import Context, Dataset
 from afm_dist.pipelines.step import Given
 from afm_dist.runs.run import Run, Stage
-from afm_dist.search.fixed import Fixed
-from afm_dist.search.rows import PUBLISHED, Rows
+from afm_dist.search.fixed import FixedSearch
+from afm_dist.search.rows import PUBLISHED, RowOptions
 from afm_dist.search.search import Search
 from afm_dist.stages.compression import MOMENTS, RewriteLinears, RewriteTables, TableStatistics
-from afm_dist.stages.searching import Found, SearchPlans
+from afm_dist.stages.searching import SearchPlans, SearchResult
 from afm_dist.stages.sensitivity import linear_sensitivity, table_sensitivity
 from afm_dist.stages.sequential import statistics_behind
 from afm_dist.stages.training import Model, Models
@@ -42,7 +42,7 @@ def named(names: str) -> list[Variant]:
     return [variants()[name] for name in names.split(",")]
 
 
-def asking(rank: int, dim: int, rows: Rows = PUBLISHED) -> Request:
+def asking(rank: int, dim: int, rows: RowOptions = PUBLISHED) -> Request:
     """Ranks of the linear layers, and the dimension of the table."""
     return Request(mlp_rank=rank, embedding_dim=dim, activation="shifted", absorb=rows.absorb)
 
@@ -68,25 +68,25 @@ class Bench:
         moments = collect_moments(model, self.batches, target_linears(model), forward_fn=forward_batch)
         self.statistics = Given(self.run.stage("statistics", lambda folder: _save(folder, moments)))
 
-    def find(self, search: Search) -> Found:
+    def find(self, search: Search) -> SearchResult:
         """What a search finds."""
         return SearchPlans(search=search, model=self.model, statistics=self.statistics).run(self.context)
 
-    def given(self, ranks: Mapping[str, Any]) -> Found:
+    def given(self, ranks: Mapping[str, Any]) -> SearchResult:
         """A rank for each module, or for each field of it; None leaves it as it is."""
         template = variants()["afm"].template(from_pretrained(self.source), Request(activation="shifted"))
         return self.found(plan_of(template, ranks))
 
-    def found(self, plan: Plan) -> Found:
+    def found(self, plan: Plan) -> SearchResult:
         """A plan, as if a search had found it."""
-        return Found(stage=self.statistics.result, plans={"afm": plan})
+        return SearchResult(stage=self.statistics.result, plans={"afm": plan})
 
     def compress(
         self,
-        found: Found | tuple[int, int],
+        found: SearchResult | tuple[int, int],
         compared: Sequence[Variant] | None = None,
         *,
-        rows: Rows = PUBLISHED,
+        rows: RowOptions = PUBLISHED,
     ) -> tuple[Models, Models]:
         """Without fine-tuning, by the steps of the job.
 
@@ -97,7 +97,7 @@ class Bench:
         """
         compared = named("afm,svd") if compared is None else compared
         if isinstance(found, tuple):
-            found = self.find(Fixed(request=asking(*found, rows), variants=compared, rows=rows))
+            found = self.find(FixedSearch(request=asking(*found, rows), variants=compared, rows=rows))
         plans = Given(found)
         sensitivity = linear_sensitivity(self.model, compared)
         behind = statistics_behind(self.model, self.statistics, plans, compared)

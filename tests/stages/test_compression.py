@@ -25,7 +25,7 @@ from afm_dist.models import ARCHITECTURES, build_model
 from afm_dist.pipelines.context import Context, Dataset
 from afm_dist.pipelines.step import Given
 from afm_dist.runs.run import Run, Stage
-from afm_dist.search.rows import Rows
+from afm_dist.search.rows import RowOptions
 from afm_dist.search.search import counted_moments
 from afm_dist.stages.compression import MOMENTS, LinearStatistics, check_model
 from afm_dist.stages.report_parts import plan_notes, tables
@@ -37,7 +37,7 @@ from jobs.compress_options import Compress
 from tests.small_dataset import write_vocabulary
 from tests.stages.bench import HYPER, Bench, asking, named
 
-ABSORB = Rows(linear_terms="absorb")
+ABSORB = RowOptions(linear_terms="absorb")
 FOLDED = {"deepfm", "dcn", "dcnv2", "gdcn", "autoint"}
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -169,7 +169,7 @@ def test_rows_are_rounded_whether_or_not_the_table_is_compressed(
     bench = Bench("deepfm", dataset, tmp_path, HYPER)
     ranks = bench.given({"mlp.3": 2, "mlp.6": None, "embedding": rank})
 
-    _, narrow = bench.compress(ranks, rows=Rows(linear_terms="bfloat16", codes="bfloat16"))
+    _, narrow = bench.compress(ranks, rows=RowOptions(linear_terms="bfloat16", codes="bfloat16"))
 
     moments = counted_moments(from_pretrained(bench.source), dataset, absorb=False)
     for row in ("afm-emb", "svd-emb"):
@@ -187,10 +187,13 @@ def test_rows_are_rounded_whether_or_not_the_table_is_compressed(
 
 
 def test_what_is_rounded_is_told_by_fingerprints_and_nothing_else_is() -> None:
-    assert Rows().changes() == {}
+    assert RowOptions().changes() == {}
     assert ABSORB.changes() == {"absorb": True}
-    assert Rows(linear_terms="bfloat16").changes() == {"bfloat16": ["linear_terms"]}
-    assert Rows(linear_terms="absorb", codes="bfloat16").changes() == {"absorb": True, "bfloat16": ["codes"]}
+    assert RowOptions(linear_terms="bfloat16").changes() == {"bfloat16": ["linear_terms"]}
+    assert RowOptions(linear_terms="absorb", codes="bfloat16").changes() == {
+        "absorb": True,
+        "bfloat16": ["codes"],
+    }
 
 
 def test_a_table_may_be_left_as_it_is(dataset: Manifest, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from afm_dist.errors import DataError, OptionError, StageError
 from afm_dist.runtime.resources import ResourceOptions, TrainingResources
 from afm_dist.training import fit as fit_module
 from afm_dist.training.fit import WorkerGroup
-from afm_dist.training.history import History, Point
+from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.recipe import Recipe
 from afm_dist.training.registration import RAY_TRAIN, Registered
 from afm_dist.training.worker import Candidate
@@ -197,7 +197,7 @@ def test_a_model_that_was_finished_and_altered_is_refused_before_the_others_are_
     config = ModelConfig(architecture="deepfm", hyper_parameters=hyper, fields=FIELDS)
     done = candidate(tmp_path, "done")
     save_pretrained(config.build(), done.checkpoint, config)
-    point = Point(step=0, rows=0, train_loss=None, validation_auc=0.75, validation_log_loss=0.5)
+    point = EvaluationPoint(step=0, rows=0, train_loss=None, validation_auc=0.75, validation_log_loss=0.5)
     storage.write_sealed_json(done.history, History(curve=[point], kept_step=0).to_json())
     assert History.read(done.history).best == point
     path = Path(done.output, name)

@@ -21,7 +21,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.dataset.order import TrainingOrder
 from afm_dist.models import build_model
 from afm_dist.training.exchange.exact import ExactSums
-from afm_dist.training.exchange.exchange import Step
+from afm_dist.training.exchange.exchange import StepTotals
 from afm_dist.training.gradients import sum_rows
 from afm_dist.training.loop import Trainer, Worker
 from afm_dist.training.optimizer import SplitOptimizer
@@ -108,7 +108,7 @@ def _sum(worker: Worker) -> dict[str, Any]:
     with _noted_collectives() as shapes:
         loss = torch.tensor(0.5 + worker.rank, dtype=torch.float64)
         exchange = ExactSums(worker.world_size)
-        taken = exchange.exchange(tables, Step(loss, worker.rank == 1))
+        taken = exchange.exchange(tables, StepTotals(loss, worker.rank == 1))
     return {
         "ours": [parameter.grad.to_dense() for parameter in tables.parameters()],
         "theirs": [gradient.to_dense() for gradient in theirs],

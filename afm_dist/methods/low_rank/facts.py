@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afm_dist.compression.facts import Facts
+from afm_dist.compression.facts import MethodFacts
 from afm_dist.compression.look import Look
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.methods.low_rank.absorb import in_agreeing_units
@@ -29,7 +29,7 @@ def _needed(components: Mapping[str, int]) -> str:
     return " / ".join(str(components.get(str(share), NOTHING)) for share in SHARES)
 
 
-class LowRankFacts(Facts[LowRank]):
+class LowRankFacts(MethodFacts[LowRank]):
     """Spectra, ranks, and what became of the neighbours."""
 
     looks = {  # noqa: RUF012

@@ -12,7 +12,7 @@ from torch import nn
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
 from afm_dist.compression.rewrite import restructure_
 from afm_dist.compression.targets import first_order, folded_into, linears_of, target_linears
-from afm_dist.compression.variant import Point, Request, Variant
+from afm_dist.compression.variant import Request, SweptModel, Variant
 from afm_dist.errors import OptionError
 from afm_dist.methods.low_rank.config import ACTIVATIONS, Activation, Factors, LowRank
 from afm_dist.methods.low_rank.grid import default_dims, default_ranks, grid
@@ -91,7 +91,7 @@ class LowRankVariant(Variant):
         """Give the plan with these factors."""
         return using(plan, factors=self.factors)
 
-    def points(self, model: nn.Module, request: Request) -> Iterator[Point]:
+    def points(self, model: nn.Module, request: Request) -> Iterator[SweptModel]:
         """Yield every rank with every dimension, either also left as it is, but not both."""
         least, dim = (
             min(width for name in names for width in _widths(model, name))
@@ -106,7 +106,7 @@ class LowRankVariant(Variant):
         whole = self.template(model, request)
         ranks = request.linear_ranks or default_ranks(least)
         for point in grid(self.factors, ranks, request.embedding_dims or default_dims(dim)):
-            yield Point(point.name, point.plan(whole, table=TABLE))
+            yield SweptModel(point.name, point.plan(whole, table=TABLE))
 
     def ablations(self, plan: Plan) -> Mapping[str, Plan]:
         """Give the linear layers with the other ReLU modes between their factors."""

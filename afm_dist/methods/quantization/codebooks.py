@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from afm_dist.methods.quantization.lloyd import BLOCK_ROWS, Sums, first_codewords, nearest, sample
-from afm_dist.methods.quantization.metric import COUPLED_FLOOR, FLOOR, Part, floored, part_of, root_of
+from afm_dist.methods.quantization.metric import COUPLED_FLOOR, FLOOR, CodebookPart, floored, part_of, root_of
 from afm_dist.methods.quantization.spec import Layout
 from afm_dist.statistics.moments import RANGE_ROWS
 
@@ -106,7 +106,7 @@ class Fit:
             levels[:, part.columns] = book
         return Codebooks(codes=codes, levels=levels, owners=owners, errors=self.errors)
 
-    def _books(self, parts: Sequence[Part], codes: Tensor) -> list[Tensor]:
+    def _books(self, parts: Sequence[CodebookPart], codes: Tensor) -> list[Tensor]:
         """Fit the codebooks, and the codes in place; of many rows first to a sample of them."""
         size = max(SAMPLE_ROWS, SAMPLE_ROWS_EACH * self._layout.codewords)
         if len(codes) > size:
@@ -118,7 +118,7 @@ class Fit:
         self._descend(parts, books, codes, MOST_ROUNDS)
         return books
 
-    def _books_of_sample(self, parts: Sequence[Part], codes: Tensor, size: int) -> list[Tensor]:
+    def _books_of_sample(self, parts: Sequence[CodebookPart], codes: Tensor, size: int) -> list[Tensor]:
         """Fit the codebooks to a sample, and then a few rounds to all rows."""
         rows, weights = self._rows, self._weights
         drawn, self._weights = sample(rows @ self._root, weights, size, self._generator)
@@ -134,7 +134,12 @@ class Fit:
         return books
 
     def _first(
-        self, part: Part, parts: Sequence[Part], books: Sequence[Tensor], codes: Tensor, i: int
+        self,
+        part: CodebookPart,
+        parts: Sequence[CodebookPart],
+        books: Sequence[Tensor],
+        codes: Tensor,
+        i: int,
     ) -> Tensor:
         """Give the first codebook of a part, given those before it; of one part improved by itself."""
         k = self._layout.codewords
@@ -151,7 +156,9 @@ class Fit:
         found[empty] = drawn[empty] @ torch.linalg.inv(part.root)
         return found
 
-    def _descend(self, parts: Sequence[Part], books: list[Tensor], codes: Tensor, rounds: int) -> None:
+    def _descend(
+        self, parts: Sequence[CodebookPart], books: list[Tensor], codes: Tensor, rounds: int
+    ) -> None:
         """Improve codes and codewords part by part, until that gains little."""
         before = torch.inf
         for _ in range(rounds):
@@ -162,7 +169,7 @@ class Fit:
                 break
             before = self.errors[-1]
 
-    def _codewords(self, part: Part, book: Tensor, sums: Sums) -> Tensor:
+    def _codewords(self, part: CodebookPart, book: Tensor, sums: Sums) -> Tensor:
         """Move each codeword to the mean of its rows; one without rows to the row that is worst off."""
         found = sums.means().float()
         empty = torch.nonzero(sums.weight == 0)[:, 0]
@@ -172,7 +179,7 @@ class Fit:
             found[empty[:wrong]] = sums.worst_rows[:wrong][: len(empty)]
         return found
 
-    def _assign(self, parts: Sequence[Part], books: Sequence[Tensor], codes: Tensor, i: int) -> Sums:
+    def _assign(self, parts: Sequence[CodebookPart], books: Sequence[Tensor], codes: Tensor, i: int) -> Sums:
         """Take for each row the best codeword of a part, given its others; note the error."""
         part = parts[i]
         seen_book = books[i] @ part.root
@@ -197,7 +204,7 @@ class Fit:
 
     def _left(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[CodebookPart],
         books: Sequence[Tensor],
         codes: Tensor,
         but: int,

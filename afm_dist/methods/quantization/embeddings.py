@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from afm_dist.methods.quantization.config import Quantization, check_fields
-from afm_dist.methods.quantization.fields import Rows
+from afm_dist.methods.quantization.fields import KnownRows
 from afm_dist.methods.quantization.method import QuantizationMethod, fill_field, left_alone
 from afm_dist.methods.quantization.options import EXAMPLES
 from afm_dist.methods.quantization.spec import Spec
@@ -99,7 +99,7 @@ class _QuantizationOfRows(QuantizationMethod[E], ABC, Generic[E]):
 
     def fill(self, new: Any, name: str, module: E, config: Quantization, known: Statistics) -> None:
         """Fit codes and levels."""
-        rows = Rows.of(module_key(name), module.weight, known)
+        rows = KnownRows.of(module_key(name), module.weight, known)
         spec = _spec(module, config)
         fill_field(new.store, 0, rows, spec, config)
         if isinstance(new, QuantizedEmbedding) and new.padding is not None:

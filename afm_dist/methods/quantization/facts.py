@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afm_dist.compression.facts import Facts
+from afm_dist.compression.facts import MethodFacts
 from afm_dist.compression.look import Look
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.methods.quantization.config import Quantization
 
 
-class QuantizationFacts(Facts[Quantization]):
+class QuantizationFacts(MethodFacts[Quantization]):
     """How the rows are stored, for whoever reads the sizes."""
 
     looks = {  # noqa: RUF012

@@ -20,7 +20,7 @@ from afm_dist.statistics.statistics import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class KnownRows:
     """The rows of a field, and what is known of them.
 
     Attributes:
@@ -36,7 +36,7 @@ class Rows:
     sensitivity: Tensor | None
 
     @classmethod
-    def of(cls, key: str, rows: Tensor, known: Statistics, *, sensitive: bool = True) -> Rows:
+    def of(cls, key: str, rows: Tensor, known: Statistics, *, sensitive: bool = True) -> KnownRows:
         """Put together what is known.
 
         Args:
@@ -108,7 +108,7 @@ class Quantised:
     error: float
 
 
-def quantised(rows: Rows, spec: Spec, config: Quantization) -> list[Quantised]:
+def quantised(rows: KnownRows, spec: Spec, config: Quantization) -> list[Quantised]:
     """Quantise the rows of a field, range by range.
 
     Args:
@@ -138,7 +138,7 @@ def _used(spec: Spec, slots: int) -> list[Way]:
 
 @one_thread()
 def quantised_range(
-    rows: Rows, start: int, stop: int, slots: int, way: Way, config: Quantization
+    rows: KnownRows, start: int, stop: int, slots: int, way: Way, config: Quantization
 ) -> Quantised:
     """Quantise the rows of some neighbouring ids in one way.
 
@@ -172,7 +172,7 @@ def quantised_range(
     return Quantised(layout=layout, books=books, error=change_of_logit(rows, found, start, stop))
 
 
-def change_of_logit(rows: Rows, found: Tensor, start: int = 0, stop: int | None = None) -> float:
+def change_of_logit(rows: KnownRows, found: Tensor, start: int = 0, stop: int | None = None) -> float:
     """Predict what some ids add to the mean square of the change of the logit: Σ_v n_v/N (e − ê)ᵀG(e − ê).
 
     Args:

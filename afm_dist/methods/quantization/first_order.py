@@ -8,7 +8,7 @@ import torch
 
 from afm_dist.errors import OptionError
 from afm_dist.methods.quantization.config import Quantization, check_fields
-from afm_dist.methods.quantization.fields import Rows
+from afm_dist.methods.quantization.fields import KnownRows
 from afm_dist.methods.quantization.method import QuantizationMethod, fill_field, left_alone
 from afm_dist.methods.quantization.spec import Spec
 from afm_dist.methods.quantization.store import QuantizedStore
@@ -63,7 +63,7 @@ class QuantizationOfFirstOrder(QuantizationMethod[LinearTerm]):
         alone = []
         for i, _ in enumerate(module.cardinalities):
             field = module.names[i] if module.names else str(i)
-            rows = Rows.of(field_key(name, field), module.rows(i), known)
+            rows = KnownRows.of(field_key(name, field), module.rows(i), known)
             spec = self._spec(module, i, config)
             exact = replace(rows, sensitivity=torch.ones(1, 1, dtype=torch.float64))
             fill_field(new.store, i, exact, spec, config)

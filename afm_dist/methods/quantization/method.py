@@ -12,7 +12,7 @@ from torch import nn
 from afm_dist.compression.method import Method
 from afm_dist.errors import OptionError
 from afm_dist.methods.quantization.config import Quantization
-from afm_dist.methods.quantization.fields import Rows, quantised
+from afm_dist.methods.quantization.fields import KnownRows, quantised
 from afm_dist.methods.quantization.spec import Spec
 from afm_dist.methods.quantization.store import QuantizedStore
 
@@ -58,7 +58,7 @@ class QuantizationMethod(Method[Quantization, M], ABC, Generic[M]):
             parameter.copy_(parameter.to(dtype))
 
 
-def fill_field(store: QuantizedStore, field: int, rows: Rows, spec: Spec, config: Quantization) -> None:
+def fill_field(store: QuantizedStore, field: int, rows: KnownRows, spec: Spec, config: Quantization) -> None:
     """Fit codes and levels of a field, and write them into a store."""
     for tier, found in enumerate(quantised(rows, spec, config)):
         store.write(field, tier, found.books)

@@ -41,7 +41,7 @@ def root_of(metric: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
+class CodebookPart:
     """Some coordinates of rows that have a codebook of their own, in the metric of all.
 
     What is best for them depends on the error δ of the others: their target is e + G₁₁⁻¹G₁₂δ.
@@ -59,7 +59,7 @@ class Part:
     root: Tensor
 
 
-def part_of(metric: Tensor, columns: Tensor) -> Part:
+def part_of(metric: Tensor, columns: Tensor) -> CodebookPart:
     """Give some coordinates as a part of all.
 
     Args:
@@ -70,7 +70,7 @@ def part_of(metric: Tensor, columns: Tensor) -> Part:
     # G₁₁⁻¹[G₁₁ G₁₂]: the identity where the part is the whole.
     target = torch.linalg.solve(own, metric[columns]).T
     root = root_of(own)
-    return Part(
+    return CodebookPart(
         columns=columns,
         target=target.float(),
         seen=(target @ root).float(),

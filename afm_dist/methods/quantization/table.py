@@ -10,7 +10,7 @@ from afm_dist.compression.allocate import Choice
 from afm_dist.compression.method import Candidates
 from afm_dist.errors import OptionError
 from afm_dist.methods.quantization.config import Quantization, check_fields
-from afm_dist.methods.quantization.fields import Rows, quantised, quantised_range
+from afm_dist.methods.quantization.fields import KnownRows, quantised, quantised_range
 from afm_dist.methods.quantization.method import QuantizationMethod, fill_field, left_alone
 from afm_dist.methods.quantization.options import EXAMPLES, LONGEST, options, tiers
 from afm_dist.methods.quantization.spec import FLOAT, Spec
@@ -73,7 +73,7 @@ class QuantizationOfFused(QuantizationMethod[FusedEmbedding]):
         assert isinstance(store, QuantizedStore)
         for i, spec in enumerate(_specs(module, config)):
             key, sensitive = field_key(name, module.names[i]), self.needs_sensitivity(config)
-            rows = Rows.of(key, module.codes(i), known, sensitive=sensitive)
+            rows = KnownRows.of(key, module.codes(i), known, sensitive=sensitive)
             fill_field(store, i, rows, spec, config)
         _warn_of_unchanged(name, module, config)
 
@@ -115,7 +115,7 @@ class QuantizationOfFused(QuantizationMethod[FusedEmbedding]):
             fields[field] = _unbeaten([*ways[i].values(), *tiered])
         return Candidates(whole=whole, fields=fields, base=base, combine=config.with_specs)
 
-    def _rows(self, name: str, module: FusedEmbedding, i: int, known: Statistics) -> Rows:
+    def _rows(self, name: str, module: FusedEmbedding, i: int, known: Statistics) -> KnownRows:
         """Give the rows of a field, with the sensitivity.
 
         Raises:
@@ -123,7 +123,7 @@ class QuantizationOfFused(QuantizationMethod[FusedEmbedding]):
         """
         key = field_key(name, module.names[i])
         known.sensitivity(key, module.code_dim)
-        return Rows.of(key, module.codes(i), known)
+        return KnownRows.of(key, module.codes(i), known)
 
     def _ways(
         self, name: str, module: FusedEmbedding, i: int, config: Quantization, known: Statistics

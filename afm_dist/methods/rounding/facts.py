@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afm_dist.compression.facts import Facts
+from afm_dist.compression.facts import MethodFacts
 from afm_dist.compression.plan import PlanEntry
 from afm_dist.methods.rounding.config import Rounding
 from afm_dist.statistics.statistics import Statistics
 
 
-class RoundingFacts(Facts[Rounding]):
+class RoundingFacts(MethodFacts[Rounding]):
     """Which rows are rounded, and when."""
 
     def layer(self, key: str, config: Rounding, known: Statistics) -> None:

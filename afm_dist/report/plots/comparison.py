@@ -23,7 +23,7 @@ from afm_dist.report.plots.canvas import (
     scale,
     short,
 )
-from afm_dist.report.plots.models import Point, labels, places, quality_axes, size_axis
+from afm_dist.report.plots.models import PlotPoint, labels, places, quality_axes, size_axis
 from afm_dist.report.summary import auc_of
 
 HEIGHT = 380
@@ -70,7 +70,8 @@ def auc_against_bytes(
                              colour=colour_of(index)),
                 )  # fmt: skip
         points = [
-            Point(row["run"], colour_of(runs.index(row["run"])), row["bytes"], auc_of(row)) for row in shipped
+            PlotPoint(row["run"], colour_of(runs.index(row["run"])), row["bytes"], auc_of(row))
+            for row in shipped
         ]
         labels(ax, points)
 

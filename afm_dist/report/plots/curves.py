@@ -26,7 +26,7 @@ from afm_dist.report.plots.canvas import (
     short,
     spread_out,
 )
-from afm_dist.report.schema import CurvePoint, FineTuning
+from afm_dist.report.schema import CurvePoint, FineTuningRecord
 
 HEIGHT = 320
 MARGINS = (58.0, 44.0, 128.0, 12.0)
@@ -36,7 +36,7 @@ MANY = 40
 
 
 def validation_auc(
-    candidates: Sequence[FineTuning], baseline: float | None, name: str, *, whole: bool = False
+    candidates: Sequence[FineTuningRecord], baseline: float | None, name: str, *, whole: bool = False
 ) -> Markup:
     """Draw the curves of one round; a ring marks the step that was kept.
 
@@ -68,12 +68,14 @@ def validation_auc(
     return render(paint, name=name, label=label, height=HEIGHT)
 
 
-def kept(candidate: FineTuning) -> CurvePoint:
+def kept(candidate: FineTuningRecord) -> CurvePoint:
     """Find the point of a curve that was kept."""
     return next(point for point in candidate["curve"] if point["step"] == candidate["kept_step"])
 
 
-def _limits(candidates: Sequence[FineTuning], baseline: float | None, *, whole: bool) -> tuple[float, float]:
+def _limits(
+    candidates: Sequence[FineTuningRecord], baseline: float | None, *, whole: bool
+) -> tuple[float, float]:
     """Limits set by what the curves reach; a start far below them leaves the figure."""
     ends = [kept(candidate)["validation_auc"] for candidate in candidates]
     ends += [candidate["curve"][-1]["validation_auc"] for candidate in candidates]
@@ -86,7 +88,7 @@ def _limits(candidates: Sequence[FineTuning], baseline: float | None, *, whole: 
     return around(inside, 0.08)
 
 
-def _curve(ax: Axes, candidate: FineTuning) -> None:
+def _curve(ax: Axes, candidate: FineTuningRecord) -> None:
     look = look_of(candidate["name"])
     colour = COLOUR[look.colour]
     points = [(point["step"], point["validation_auc"]) for point in candidate["curve"]]
@@ -101,7 +103,7 @@ def _curve(ax: Axes, candidate: FineTuning) -> None:
     )  # fmt: skip
 
 
-def _labels(ax: Axes, candidates: Sequence[FineTuning], baseline: float | None) -> None:
+def _labels(ax: Axes, candidates: Sequence[FineTuningRecord], baseline: float | None) -> None:
     """Names at the right ends of the lines, moved apart where they would collide."""
     ends = [
         (short(candidate["name"], 14), look_of(candidate["name"]).colour, candidate["curve"][-1])
@@ -121,7 +123,7 @@ def _labels(ax: Axes, candidates: Sequence[FineTuning], baseline: float | None) 
         )  # fmt: skip
 
 
-def _starts_below(ax: Axes, candidates: Sequence[FineTuning], low: float) -> None:
+def _starts_below(ax: Axes, candidates: Sequence[FineTuningRecord], low: float) -> None:
     """Say where the curves start that leave the figure, in the lower corner they do not cross."""
     middle = sum(ax.get_xlim()) / 2
     lines = {True: 0, False: 0}

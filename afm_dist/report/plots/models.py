@@ -154,7 +154,7 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
     return list({row["name"]: row for row in ordered(list(rows))}.values())
 
 
-class Point(NamedTuple):
+class PlotPoint(NamedTuple):
     """A point to be named in a figure of AUC against bytes."""
 
     words: str
@@ -163,7 +163,7 @@ class Point(NamedTuple):
     auc: float
 
 
-def labels(ax: Axes, points: Sequence[Point]) -> None:
+def labels(ax: Axes, points: Sequence[PlotPoint]) -> None:
     """Name each point on the side with more room; names are moved apart where they would collide."""
     low, high = ax.get_ylim()
     unit = (high - low) / (ax.bbox.height / ax.figure.dpi * POINTS_PER_INCH)
@@ -185,7 +185,7 @@ def labels(ax: Axes, points: Sequence[Point]) -> None:
             )
 
 
-def _groups(ax: Axes, points: Sequence[Point]) -> list[list[tuple[Point, float]]]:
+def _groups(ax: Axes, points: Sequence[PlotPoint]) -> list[list[tuple[PlotPoint, float]]]:
     """Points whose labels may collide, each with how far to its right the label begins (or left it ends).
 
     Points on the left are named to their right, the others to their left, those at the right edge in the
@@ -203,9 +203,9 @@ def _groups(ax: Axes, points: Sequence[Point]) -> list[list[tuple[Point, float]]
     return [*parts, [(point, BESIDE) for point in edge]]
 
 
-def points_of(rows: Sequence[Row]) -> list[Point]:
+def points_of(rows: Sequence[Row]) -> list[PlotPoint]:
     """Make points of rows, by their names and in the colours of their methods."""
-    return [Point(row["name"], look_of(row["name"]).colour, row["bytes"], auc_of(row)) for row in rows]
+    return [PlotPoint(row["name"], look_of(row["name"]).colour, row["bytes"], auc_of(row)) for row in rows]
 
 
 def throughput(rows: Sequence[Row]) -> Markup:

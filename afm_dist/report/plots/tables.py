@@ -11,10 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from afm_dist.report import text
 from afm_dist.report.looks import AFTER, BEFORE
 from afm_dist.report.plots.canvas import COLOUR, SMALL, WIDTH, beside, render, row_axes, scale
-from afm_dist.report.schema import Table
+from afm_dist.report.schema import TableRecord
 
 
-def bytes_by_field(tables: Sequence[Table]) -> Markup:
+def bytes_by_field(tables: Sequence[TableRecord]) -> Markup:
     """Draw two bars a field, the compressed one inside the other, the largest on top.
 
     The axis is linear: the figure is there to show which fields hold the bytes. The labels

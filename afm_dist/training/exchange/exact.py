@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from afm_dist.training.exchange.collectives import Collectives
-from afm_dist.training.exchange.exchange import Step
+from afm_dist.training.exchange.exchange import StepTotals
 from afm_dist.training.gradients import gradient_of, sum_rows
 
 
@@ -35,7 +35,7 @@ class ExactSums:
         """See ``Exchange``."""
         return self._collectives.bytes_sent
 
-    def exchange(self, model: nn.Module, mine: Step) -> Step:
+    def exchange(self, model: nn.Module, mine: StepTotals) -> StepTotals:
         """See ``Exchange``."""
         if self._collectives.world_size == 1:
             return mine
@@ -54,7 +54,7 @@ class ExactSums:
                 gradient.copy_(part.view_as(gradient))
         for parameter, lengths_of_all in zip(sparse, received[:, 2:].long().T.tolist(), strict=True):
             parameter.grad = self._sum_sparse(gradient_of(parameter), lengths_of_all)
-        return Step(received[:, 0].sum(), bool(received[:, 1].any()))
+        return StepTotals(received[:, 0].sum(), bool(received[:, 1].any()))
 
     def _sum_sparse(self, gradient: Tensor, lengths: Sequence[int]) -> Tensor:
         """The sum over the workers of a table's gradients with ``lengths`` rows each."""

@@ -12,7 +12,7 @@ from afm_dist.errors import OptionError
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTotals:
     """What one worker, or all workers together, say of a step.
 
     Attributes:
@@ -40,7 +40,7 @@ class Exchange(Protocol):
         2·(W − 1)/W times the bytes of an all-reduce over W workers.
         """
 
-    def exchange(self, model: nn.Module, mine: Step) -> Step:
+    def exchange(self, model: nn.Module, mine: StepTotals) -> StepTotals:
         """Replace each gradient by what the workers' gradients come to, the same bits on every worker.
 
         Every worker calls this after its backward pass, with gradients of the same parameters.

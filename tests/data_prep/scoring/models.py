@@ -16,7 +16,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.models import build_model
 from data_prep.pipeline import prepare
 from data_prep.protocol import Protocol
-from data_prep.scoring.pipeline import Summary, predict
+from data_prep.scoring.pipeline import ScoringSummary, predict
 from data_prep.scoring.source import open_source
 from data_prep.sources.source import Source
 
@@ -50,7 +50,7 @@ class Trained:
 
     def predict(
         self, output: Path | str, *paths: Path | str, keep: tuple[str, ...] = (), **options: object
-    ) -> Summary:
+    ) -> ScoringSummary:
         source = self.source(*paths, keep=keep)
         return predict(self.model, self.manifest, source, str(output), **options)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import pytest
 from afm_dist.checkpoint.config import load_config
 from afm_dist.planning.show import show
 from afm_dist.runtime.resources import AUTOMATIC
-from data_prep.scoring.estimate import BYTES_PER_ROW, BYTES_PER_TEXT, plan_of
+from data_prep.scoring.estimate import BYTES_PER_ROW, BYTES_PER_TEXT, scoring_plan
 from tests.data_prep.scoring.conftest import HEADER, ROWS, write_csv
 from tests.data_prep.scoring.models import Trained
 
@@ -21,7 +21,7 @@ def test_estimate_grows_with_the_rows_and_memory_does_not(trained: Trained, tmp_
 
     def estimate(*paths: Path):
         output = str(tmp_path / "scores.parquet")
-        _, found = plan_of(
+        _, found = scoring_plan(
             load_config(trained.checkpoint), trained.manifest, trained.source(*paths), output, AUTOMATIC
         ).estimates
         return found
@@ -46,7 +46,7 @@ def test_columns_to_carry_along_take_disk_in_the_parts_and_in_the_result(
     def disk(*keep: str) -> int:
         source = trained.source(tmp_path / "rows.parquet", keep=keep)
         output = f"{tmp_path}/scores.parquet"
-        plan = plan_of(load_config(trained.checkpoint), trained.manifest, source, output, AUTOMATIC)
+        plan = scoring_plan(load_config(trained.checkpoint), trained.manifest, source, output, AUTOMATIC)
         return plan.estimates[1].disk
 
     assert disk(*of_types) - disk() == 2 * rows * (8 + 4 + 1)
@@ -58,8 +58,8 @@ def test_plan_holds_the_sorting_of_vocabularies_and_their_copies(
 ) -> None:
     config, source = load_config(trained.checkpoint), trained.source()
 
-    plan = plan_of(config, trained.manifest, source, f"{tmp_path}/scores.parquet", AUTOMATIC)
-    elsewhere = plan_of(config, trained.manifest, source, "s3://bucket/scores.parquet", AUTOMATIC)
+    plan = scoring_plan(config, trained.manifest, source, f"{tmp_path}/scores.parquet", AUTOMATIC)
+    elsewhere = scoring_plan(config, trained.manifest, source, "s3://bucket/scores.parquet", AUTOMATIC)
 
     assert [estimate.stage for estimate in plan.estimates] == ["vocabulary", "score"]
     assert all(estimate.memory > 0 and estimate.disk > 0 for estimate in plan.estimates)

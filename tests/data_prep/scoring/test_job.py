@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afm_dist.errors import OptionError
-from data_prep.scoring.pipeline import Summary
+from data_prep.scoring.pipeline import ScoringSummary
 from jobs.predict import Predict, main, print_summary
 from tests.data_prep.scoring.conftest import write_csv
 from tests.data_prep.scoring.models import Trained
@@ -50,7 +50,9 @@ def test_unknown_tokens_are_compared_with_what_was_measured(
 ) -> None:
     manifest = replace(trained.manifest, facts={**trained.manifest.facts, "unknown_share": before})
 
-    print_summary(Summary(rows=9, rejected=0, mean=0.5, unknown={"user": 0.9}), manifest, "scores.parquet")
+    print_summary(
+        ScoringSummary(rows=9, rejected=0, mean=0.5, unknown={"user": 0.9}), manifest, "scores.parquet"
+    )
 
     shown = capsys.readouterr().err
     assert printed in shown

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from data_prep.sources.best_score import BestScore
+from data_prep.sources.best_score import BestScoreSums
 
 
 def _rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,7 +16,7 @@ def _rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("pieces", [1, 3, 50])
 def test_scores_are_those_of_all_rows_however_they_arrive(pieces: int) -> None:
     labels, probabilities = _rows(20_000, seed=1)
-    score = BestScore()
+    score = BestScoreSums()
 
     for piece in np.array_split(np.arange(len(labels)), pieces):
         score.add(labels[piece], probabilities[piece])
@@ -27,14 +27,14 @@ def test_scores_are_those_of_all_rows_however_they_arrive(pieces: int) -> None:
 
 
 def test_rows_of_equal_probability_count_one_half() -> None:
-    score = BestScore()
+    score = BestScoreSums()
     score.add(np.array([0, 1, 1, 0]), np.array([0.5, 0.5, 0.7, 0.9]))
 
     assert score.auc() == roc_auc_score([0, 1, 1, 0], [0.5, 0.5, 0.7, 0.9]) == 0.375
 
 
 def test_rows_of_one_label_have_no_auc() -> None:
-    score = BestScore()
+    score = BestScoreSums()
     score.add(np.ones(3, dtype=np.uint8), np.full(3, 0.5))
 
     assert score.auc() is None

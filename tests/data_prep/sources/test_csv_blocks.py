@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from afm_dist.errors import DataError
 from data_prep.sources import csv_table, files
-from data_prep.sources.csv_lines import Seen
+from data_prep.sources.csv_lines import ScannedLines
 from data_prep.sources.source import Rejected
 from data_prep.sources.tabular import TabularSource
 from data_prep.sources.tabular_columns import ColumnOptions
@@ -47,7 +47,7 @@ def test_overlong_lines_are_taken_out_while_arrow_reads_ahead() -> None:
             seen.overlong.setdefault(len(seen.overlong) + 100, REJECTED)
             return int(self) < other
 
-    seen = Seen(line=1, overlong={Line(3): REJECTED, Line(2): REJECTED, Line(50): REJECTED})
+    seen = ScannedLines(line=1, overlong={Line(3): REJECTED, Line(2): REJECTED, Line(50): REJECTED})
 
     rows = seen.take_overlong(np.array([1, 3]), end=10)
 

@@ -5,13 +5,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from data_prep.sources.planted import BLOCK_ROWS, CALIBRATION_ROWS, PART_ROWS, PlantedModel, PlantedRows
-from data_prep.sources.planted_shapes import AVAZU, CRITEO, SHAPES, Shape, ShapeName
+from data_prep.sources.planted_shapes import AVAZU, CRITEO, SHAPES, LogShape, ShapeName
 
 BLOCKS = PART_ROWS // BLOCK_ROWS
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def part(request: pytest.FixtureRequest) -> tuple[Shape, list[PlantedRows]]:
+def part(request: pytest.FixtureRequest) -> tuple[LogShape, list[PlantedRows]]:
     """The rows of one file."""
     name: ShapeName = request.param
     model = PlantedModel(SHAPES[name], seed=3)
@@ -22,7 +22,7 @@ def _joined(blocks: list[PlantedRows], name: str) -> np.ndarray:
     return np.concatenate([getattr(block, name) for block in blocks])
 
 
-def test_the_share_of_clicks_is_the_one_wanted(part: tuple[Shape, list[PlantedRows]]) -> None:
+def test_the_share_of_clicks_is_the_one_wanted(part: tuple[LogShape, list[PlantedRows]]) -> None:
     shape, blocks = part
     label, probability = _joined(blocks, "label"), _joined(blocks, "probability")
     share = shape.positive_share
@@ -33,7 +33,7 @@ def test_the_share_of_clicks_is_the_one_wanted(part: tuple[Shape, list[PlantedRo
     assert abs(label.mean() - share) < 3 * error
 
 
-def test_the_best_auc_is_the_one_wanted(part: tuple[Shape, list[PlantedRows]]) -> None:
+def test_the_best_auc_is_the_one_wanted(part: tuple[LogShape, list[PlantedRows]]) -> None:
     shape, blocks = part
 
     auc = roc_auc_score(_joined(blocks, "label"), _joined(blocks, "probability"))
@@ -41,7 +41,7 @@ def test_the_best_auc_is_the_one_wanted(part: tuple[Shape, list[PlantedRows]]) -
     assert auc == pytest.approx(shape.bayes_auc, abs=0.004)
 
 
-def test_values_are_missing_as_often_as_wanted(part: tuple[Shape, list[PlantedRows]]) -> None:
+def test_values_are_missing_as_often_as_wanted(part: tuple[LogShape, list[PlantedRows]]) -> None:
     shape, blocks = part
     cardinalities = np.array([field.cardinality for field in shape.tokens])
     missing = [*(_joined(blocks, "ids") == cardinalities).T, *_joined(blocks, "integer_missing").T]
@@ -52,7 +52,7 @@ def test_values_are_missing_as_often_as_wanted(part: tuple[Shape, list[PlantedRo
     assert np.all(np.abs(shares - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / PART_ROWS))
 
 
-def test_ids_are_ranks_by_frequency(part: tuple[Shape, list[PlantedRows]]) -> None:
+def test_ids_are_ranks_by_frequency(part: tuple[LogShape, list[PlantedRows]]) -> None:
     shape, blocks = part
     ids = _joined(blocks, "ids")
     for index, field in enumerate(shape.tokens):
@@ -62,7 +62,7 @@ def test_ids_are_ranks_by_frequency(part: tuple[Shape, list[PlantedRows]]) -> No
         assert counts[: field.cardinality // 2].sum() > counts[field.cardinality // 2 : -1].sum()
 
 
-def test_every_row_has_a_key_of_its_own(part: tuple[Shape, list[PlantedRows]]) -> None:
+def test_every_row_has_a_key_of_its_own(part: tuple[LogShape, list[PlantedRows]]) -> None:
     keys = _joined(part[1], "key")
 
     assert keys.dtype == np.uint64
@@ -81,7 +81,7 @@ def test_a_block_is_a_function_of_shape_seed_and_index() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_tokens_of_a_field_are_distinct(shape: Shape) -> None:
+def test_tokens_of_a_field_are_distinct(shape: LogShape) -> None:
     model = PlantedModel(shape, 0)
     for index, field in enumerate(shape.tokens):
         tokens = field.integers or model.token_codes(index)

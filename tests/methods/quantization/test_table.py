@@ -16,7 +16,7 @@ from afm_dist.export import export
 from afm_dist.export.export import written_bytes
 from afm_dist.methods.low_rank.config import LowRank
 from afm_dist.methods.quantization.config import Quantization
-from afm_dist.methods.quantization.fields import Rows, change_of_logit
+from afm_dist.methods.quantization.fields import KnownRows, change_of_logit
 from afm_dist.modules.tensors import named_tensors
 from afm_dist.serving.prepare import prepare_for_inference
 from afm_dist.statistics.keys import field_key
@@ -208,7 +208,7 @@ def test_a_budget_gets_the_bytes_and_the_error_that_were_predicted(
     )
 
     rows = [
-        Rows.of(field_key("embedding", field), of.embedding.codes(i), statistics)
+        KnownRows.of(field_key("embedding", field), of.embedding.codes(i), statistics)
         for i, field in enumerate(ROWS)
     ]
     assert chosen.bytes <= budget

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from afm_dist.training.exchange.exact import ExactSums
-from afm_dist.training.exchange.exchange import Step
+from afm_dist.training.exchange.exchange import StepTotals
 
 
 class ErrorFeedback:
@@ -23,7 +23,7 @@ class ErrorFeedback:
     def bytes_sent(self) -> int:
         return self._sums.bytes_sent
 
-    def exchange(self, model: nn.Module, mine: Step) -> Step:
+    def exchange(self, model: nn.Module, mine: StepTotals) -> StepTotals:
         for name, parameter in model.named_parameters():
             if parameter.grad is None or parameter.grad.is_sparse:
                 continue

@@ -23,7 +23,7 @@ WEIGHT = f"{TABLE}.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class TableCheckpoint:
     """An uncompressed table in a checkpoint.
 
     Attributes:
@@ -41,7 +41,7 @@ class Source:
     cardinalities: tuple[int, ...]
 
     @classmethod
-    def open(cls, location: str) -> Source:
+    def open(cls, location: str) -> TableCheckpoint:
         """Read the description and the headers of the files, and compare the two.
 
         Raises:

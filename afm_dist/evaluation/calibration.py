@@ -60,12 +60,12 @@ class Calibration:
         return fsum(gaps) / fsum(each.weight for each in self.bins) if self.bins else None
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The bins as plain values."""
+        """Return the bins as plain values."""
         return [asdict(each) for each in self.bins]
 
 
 def calibration(rows: ScoredRows, bins: int = BINS) -> Calibration:
-    """Predicted and observed clicks by quantiles of the prediction.
+    """Compare predicted with observed clicks by quantiles of the prediction.
 
     Bin k ends with the lowest prediction that at least k/bins of all rows, by weight, do not exceed.
     Equal predictions share a bin, so there may be fewer than asked for.
@@ -84,7 +84,7 @@ def calibration(rows: ScoredRows, bins: int = BINS) -> Calibration:
 
 
 def _quantile(sides: Sequence[SortedScores], weight: float) -> Any:
-    """The lowest score that rows of at least this weight do not exceed."""
+    """Find the lowest score that rows of at least this weight do not exceed."""
 
     def weight_up_to(score: Any) -> float:
         return float(sum(side.weight_up_to(score) for side in sides))
@@ -95,7 +95,7 @@ def _quantile(sides: Sequence[SortedScores], weight: float) -> Any:
 
 
 def _parts(side: SortedScores, borders: Sequence[Any]) -> list[slice]:
-    """Which rows lie up to each border, and above the last one."""
+    """Return the rows up to each border, and above the last one."""
     places = [int(np.searchsorted(side.values, border, "right")) for border in borders]
     return [slice(start, stop) for start, stop in pairwise([0, *places, len(side)])]
 
@@ -110,7 +110,7 @@ def _bin(rows: ScoredRows, positives: slice, negatives: slice) -> Bin:
 
 
 def sigmoid(logits: Floats) -> NDArray[np.float64]:
-    """The probability 1 / (1 + e⁻ᶻ), without overflow."""
+    """Compute the probability 1 / (1 + e⁻ᶻ), without overflow."""
     z = logits.astype(np.float64)
     small = np.exp(-np.abs(z))
     return np.asarray(np.where(z >= 0, 1.0, small) / (1 + small))

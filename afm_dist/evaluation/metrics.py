@@ -9,7 +9,7 @@ from afm_dist.evaluation.scored_rows import Floats, ScoredRows
 
 
 def auc(rows: ScoredRows) -> float:
-    """Area under the ROC curve; ties count one half (Mann and Whitney).
+    """Compute the area under the ROC curve; ties count one half (Mann and Whitney).
 
     Without weights the pairs are counted in integers.
 
@@ -31,7 +31,7 @@ def auc(rows: ScoredRows) -> float:
 
 
 def log_loss(rows: ScoredRows) -> float:
-    """Mean negative log likelihood in nats, without overflow or clipping.
+    """Compute the mean negative log likelihood in nats, without overflow or clipping.
 
     Args:
         rows: Scored with logits.
@@ -46,6 +46,6 @@ def log_loss(rows: ScoredRows) -> float:
 
 
 def softplus(logits: Floats) -> NDArray[np.float64]:
-    """ln(1 + eᶻ): the loss of a row with label 0 and logit z, or with label 1 and logit −z."""
+    """Compute ln(1 + eᶻ), the loss of a row with label 0 and logit z, or label 1 and logit −z."""
     z = logits.astype(np.float64)
     return np.asarray(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))

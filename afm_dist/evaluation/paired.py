@@ -33,7 +33,7 @@ class Paired:
 
 
 def paired(differences: Sequence[float]) -> Paired:
-    """Student's paired t-test.
+    """Perform Student's paired t-test.
 
     Args:
         differences: One per seed, at least two.
@@ -51,7 +51,7 @@ def paired(differences: Sequence[float]) -> Paired:
 
 
 def student_p(t: float, degrees: int) -> float:
-    """P(|T| ≥ |t|) of Student's distribution with a whole number of degrees of freedom.
+    """Compute P(|T| ≥ |t|) of Student's distribution with a whole number of degrees of freedom.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
     """

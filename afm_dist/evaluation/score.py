@@ -46,7 +46,7 @@ class Quality:
 
     @classmethod
     def of(cls, scored: ScoredRows) -> Quality:
-        """From rows and their logits."""
+        """Make it from rows and their logits."""
         return cls(
             rows=len(scored),
             auc=auc(scored) if len(scored.positives) and len(scored.negatives) else None,
@@ -56,7 +56,7 @@ class Quality:
 
 
 def score_shards(model: nn.Module, manifest: Manifest, shards: Sequence[Shard]) -> ScoredRows:
-    """Labels and logits of all rows of some shards; the model's mode is left as it was.
+    """Compute labels and logits of all rows of some shards; the model's mode is left as it was.
 
     The batches are moved to where the model is.
 
@@ -104,7 +104,7 @@ def evaluate_model(
     options: ResourceOptions = AUTOMATIC,
     emit: Emit = no_events,
 ) -> Quality:
-    """AUC, log loss and calibration of a model on a split, by Ray tasks over its shard groups.
+    """Measure AUC, log loss and calibration of a model on a split, by Ray tasks over its shard groups.
 
     Args:
         model: Called with ids and numbers.
@@ -132,7 +132,7 @@ def score_split(
     emit: Emit,
     advance: Callable[[int], None],
 ) -> Quality:
-    """As ``evaluate_model``, where the caller shows the progress: ``advance`` gets numbers of rows."""
+    """Do as ``evaluate_model``; the caller shows the progress: ``advance`` gets numbers of rows."""
     groups = manifest.groups(split) if manifest.rows(split) else []
     ensure_ray(object_bytes=model_bytes(model))
     resources = task_resources(options)

@@ -46,7 +46,7 @@ class SortedScores:
 
     @classmethod
     def merged(cls, parts: Iterable[SortedScores]) -> SortedScores:
-        """All rows of some parts, none of which is changed."""
+        """Merge all rows of some parts, none of which is changed."""
         parts = list(parts)
         values = np.concatenate([np.empty(0, np.float32), *(part.values for part in parts)])
         if all(part.weights is None for part in parts):
@@ -63,15 +63,15 @@ class SortedScores:
         return self.weight_of(slice(0, len(self)))
 
     def weight_of(self, rows: slice) -> float:
-        """Of the rows at some places of the order."""
+        """Return the weight of the rows at some places of the order."""
         return rows.stop - rows.start if self.weights is None else float(self.weights[rows].sum())
 
     def weight_below(self, scores: Any) -> Any:
-        """Weight of the rows below a score, or below each of (N) scores, of the dtype of ``values``."""
+        """Sum the weight of the rows below a score, or each of (N) scores, of the dtype of ``values``."""
         return self._weight_before(np.searchsorted(self.values, scores, "left"))
 
     def weight_up_to(self, scores: Any) -> Any:
-        """Weight of the rows below or at a score, or each of (N) scores, of the dtype of ``values``."""
+        """Sum the weight of the rows at or below a score, or each of (N), of the dtype of ``values``."""
         return self._weight_before(np.searchsorted(self.values, scores, "right"))
 
     def _weight_before(self, place: Any) -> Any:
@@ -84,7 +84,7 @@ class SortedScores:
         return np.concatenate(([0.0], np.cumsum(self.weights)))
 
     def sum_of(self, function: Callable[[Floats], NDArray[Any]], rows: slice | None = None) -> float:
-        """Weighted sum of a function of the scores.
+        """Compute the weighted sum of a function of the scores.
 
         Args:
             function: From scores (B,), a block of ``values``, to float64 or int64 (B,).
@@ -113,7 +113,7 @@ class ScoredRows:
 
     @classmethod
     def of(cls, labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> ScoredRows:
-        """From arrays, which are left as they are.
+        """Make it from arrays, which are left as they are.
 
         Args:
             labels: 0 or 1, shape (B,).
@@ -143,7 +143,7 @@ class ScoredRows:
 
     @classmethod
     def merged(cls, parts: Iterable[ScoredRows]) -> ScoredRows:
-        """All rows of some parts: the same bits for any order of the parts and any split into them."""
+        """Merge all rows of some parts: the same bits for any order of the parts and any split into them."""
         parts = list(parts)
         return cls(
             SortedScores.merged(part.positives for part in parts),

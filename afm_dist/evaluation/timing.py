@@ -29,7 +29,7 @@ class Speedup:
 
     @classmethod
     def over(cls, reference: Sequence[float], own: Sequence[float]) -> Speedup:
-        """From the seconds of each round."""
+        """Compute it from the seconds of each round."""
         ratios = [theirs / ours for theirs, ours in zip(reference, own, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
@@ -37,7 +37,7 @@ class Speedup:
 def time_interleaved(
     actions: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = WARM_UP_ROUNDS
 ) -> dict[str, list[float]]:
-    """Seconds of every action in every round; in each round all run, one after the other.
+    """Measure the seconds of every action in every round; in each round all run, one after the other.
 
     Args:
         actions: What to time, by name.

@@ -27,7 +27,7 @@ class Step(ABC, Generic[T]):
         return self._results[0]
 
     def run(self, context: Context) -> T:
-        """Do it, and keep the result."""
+        """Run the step, and keep the result."""
         self._results = (self.work(context),)
         return self.result
 
@@ -38,7 +38,7 @@ class Step(ABC, Generic[T]):
 
     @abstractmethod
     def work(self, context: Context) -> T:
-        """Do it."""
+        """Do the work of the step."""
 
 
 class Given(Step[T]):

@@ -72,7 +72,7 @@ class JobPlan:
     output: str | None = None
 
     def left(self) -> JobPlan:
-        """The same without the stages that an earlier run finished in the same directory."""
+        """Leave out the stages that an earlier run finished in the same directory."""
         if self.output is None:
             return self
         return replace(
@@ -90,7 +90,7 @@ class JobPlan:
         return sum(estimate.disk for estimate in self.estimates)
 
     def workers_on(self, node: Node, estimate: Estimate) -> int:
-        """How many workers of a stage a node runs at once, at most."""
+        """Count the workers of a stage that a node runs at once, at most."""
         if estimate.place == "tasks":
             return min(self.tasks.slots_of(node), estimate.tasks)
         if estimate.place == "training" and self.training is not None:
@@ -118,7 +118,7 @@ def admit(plan: JobPlan, *, check: bool) -> None:
 
 
 def problems(plan: JobPlan) -> list[str]:
-    """Everything that does not fit, each with what to do about it."""
+    """List everything that does not fit, each with what to do about it."""
     return [*_object_store(plan), *_task_memory(plan), *_training_memory(plan), *_driver(plan), *_disk(plan)]
 
 
@@ -164,7 +164,7 @@ def _training_memory(plan: JobPlan) -> Iterator[str]:
 
 
 def _overfull(plan: JobPlan, place: Place) -> Iterator[tuple[Estimate, Node, list[Node]]]:
-    """The stage whose workers take most beyond what a node has, that node, and all such nodes."""
+    """Find the stage whose workers take most beyond what a node has, that node, and all such nodes."""
     excess = {
         (estimate, node): plan.workers_on(node, estimate) * estimate.memory - _room(node, estimate)
         for estimate in plan.estimates
@@ -201,12 +201,12 @@ def _disk(plan: JobPlan) -> Iterator[str]:
 
 
 def _room(node: Node, estimate: Estimate) -> int:
-    """Bytes a node has for the workers of a stage."""
+    """Count the bytes a node has for the workers of a stage."""
     return max(0, node.memory - (estimate.driver if node.driver else 0))
 
 
 def free_disk(output: str) -> int | None:
-    """Bytes free where a run directory is, or would be; None where nobody can say: an object store."""
+    """Return the bytes free where a run directory is, or would be; None: not known (object store)."""
     if not storage.is_local(output):
         return None
     path = Path(storage.absolute(str(storage.local_path(output))))
@@ -217,7 +217,7 @@ def free_disk(output: str) -> int | None:
 
 
 def size(count: float) -> str:
-    """Bytes in words."""
+    """Write a number of bytes with its unit."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -225,13 +225,13 @@ def size(count: float) -> str:
 
 
 def round_up(count: float) -> int:
-    """To two digits, for people to copy."""
+    """Round up to two digits, for people to copy."""
     scale = int(10 ** max(0, math.floor(math.log10(count)) - 1))
     return math.ceil(count / scale) * scale
 
 
 def names(nodes: Sequence[Node]) -> str:
-    """Some nodes in words."""
+    """Name some nodes."""
     listed = ", ".join(node.name for node in nodes[:2])
     if len(nodes) <= 2:
         return listed
@@ -239,12 +239,12 @@ def names(nodes: Sequence[Node]) -> str:
 
 
 def have(nodes: Sequence[Node]) -> str:
-    """The verb after ``names``."""
+    """Choose the verb after ``names``."""
     return "has" if len(nodes) == 1 else "have"
 
 
 def in_words(cluster: Cluster) -> str:
-    """What there is, nodes of one kind together."""
+    """Describe the nodes there are, those of one kind together."""
 
     def kind(node: Node) -> tuple[float, float, str, str]:
         return node.cpus, node.gpus, size(node.memory), size(node.object_store)

@@ -110,7 +110,7 @@ class Costs:
         workers: int = 1,
         cluster: Cluster | None = None,
     ) -> Costs:
-        """From the model on the meta device: nothing is allocated.
+        """Make it from the model on the meta device: nothing is allocated.
 
         Args:
             config: The model.
@@ -155,7 +155,7 @@ class Costs:
         )
 
     def training_round(self, stage: str, recipe: Recipe, models: int = 1) -> Estimate:
-        """A round of training of some models in one group of workers."""
+        """Estimate a round of training of some models in one group of workers."""
         rows = models * recipe.epochs * self.manifest.rows("train")
         watched = models * recipe.most_evaluations * self.manifest.rows("validation")
         workers = 1 if self.workers is None else self.workers.workers
@@ -195,7 +195,7 @@ class Costs:
         )
 
     def scoring(self, stage: str, split: str, *, passes: int = 1) -> Estimate:
-        """Passes over a split by Ray tasks, of which the driver keeps a number a row."""
+        """Estimate passes over a split by Ray tasks, of which the driver keeps a number a row."""
         rows = self.manifest.rows(split)
         seconds = self.inference.seconds + READING_SECONDS
         return Estimate(
@@ -210,7 +210,7 @@ class Costs:
         )
 
     def statistics(self, stage: str, *, sequential: bool = False) -> Estimate:
-        """The pass over the training split that leaves a partial per group.
+        """Estimate the pass over the training split that leaves a partial per group.
 
         Args:
             stage: Its name.
@@ -235,7 +235,7 @@ class Costs:
         )
 
     def rewriting(self, stage: str, models: int) -> Estimate:
-        """Factorising and writing some models on the driver."""
+        """Estimate factorising and writing some models on the driver."""
         return Estimate(
             stage=stage,
             place="driver",
@@ -245,7 +245,7 @@ class Costs:
         )
 
     def sensitivity(self, stage: str) -> Estimate:
-        """Forward and backward passes over some batches on the driver."""
+        """Estimate forward and backward passes over some batches on the driver."""
         batch = self.training.memory(SAMPLE_BATCH)
         rows = min(SAMPLE_ROWS, self.manifest.rows("train"))
         return Estimate(
@@ -257,14 +257,14 @@ class Costs:
         )
 
     def timing(self, stage: str, models: int) -> Estimate:
-        """Timing some models against each other, all in the memory of the driver."""
+        """Estimate timing some models against each other, all in the memory of the driver."""
         batch = self.inference.memory(SCORING_ROWS)
         return Estimate(
             stage=stage, place="driver", driver=PROCESS_BYTES + models * self.bytes + batch, seconds=10
         )
 
     def plan(self, stages: Sequence[Estimate], *, output: str | None) -> JobPlan:
-        """All stages of a job together.
+        """Put all stages of a job together.
 
         Args:
             stages: In order.
@@ -287,16 +287,16 @@ class Costs:
         return max((shard.bytes for shard in self.manifest.splits.get(split, ())), default=0)
 
     def _groups(self, split: str) -> int:
-        """Of shards: tasks that a pass has at most; a split without rows has none."""
+        """Count the tasks that a pass has at most; a split without rows has none."""
         return len(self.manifest.groups(split)) if self.manifest.rows(split) else 0
 
     def _task_memory(self, split: str, rows: int) -> int:
-        """A process, a shard as it lies on disk and decoded, a batch and what the model makes of it."""
+        """Add up a process, a shard on disk and decoded, a batch and what the model makes of it, in bytes."""
         on_cpu = self.inference.memory(rows) if self.tasks.device == "cpu" else 0
         return self._process + 2 * self._shard_bytes(split) + rows * self._row_bytes + on_cpu
 
     def _task_gpu(self, rows: int) -> int:
-        """The model of its own, and a batch."""
+        """Add up a model of its own, and a batch, in bytes."""
         return 0 if self.tasks.device == "cpu" else self.bytes + self.inference.memory(rows)
 
     @property
@@ -323,5 +323,5 @@ def _workers(cluster: Cluster, workers: int, *, use_gpu: bool) -> TrainingResour
 
 
 def new_model(architecture: str, hyper_parameters: Mapping[str, Any], manifest: Manifest) -> ModelConfig:
-    """The configuration of a model that does not exist yet."""
+    """Make the configuration of a model that does not exist yet."""
     return ModelConfig(architecture=architecture, hyper_parameters=hyper_parameters, fields=manifest.fields)

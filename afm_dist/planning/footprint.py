@@ -40,7 +40,7 @@ class Footprint:
     fixed: int = 0
 
     def memory(self, rows: int) -> int:
-        """Bytes of intermediate results of a batch, at most."""
+        """Estimate the bytes of intermediate results of a batch, at most."""
         return self.alive * rows + self.fixed
 
     @property
@@ -50,7 +50,7 @@ class Footprint:
 
 
 def inference_footprint(model: nn.Module, fields: int, numbers: int) -> Footprint:
-    """Of a forward pass.
+    """Measure the memory of a forward pass.
 
     Args:
         model: On the meta device; called with ids and numbers.
@@ -67,7 +67,7 @@ def inference_footprint(model: nn.Module, fields: int, numbers: int) -> Footprin
 
 
 def training_footprint(model: nn.Module, fields: int, numbers: int) -> Footprint:
-    """Of a forward and a backward pass; arguments as ``inference_footprint``."""
+    """Measure the memory of a forward and a backward pass; arguments as ``inference_footprint``."""
 
     def step(ids: Tensor, numeric: Tensor) -> None:
         logits = model(ids, numeric)

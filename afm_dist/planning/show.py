@@ -70,7 +70,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _needs(plan: JobPlan) -> list[str]:
-    """In words: what there is, and what each node must have."""
+    """Describe what there is, and what each node must have."""
     lines = [f"on {plan.cluster.where}: {in_words(plan.cluster)}"]
     if any(item.seconds is None for item in plan.estimates):
         lines.append("?: nobody has measured it on GPUs, or the nodes for it are not up yet")

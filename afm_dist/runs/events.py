@@ -25,7 +25,7 @@ class Emit(Protocol):
 
 
 def no_events(what: str, /, **details: Any) -> None:
-    """What is done with events outside a run: nothing."""
+    """Do nothing with an event: the default outside a run."""
 
 
 class EventLog:
@@ -110,5 +110,5 @@ def _append(location: str, lines: bytes) -> None:
 
 
 def now() -> str:
-    """The time in UTC, to the millisecond."""
+    """Return the time in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -90,11 +90,11 @@ class Stage:
 
     @classmethod
     def external(cls, name: str, path: str, content: str) -> Stage:
-        """Something made outside this run, identified by the digest of its content."""
+        """Register something made outside this run, identified by the digest of its content."""
         return cls(name=name, path=path, fingerprint=content, commit=content)
 
     def file(self, *parts: str) -> str:
-        """The location of a file of this stage."""
+        """Return the location of a file of this stage."""
         return storage.join(self.path, *parts)
 
 
@@ -133,7 +133,7 @@ class Run:
         self._events.add(what, **details)
 
     def _mark(self, what: str, **details: Any) -> None:
-        """An event that is written at once, also on an object store."""
+        """Write an event at once, also on an object store."""
         self._events.add(what, **details)
         self._events.flush()
 
@@ -145,7 +145,7 @@ class Run:
         config: Mapping[str, Any] | None = None,
         inputs: Sequence[Stage] = (),
     ) -> Stage:
-        """Do a stage, unless it is up to date.
+        """Run a stage, unless it is up to date.
 
         Args:
             name: Folder name of the stage.
@@ -228,7 +228,7 @@ class Run:
             storage.remove(location)
 
     def _why_redo(self, path: str, marker: Started, *, resumable: bool) -> str | None:
-        """The reason to do a stage, in words; None when it is up to date."""
+        """Explain why a stage has to run; None when it is up to date."""
         success = storage.join(path, SUCCESS)
         if not storage.exists(success):
             if resumable:
@@ -258,7 +258,7 @@ class Run:
         return "running again: " + ("; ".join(changes) or "its inputs changed")
 
     def _resumable(self, path: str, marker: Started) -> bool:
-        """Whether the very same work was interrupted in this folder: only then are its files kept."""
+        """Return whether the very same work was interrupted in this folder: only then are its files kept."""
         started = storage.join(path, STARTED)
         return (
             self.resume == "auto"
@@ -268,7 +268,7 @@ class Run:
 
 
 def read_success(folder: str) -> Done:
-    """What the ``_SUCCESS`` file of a stage's folder records.
+    """Read the ``_SUCCESS`` file of a stage's folder.
 
     Raises:
         DataError: there is none, or it is damaged or altered.
@@ -277,7 +277,7 @@ def read_success(folder: str) -> Done:
 
 
 def read_marker(folder: str, kind: type[Marker], *, fix: str) -> Marker:
-    """What the ``_SUCCESS`` file of a stage's folder records, as far as it is read.
+    """Read the ``_SUCCESS`` file of a stage's folder as far as it is used here.
 
     Args:
         folder: Of the stage.
@@ -291,7 +291,7 @@ def read_marker(folder: str, kind: type[Marker], *, fix: str) -> Marker:
 
 
 def files_of(folder: str, files: Mapping[str, str], *, again: str = STAGE_AGAIN) -> storage.Checksums:
-    """What the files of a stage should be.
+    """Return what the files of a stage should be.
 
     Args:
         folder: Of the stage.
@@ -306,7 +306,7 @@ def files_of(folder: str, files: Mapping[str, str], *, again: str = STAGE_AGAIN)
 
 
 def _why_altered(folder: str, done: Done) -> str | None:
-    """The reason not to use what a stage left, in words; None when it is as it was left.
+    """Explain why what a stage left cannot be used; None when it is as it was left.
 
     Nothing is known of what an older release left.
     """
@@ -318,7 +318,7 @@ def _why_altered(folder: str, done: Done) -> str | None:
 
 
 def _started(location: str) -> Started | None:
-    """What a ``_STARTED`` file says; None where there is none, or a damaged one."""
+    """Read a ``_STARTED`` file; None where there is none, or a damaged one."""
     try:
         return storage.read_json(location, Started)
     except DataError:
@@ -352,7 +352,7 @@ def check_output(path: str, *, job: str) -> None:
 
 
 def _owner(config: str) -> str | None:
-    """The job whose configuration a file holds; None: it is somebody else's, or damaged."""
+    """Name the job whose configuration a file holds; None: it is somebody else's, or damaged."""
     try:
         return storage.read_json(config, _Config).get("job")
     except DataError:
@@ -360,7 +360,7 @@ def _owner(config: str) -> str | None:
 
 
 def _is_environment(location: str) -> bool:
-    """Whether a file is one that ``Run`` writes beside the configuration."""
+    """Return whether a file is one that ``Run`` writes beside the configuration."""
     try:
         storage.read_json(location, _Environment)
     except DataError:
@@ -369,7 +369,7 @@ def _is_environment(location: str) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processors, memory and source revision: what a reader needs to repeat a figure."""
+    """Describe versions, processors, memory and source revision, which a figure is repeated with."""
     packages = {}
     for package in RECORDED_PACKAGES:
         try:
@@ -398,7 +398,7 @@ def _processor() -> str:
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine, or of the container where that has less."""
+    """Return the bytes of memory of this machine, or of the container where that has less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     words = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
@@ -406,7 +406,7 @@ def _memory() -> int:
 
 
 def _git_revision() -> str:
-    """The commit of these sources and whether they were changed since; never that of a folder around them."""
+    """Return the commit of these sources and whether they have changed; never that of a parent folder."""
     tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
     revision = _git("rev-parse", "HEAD") if tracked else None
     if revision is None:
@@ -415,7 +415,7 @@ def _git_revision() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the folder of these sources; None where it says nothing."""
+    """Run git in the folder of these sources; None where it has no answer."""
     try:
         result = subprocess.run(
             ["git", *arguments],

@@ -172,7 +172,7 @@ def _check_address(address: str) -> None:
 
 
 def view(*, object_bytes: int = 0) -> Cluster:
-    """The cluster a job would run on: the one that is connected or named, else this machine.
+    """Describe the cluster a job would run on: the one connected or named, else this machine.
 
     Starts nothing.
 
@@ -191,18 +191,18 @@ def view(*, object_bytes: int = 0) -> Cluster:
 
 
 def available_cpus() -> int:
-    """CPUs the connected cluster has now, at least 1: a head without CPUs may be alone at first."""
+    """Count the CPUs the connected cluster has now, at least 1: a head without any may be alone at first."""
     return max(1, sum(int(node.cpus) for node in nodes()))
 
 
 def nodes() -> list[Node]:
-    """The nodes of the connected cluster that are alive."""
+    """List the nodes of the connected cluster that are alive."""
     own = ray.get_runtime_context().get_node_id()
     return [node_of(entry, own) for entry in ray.nodes() if entry["Alive"]]
 
 
 def node_of(entry: Mapping[str, Any], driver: str) -> Node:
-    """A node from an entry of ``ray.nodes()``; ``driver`` is the id of the driver's node."""
+    """Make a node from an entry of ``ray.nodes()``; ``driver`` is the id of the driver's node."""
     offered = entry["Resources"]
     return Node(
         name=entry["NodeManagerAddress"],
@@ -215,7 +215,7 @@ def node_of(entry: Mapping[str, Any], driver: str) -> Node:
 
 
 def is_growing(there: list[Node]) -> bool:
-    """Whether more nodes may come: none with CPUs is up yet, or an autoscaler is at work."""
+    """Return whether more nodes may come: none with CPUs is up yet, or an autoscaler is at work."""
     if not any(node.cpus for node in there):
         return True
     status = _internal_kv_get(b"__autoscaling_status")
@@ -223,7 +223,7 @@ def is_growing(there: list[Node]) -> bool:
 
 
 def has_autoscaler(status: Mapping[str, Any]) -> bool:
-    """Whether Ray's own report tells of node types that somebody configured.
+    """Return whether Ray's own report tells of node types that somebody configured.
 
     Where nodes were started by hand, each has a type of its own, ``node_`` and its id.
     """
@@ -233,14 +233,14 @@ def has_autoscaler(status: Mapping[str, Any]) -> bool:
 
 
 def task_resources(options: ResourceOptions) -> TaskResources:
-    """What each task of a pass gets of the connected cluster."""
+    """Compute what each task of a pass gets of the connected cluster."""
     if use_gpus(options):
         return TaskResources(cpus=options.task_cpus, gpus=options.task_gpus, device="cuda")
     return TaskResources(cpus=options.task_cpus)
 
 
 def training_resources(options: ResourceOptions, workers: int) -> TrainingResources:
-    """What each training worker gets of the connected cluster; waits for nodes that are to come.
+    """Compute what each training worker gets of the connected cluster; waits for nodes that will come.
 
     Raises:
         OptionError: so many workers do not fit, and no more nodes come.
@@ -271,12 +271,12 @@ def training_resources(options: ResourceOptions, workers: int) -> TrainingResour
 
 
 def task_slots(task: TaskResources) -> int:
-    """How many such tasks run at once in the connected cluster, at least 1: it may be about to grow."""
+    """Count such tasks that run at once in the connected cluster, at least 1: it may be about to grow."""
     return max(1, task.slots(nodes()))
 
 
 def use_gpus(options: ResourceOptions) -> bool:
-    """Whether models run on GPUs: as the options say, and where nodes offer some that torch can use.
+    """Decide whether models run on GPUs: by the options, and where nodes offer some that torch can use.
 
     Raises:
         OptionError: GPUs are demanded, and torch cannot use those there are.
@@ -290,7 +290,7 @@ def use_gpus(options: ResourceOptions) -> bool:
 
 
 def _gpu_trouble() -> str | None:
-    """Why torch cannot use a GPU that Ray offers; None: it can. Asked once per connection."""
+    """Explain why torch cannot use a GPU that Ray offers; None: it can. Checked once per connection."""
     return _cached_gpu_trouble(ray.get_runtime_context().get_job_id())
 
 

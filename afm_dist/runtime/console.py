@@ -59,7 +59,7 @@ def run_job(
 
 
 def _escape(text: str) -> str:
-    """Square brackets as plain text, and no credentials: what a job says ends up in logs.
+    """Escape square brackets, and remove credentials: what a job prints ends up in logs.
 
     Names of files may hold bytes that are not UTF-8; they are spelled.
     """
@@ -97,7 +97,7 @@ def warn(text: str) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things, for a line: ``1 file``, ``12,000 files``."""
+    """Write a number of things, for a line: ``1 file``, ``12,000 files``."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
@@ -105,7 +105,7 @@ def counted(count: int, noun: str) -> str:
 def progress(
     what: str, total: int, unit: str = "rows", *, before: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """One bar for one stage; yields a function to call with what was just finished.
+    """Show one bar for one stage; yields a function to call with what was just finished.
 
     With a terminal: a bar with rate and time left. Without: a plain line every few seconds.
 

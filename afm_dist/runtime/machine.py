@@ -18,12 +18,12 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def under_job_submit() -> bool:
-    """Whether this process was started by ``ray job submit``, in an unpacked copy of the sources."""
+    """Return whether this process was started by ``ray job submit``, in an unpacked copy of the sources."""
     return JOB_CONFIG in os.environ
 
 
 def this_machine(object_bytes: int) -> Node:
-    """This machine as the only node of a local Ray that holds a model of so many bytes."""
+    """Describe this machine as the only node of a local Ray that holds a model of so many bytes."""
     import torch
 
     store = object_store_bytes(object_bytes, shared_memory())
@@ -38,17 +38,17 @@ def this_machine(object_bytes: int) -> Node:
 
 
 def cores() -> int:
-    """Cores that this process may use: what a local Ray takes for CPUs."""
+    """Count the cores that this process may use: what a local Ray takes for CPUs."""
     return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
 def shared_memory() -> int | None:
-    """Free bytes of the file system that holds Ray's object store; None where it is none in memory."""
+    """Return the free bytes of the file system of Ray's object store; None where it is none in memory."""
     return get_shared_memory_bytes() if sys.platform == "linux" else None
 
 
 def object_store_bytes(model: int, shared: int | None) -> int:
-    """Bytes of a local Ray's object store: twice the model, but no more than there is.
+    """Choose the bytes of a local Ray's object store: twice the model, but no more than there is.
 
     Args:
         model: Bytes of the largest model that is shared.
@@ -62,12 +62,12 @@ def object_store_bytes(model: int, shared: int | None) -> int:
 
 
 def holds(store: int, model: int) -> bool:
-    """Whether an object store of so many bytes can hold a model of so many."""
+    """Return whether an object store of so many bytes can hold a model of so many."""
     return STORE_OVERHEAD * model <= store
 
 
 def work_in_driver() -> None:
-    """What a driver does before it computes: it takes all cores, and no denormals, as its workers do.
+    """Set up a driver before it computes: all cores, and no denormals, as in its workers.
 
     A driver of ``ray job submit`` inherits ``OMP_NUM_THREADS=1`` from an actor of Ray, for tasks to share a
     node. It runs no task; decompositions and the measurement of throughput would have one thread. A number
@@ -84,7 +84,7 @@ def work_in_driver() -> None:
 
 
 def work_with_threads(count: int) -> None:
-    """What a worker does before it computes: it takes so many threads, and no denormals.
+    """Set up a worker before it computes: so many threads, and no denormals.
 
     L2 decays weights that nothing uses towards zero. Where two of them meet, the products are denormal
     numbers, each of which takes a processor as long as a hundred others, and are nothing beside what they

@@ -128,11 +128,11 @@ class TaskResources:
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
     def slots(self, nodes: Sequence[Node]) -> int:
-        """How many such tasks run at once."""
+        """Count such tasks that run at once."""
         return sum(self.slots_of(node) for node in nodes)
 
     def slots_of(self, node: Node) -> int:
-        """How many such tasks run at once on one node."""
+        """Count such tasks that run at once on one node."""
         return _fitting(node, self.cpus, self.gpus)
 
 
@@ -166,12 +166,12 @@ class TrainingResources:
         return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
 
     def workers_of(self, node: Node) -> int:
-        """How many such workers fit on one node."""
+        """Count such workers that fit on one node."""
         return _fitting(node, self.cpus, self.gpus)
 
 
 def training_resources(nodes: Sequence[Node], workers: int, *, use_gpu: bool) -> TrainingResources:
-    """Equal shares for some workers: all CPUs of the nodes, and with GPUs one each.
+    """Divide all CPUs of the nodes equally among some workers, and with GPUs one each.
 
     Raises:
         OptionError: so many workers do not fit.
@@ -193,7 +193,7 @@ def training_resources(nodes: Sequence[Node], workers: int, *, use_gpu: bool) ->
 
 
 def cpus_per_worker(nodes: Sequence[Node], workers: int, *, gpus: int = 0) -> int:
-    """Most CPUs that each of some equal workers can have when none spans two nodes; 0: they do not fit."""
+    """Find the most CPUs for each of some equal workers when none spans two nodes; 0: they do not fit."""
     for cpus in range(int(max((node.cpus for node in nodes), default=0)), 0, -1):
         if sum(_fitting(node, cpus, gpus) for node in nodes) >= workers:
             return cpus
@@ -201,7 +201,7 @@ def cpus_per_worker(nodes: Sequence[Node], workers: int, *, gpus: int = 0) -> in
 
 
 def _fitting(node: Node, cpus: float, gpus: float) -> int:
-    """How often a demand fits on a node; shares of a GPU do not span two."""
+    """Count how often a demand fits on a node; shares of a GPU do not span two."""
     # Rounding: 1 / 0.1 is ten tasks, though 0.1 is a little more than a tenth.
     by_cpu = math.floor(node.cpus / cpus + 1e-6)
     if gpus == 0:

@@ -105,14 +105,14 @@ def share(model: nn.Module) -> SharedModel:
 
 
 def load_shared(shared: SharedModel) -> nn.Module:
-    """The model, its tensors read-only views of the object store, in eval mode."""
+    """Return the model, its tensors read-only views of the object store, in eval mode."""
     arrays = ray.get(list(shared.tensors))
     model: nn.Module = _Unpickler(io.BytesIO(shared.skeleton), arrays).load()
     return model.eval()
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers."""
+    """Count the bytes of a model's parameters and buffers."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -135,7 +135,7 @@ def model_digest(model: nn.Module) -> str:
 
 
 def source_of(code: Any) -> str:
-    """The source of a class, a function, or an instance's class; empty where there is none to be had.
+    """Return the source of a class, a function, or an instance's class; empty where there is none.
 
     What is pickled by its name alone may be another one tomorrow. PyTorch's own is left out.
     """
@@ -152,7 +152,7 @@ def source_of(code: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is printed the same in every process."""
+    """Return whether a value is printed the same in every process."""
     if isinstance(value, tuple | list):
         return all(_is_plain(item) for item in value)
     if isinstance(value, dict):

@@ -131,7 +131,7 @@ def run_tasks(
 
 
 def _ready(references: list[Any]) -> list[Any]:
-    """Those that are done, after a moment at most."""
+    """Return the tasks that are done, after a moment at most."""
     if not references:
         time.sleep(POLL_S / 10)
         return []
@@ -161,7 +161,7 @@ def _finish(reference: Any, item: Item, finished: Callable[[Item, Any], None], n
 
 
 def _passing(error: BaseException) -> str | None:
-    """In words why another attempt may succeed; None: it will not."""
+    """Explain why another attempt may succeed; None: it will not."""
     match error:
         case exceptions.RayTaskError():
             return _passing(error.cause)
@@ -185,7 +185,7 @@ def _warn_of_retries(
     name_of: Callable[[Item], str],
     emit: Emit,
 ) -> None:
-    """Say which items are tried again, and why.
+    """Warn which items are tried again, and why.
 
     Raises:
         StageError: one of them was tried often enough.

@@ -44,14 +44,14 @@ class Watchdog:
         self._patience_s = self._due_s = patience_s
 
     def progressed(self) -> None:
-        """To be called with every step of progress."""
+        """Note a step of progress; to be called with every one."""
         now = self._clock()
         self._patience_s = max(self._patience_s, 2 * (now - self._since))
         self._due_s = self._patience_s
         self._since = now
 
     def check(self) -> None:
-        """To be called now and then, about every second."""
+        """Warn of a stage without progress; to be called about every second."""
         silent_s = self._clock() - self._since
         if silent_s < self._due_s:
             return
@@ -62,7 +62,7 @@ class Watchdog:
 
 
 def cluster_in_words() -> str:
-    """What of the connected cluster is free, e.g. ``the cluster has 0 of 4 CPUs free``."""
+    """Describe what of the connected cluster is free, e.g. ``the cluster has 0 of 4 CPUs free``."""
     total, free = ray.cluster_resources(), ray.available_resources()
     if not total.get("CPU"):
         return "the cluster has no CPUs yet"

@@ -17,7 +17,7 @@ _FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<funct
 
 
 def crash_report() -> str:
-    """In words how a worker crashed just now, as far as this machine knows, and where to look.
+    """Describe how a worker crashed just now, as far as this machine knows, and where to look.
 
     A worker that was killed (for memory, say) has no last words.
     """
@@ -30,7 +30,7 @@ def crash_report() -> str:
 
 
 def crash_in(folder: Path) -> str | None:
-    """The error and the place of the latest crash that the interpreter could report; None: there is none."""
+    """Find error and place of the latest crash that the interpreter could report; None: there is none."""
     recent = time.time() - RECENT_S
     logs = [(path.stat().st_mtime, path) for path in folder.glob("worker-*.err")]
     for changed, path in sorted(logs, reverse=True):

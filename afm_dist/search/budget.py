@@ -230,7 +230,7 @@ class BudgetSearch(Search):
             _write(folder, chosen)
 
     def notes(self, stage: Stage) -> list[str]:
-        """Say what was predicted and scored."""
+        """Describe what was predicted and scored."""
         return [budget_note(stage)]
 
     @property
@@ -349,7 +349,7 @@ def _write(folder: str, chosen: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _in_words(one: BudgetPlan) -> str:
-    """Say ``mlp.3 to 64, embedding as it is``."""
+    """Write ``mlp.3 to 64, embedding as it is``."""
     done = sizes_in_words(sizes(one.chosen))
     left = [f"{name} as it is" for name in one.allocation.configs if name not in one.chosen.modules]
     return ", ".join([*([done] if done else []), *left])
@@ -369,7 +369,7 @@ def _plain(one: BudgetPlan) -> dict[str, Any]:
 
 
 def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, float]]:
-    """The allocations that are worth a look, by name; the first is the predicted best."""
+    """Choose the allocations worth scoring, by name; the first is the predicted best."""
     ways: dict[str, tuple[FieldRanks, float]] = {PREDICTED: (field_ranks, 1.0)}
     if refine:
         ways |= {name: (field_ranks, times) for name, times in _TIMES.items()}
@@ -379,7 +379,7 @@ def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, 
 
 
 def budget_note(stage: Stage) -> str:
-    """Say how a budget was spent."""
+    """Describe how a budget was spent."""
     chosen = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_AGAIN)
     (as_predicted,) = [one for one in chosen["tried"] if one["name"] == PREDICTED]
     errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in as_predicted["errors"].items())

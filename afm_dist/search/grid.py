@@ -173,12 +173,12 @@ def read_points(stage: Stage) -> list[Scored]:
 
 
 def front_of(points: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Indices of the points that none beats in bytes and validation AUC, by ascending size."""
+    """Find the points that none beats in bytes and validation AUC, as indices by ascending size."""
     return pareto([point["bytes"] for point in points], [point["validation_auc"] for point in points])
 
 
 def choose(points: Sequence[Mapping[str, Any]], ratios: Sequence[float]) -> dict[str, Mapping[str, Any]]:
-    """For each ratio the model (SVD apart) with the best validation AUC that is so many times smaller.
+    """Choose for each ratio the model (SVD apart) of best validation AUC that is so many times smaller.
 
     Args:
         points: With the baseline among them.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def pareto(sizes: Sequence[int], scores: Sequence[float]) -> list[int]:
-    """Indices of the points that no other beats: none is as small with as high a score.
+    """Find the points, by index, that no other beats: none is as small with as high a score.
 
     Of equal points the first is taken.
 

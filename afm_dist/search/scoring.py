@@ -75,7 +75,7 @@ class PlanScorer:
         self.found: list[dict[str, Any]] = []
 
     def __call__(self, name: str, method: str, plan: Plan) -> dict[str, Any]:
-        """What is found of the model that a plan leads to.
+        """Score the model that a plan leads to.
 
         Args:
             name: Of the model.
@@ -118,7 +118,7 @@ class PlanScorer:
         return result
 
     def _stored(self, location: str) -> dict[str, Any] | None:
-        """What was found before; None where nothing was, or where it was altered since."""
+        """Read what was found before; None where nothing was, or where it was altered since."""
         if not storage.exists(location):
             return None
         try:
@@ -129,7 +129,7 @@ class PlanScorer:
 
     @contextmanager
     def remembering(self, what: str, models: int) -> Iterator[PlanScorer]:
-        """With a progress bar; what was scored is forgotten once all went well.
+        """Show a progress bar; what was scored is forgotten once all went well.
 
         So what is made of the scores is written inside: until then they can be made use of again.
 
@@ -158,5 +158,5 @@ def sizes(plan: Plan) -> dict[str, Any]:
 
 
 def sizes_in_words(found: Mapping[str, Any]) -> str:
-    """Say ``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
+    """Write ``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
     return ", ".join(f"{name} {size_in_words(own)}" for name, own in found.items())

@@ -161,7 +161,7 @@ class Search(ABC):
         return read_plans(stage)
 
     def notes(self, stage: Stage) -> list[str]:
-        """Say what a reader of the report must know of the search.
+        """Describe what a reader of the report must know of the search.
 
         Args:
             stage: Whose folder it wrote into.

@@ -131,7 +131,7 @@ def measure_quality(
     options: ResourceOptions = AUTOMATIC,
     emit: Emit = no_events,
 ) -> dict[str, Any]:
-    """One row of the table, without throughput."""
+    """Measure one row of the table, without throughput."""
     model = from_pretrained(subject.checkpoint)
     name = f"{subject.name} {subject.stage}"
     quality = evaluate_model(model, manifest, split, name=name, options=options, emit=emit)
@@ -149,7 +149,7 @@ def measure_quality(
 
 
 def print_quality(quality: Stage) -> None:
-    """One line per row of the ``evaluate`` stage."""
+    """Print one line per row of the ``evaluate`` stage."""
     for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN):
         console.info(
             f"{row['name']} on the test split: AUC {text.measured(row['auc'])}, log loss "
@@ -216,7 +216,7 @@ class MeasureThroughput(Step[Stage]):
 
 
 def timing_batch(manifest: Manifest, split: str = "test") -> Batch:
-    """The split's first rows, repeated if it is short, as one batch of 10000.
+    """Read the split's first rows, repeated if it is short, as one batch of 10000.
 
     Of a split without rows, those of the training split: how fast a model is does not depend on it.
     """
@@ -250,7 +250,7 @@ def rows_of(
     subjects: Sequence[Subject],
     notes: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The rows of ``report.json``.
+    """Make the rows of ``report.json``.
 
     Args:
         quality: The ``evaluate`` stage.

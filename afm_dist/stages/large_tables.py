@@ -53,7 +53,7 @@ def check_rank(source: TableCheckpoint, rank: int) -> None:
 def statistics(
     run: Run, data: Stage, manifest: Manifest, source: TableCheckpoint, *, options: CpuOptions
 ) -> Stage:
-    """E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7)."""
+    """Compute E[e] and Cov(e) of every field, from the vocabulary's counts (paper eq. 7)."""
 
     def work(folder: str) -> None:
         moments = stored_moments(source, manifest, folder=folder, options=options, emit=run.event)
@@ -73,7 +73,7 @@ def checkpoint(
     *,
     options: CpuOptions,
 ) -> Stage:
-    """The tables projected (eq. 10), the projections folded into the first linear layer (eq. 12).
+    """Project the tables (eq. 10), and fold the projections into the first linear layer (eq. 12).
 
     What a raw row needs to be scored comes along, as with every checkpoint that ships.
     """
@@ -102,14 +102,14 @@ def checkpoint(
 
 
 def external_source(source: TableCheckpoint) -> Stage:
-    """The checkpoint as an input; another one when its files are of other sizes or times of change."""
+    """Register the checkpoint as an input; another one when its files have other sizes or times of change."""
     return Stage.external("source", source.location, source.mark())
 
 
 def job_plan(
     source: TableCheckpoint, rank: int, *, options: CpuOptions, cluster: Cluster, output: str
 ) -> JobPlan:
-    """What the stages take: memory is bounded by blocks and ranges of rows, not by the table."""
+    """Estimate what the stages take: memory is bounded by blocks and ranges of rows, not by the table."""
     rows, width = source.table.shape
     item = source.table.dtype.itemsize
     groups = -(-rows // RANGE_ROWS)

@@ -46,7 +46,7 @@ def frame(
     title: str,
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What all reports begin with: all but rows, notes and what was compressed.
+    """Collect what all reports begin with: all but rows, notes and what was compressed.
 
     Args:
         run: The run directory.
@@ -86,7 +86,7 @@ def frame(
 
 
 def row_notes(tuned: Mapping[str, History], control: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Validation AUC of every row, and what fine-tuning kept.
+    """Describe the validation AUC of every row, and what fine-tuning kept.
 
     Args:
         tuned: By name.
@@ -132,7 +132,7 @@ def layers(known: Statistics, plan: Plan) -> list[Layer]:
 
 
 def curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, Any]]:
-    """What a round of fine-tuning saw and kept of each model."""
+    """Describe what a round of fine-tuning saw and kept of each model."""
     return [
         {
             "name": name,
@@ -147,7 +147,7 @@ def curves(round_name: str, models: Models, recipe: Recipe) -> list[dict[str, An
 
 
 def training_points(baseline: Models, manifest: Manifest) -> list[dict[str, Any]]:
-    """What the training of the baseline saw."""
+    """Describe what the training of the baseline saw."""
     rows = manifest.rows("train")
     return [
         {"epoch": -(-point.rows // rows), **asdict(point)} for point in baseline.histories["baseline"].curve
@@ -155,7 +155,7 @@ def training_points(baseline: Models, manifest: Manifest) -> list[dict[str, Any]
 
 
 def plan_notes(plan: Plan) -> list[str]:
-    """Say what a reader must know of what was done, as each method says it."""
+    """Describe what a reader must know of what was done, as each method puts it."""
     kinds = dict.fromkeys(type(entry.config) for entry in plan.entries)
     return [
         note
@@ -219,7 +219,7 @@ def _field_bytes(config: ModelConfig, plan: Plan, modules: Sequence[str]) -> dic
 
 
 def data_facts(manifest: Manifest) -> dict[str, Any]:
-    """What a report says of a dataset."""
+    """Describe a dataset for a report."""
     facts = manifest.facts
     splits: dict[str, dict[str, Any]] = {}
     for name in manifest.splits:
@@ -243,7 +243,7 @@ def data_facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _description(manifest: Manifest) -> dict[str, Any] | None:
-    """Of its fields; a dataset made by other tools may have no vocabularies, or others."""
+    """Describe its fields; a dataset made by other tools may have no vocabularies, or others."""
     if not all(field.name in manifest.vocabulary for field in manifest.categorical):
         return None
     try:
@@ -254,7 +254,7 @@ def _description(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def timings(run: Run) -> list[dict[str, Any]]:
-    """How long each stage of a run took."""
+    """Read how long each stage of a run took."""
     return [
         {
             "stage": stage.name,

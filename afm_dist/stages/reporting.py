@@ -210,7 +210,7 @@ def _known(moments: str, sensitivity: Step[Stage] | None) -> Statistics:
 
 
 def variant_notes(variants: Sequence[Variant]) -> list[str]:
-    """Say what was compared, where that does not go without saying."""
+    """Describe what was compared, where that is not obvious."""
     notes = []
     for leader in (own.name for own in variants):
         names = [own.name for own in variants if own.leader == leader]

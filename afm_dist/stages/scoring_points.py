@@ -45,7 +45,7 @@ class ScorePoints(Step[Stage]):
         return [costs.scoring("sweep-test", "test", passes=self.grid.most)]
 
     def work(self, context: Context) -> Stage:
-        """Score them."""
+        """Score the points."""
         tried = self.found.result.stage
 
         def work(folder: str) -> None:
@@ -71,7 +71,7 @@ class ScorePoints(Step[Stage]):
 def points(
     scored: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The points as the report shows them, each with whether none beats it (SVD apart).
+    """Return the points as the report shows them, each with whether none beats it (SVD apart).
 
     Args:
         scored: On the validation split, by which none beats it.

@@ -194,7 +194,7 @@ class Reporting(Step[Stage]):
         return [estimate for step in (*self.steps, self.report) for estimate in step.estimates(costs)]
 
     def work(self, context: Context) -> Stage:
-        """Do it, and print the result."""
+        """Write the report, and print the result."""
         shipped = self.shipped.result.stage
         with reporting(context.run, shipped.path):
             for step in (*self.steps, self.report):
@@ -206,7 +206,7 @@ class Reporting(Step[Stage]):
 
 @contextmanager
 def reporting(run: Run, *shipped: str) -> Iterator[None]:
-    """Everything that only a report needs, once the models have shipped: measuring, writing, printing.
+    """List the steps that only a report needs once the models have shipped: measure, write, print.
 
     Args:
         run: The run directory.

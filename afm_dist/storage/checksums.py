@@ -38,7 +38,7 @@ class Checksums:
 
     @classmethod
     def load(cls, folder: str, *, again: str = "make it again") -> Checksums | None:
-        """Those that lie in the folder; None where there are none.
+        """Read the checksums that lie in the folder; None where there are none.
 
         Raises:
             DataError: the file with them is damaged.
@@ -61,16 +61,16 @@ class Checksums:
         write_bytes(join(self.folder, SUMS), "".join(lines).encode())
 
     def having(self, *paths: str) -> Checksums:
-        """With further files, as they are now."""
+        """Add further files, as they are now."""
         found = {path: file_sha256(self.location(path)) for path in paths}
         return replace(self, sha256={**self.sha256, **found})
 
     def location(self, path: str) -> str:
-        """Where a file lies."""
+        """Return where a file lies."""
         return join(self.folder, *path.split("/"))
 
     def read(self, path: str) -> bytes:
-        """The content of a file.
+        """Read the content of a file.
 
         Raises:
             DataError: it is missing, truncated, altered, or not listed.
@@ -80,7 +80,7 @@ class Checksums:
         return content
 
     def check(self, path: str, *, copy: Path | None = None) -> None:
-        """See that a file is what it should be, in pieces.
+        """Check that a file is what it should be, in pieces.
 
         Args:
             path: Of the file.
@@ -92,7 +92,7 @@ class Checksums:
         self.compare(path, file_sha256(self.location(path) if copy is None else str(copy)))
 
     def check_all(self, *, threads: int = 1) -> None:
-        """See that all files are what they should be.
+        """Check that all files are what they should be.
 
         Raises:
             DataError: names the first that is not.
@@ -102,7 +102,7 @@ class Checksums:
                 pass
 
     def compare(self, path: str, found: str) -> None:
-        """See that a digest is that of a file.
+        """Check that a digest is that of a file.
 
         Raises:
             DataError: it is another one, or the file is not listed.
@@ -115,7 +115,7 @@ class Checksums:
 
 
 def of_tree(folder: str, *, without: frozenset[str] = frozenset()) -> Checksums:
-    """Of all files below a folder; those that checksums among them vouch for are not read.
+    """Compute the checksums of all files below a folder; those that others below it cover are not read.
 
     Args:
         folder: The folder.
@@ -128,7 +128,7 @@ def of_tree(folder: str, *, without: frozenset[str] = frozenset()) -> Checksums:
 
 
 def check_tree(tree: Checksums) -> None:
-    """See that the files of ``of_tree`` are what they were, on a local disk also those vouched for.
+    """Check that the files of ``of_tree`` are what they were, on a local disk also those not read.
 
     An object store keeps checksums of its own, and who loads such a file compares it again.
 
@@ -142,7 +142,7 @@ def check_tree(tree: Checksums) -> None:
 
 
 def _among(folder: str, paths: Iterable[str]) -> Iterator[tuple[str, Checksums]]:
-    """The checksums that lie below a folder, and in which folder there (with a slash, or nothing)."""
+    """Find the checksums below a folder, and in which folder there (with a slash, or nothing)."""
     for path in paths:
         below, slash, name = path.rpartition("/")
         if name == SUMS and (sums := Checksums.load(join(folder, *below.split("/")) if below else folder)):

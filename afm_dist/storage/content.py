@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def read_json(location: str, kind: type[T], *, fix: str = MAKE_AGAIN) -> T:
-    """The content of a JSON file; see ``parse_json``.
+    """Read the content of a JSON file; see ``parse_json``.
 
     Args:
         location: The file.
@@ -81,22 +81,22 @@ def read_sealed_json(location: str, kind: type[T], *, fix: str, unsealed: bool =
 
 
 def plain(value: Any) -> Any:
-    """A value as it comes back from JSON: tuples as lists."""
+    """Convert a value to what comes back from JSON: tuples become lists."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
 def json_line(value: Any) -> str:
-    """A value as one line of JSON."""
+    """Write a value as one line of JSON."""
     return json.dumps(value, allow_nan=False)
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """Hexadecimal SHA-256 of some bytes."""
+    """Compute the hexadecimal SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(location: str) -> str:
-    """Hexadecimal SHA-256 of one file, read in pieces.
+    """Compute the hexadecimal SHA-256 of one file, read in pieces.
 
     It is read once a process, as long as its size and time of change stay the same.
 
@@ -111,7 +111,7 @@ def file_sha256(location: str) -> str:
 
 
 def _mark(location: str) -> tuple[int, ...]:
-    """What tells a file from others of its name: times of change in ns, size, and where it lies on a disk."""
+    """Identify a file among others of its name: times of change in ns, size, and place on a disk."""
     if not is_local(location):
         found = info(location)
         return int(found.mtime_ns or 0), 0, int(found.size or 0)
@@ -122,7 +122,7 @@ def _mark(location: str) -> tuple[int, ...]:
 
 @lru_cache(KNOWN_DIGESTS)
 def _sha256_of(location: str, mark: tuple[int, ...]) -> str:
-    """The digest of a file as it is told from others, and from itself at other times, by ``mark``."""
+    """Compute the digest of a file once for each ``mark``, which identifies its content."""
     del mark
     return _sha256_in_pieces(location)
 
@@ -133,5 +133,5 @@ def _sha256_in_pieces(location: str) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Hexadecimal SHA-256 of a JSON-serialisable value, independent of key order."""
+    """Compute the hexadecimal SHA-256 of a JSON-serialisable value, independent of key order."""
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())

@@ -43,7 +43,7 @@ _RECORDS: ContextVar[tuple[dict[str, str], ...]] = ContextVar("records", default
 
 
 def file_system(location: str) -> tuple[pafs.FileSystem, str]:
-    """A location for libraries that want a file system of Arrow's and a path on it.
+    """Resolve a location for libraries that want a file system of Arrow's and a path on it.
 
     Raises:
         OptionError: there is no such file system.
@@ -55,7 +55,7 @@ def file_system(location: str) -> tuple[pafs.FileSystem, str]:
 
 
 def info(location: str) -> pafs.FileInfo:
-    """Type, size and time of change of what is there; the type ``NotFound`` where nothing is.
+    """Look up type, size and time of change of what is there; the type ``NotFound`` where nothing is.
 
     Raises:
         StorageError: it cannot be found out.
@@ -66,22 +66,22 @@ def info(location: str) -> pafs.FileInfo:
 
 
 def exists(location: str) -> bool:
-    """Whether a file or folder is there."""
+    """Return whether a file or folder is there."""
     return bool(info(location).type != pafs.FileType.NotFound)
 
 
 def is_file(location: str) -> bool:
-    """Whether a file is there."""
+    """Return whether a file is there."""
     return bool(info(location).type == pafs.FileType.File)
 
 
 def is_folder(location: str) -> bool:
-    """Whether a folder is there; on an object store, whether anything lies below that name."""
+    """Return whether a folder is there; on an object store, whether anything lies below that name."""
     return bool(info(location).type == pafs.FileType.Directory)
 
 
 def size(location: str) -> int:
-    """Bytes of one file.
+    """Return the size of one file, in bytes.
 
     Raises:
         DataError: there is no such file.
@@ -93,7 +93,7 @@ def size(location: str) -> int:
 
 
 def read_bytes(location: str) -> bytes:
-    """The whole content of one file.
+    """Read the whole content of one file.
 
     Raises:
         DataError: there is no such file.
@@ -107,7 +107,7 @@ def read_bytes(location: str) -> bytes:
 
 
 def open_read(location: str, buffer_bytes: int = READ_BYTES) -> BinaryIO:
-    """A seekable file to read piece by piece.
+    """Open a seekable file to read piece by piece.
 
     Args:
         location: The file.
@@ -126,7 +126,7 @@ def open_read(location: str, buffer_bytes: int = READ_BYTES) -> BinaryIO:
 
 @contextmanager
 def local_copy(location: str) -> Iterator[Path]:
-    """A file as one on a local disk: itself, or a temporary copy (in ``TMPDIR``).
+    """Provide a file on a local disk: itself, or a temporary copy (in ``TMPDIR``).
 
     Raises:
         DataError: there is no such file.
@@ -142,7 +142,7 @@ def local_copy(location: str) -> Iterator[Path]:
 
 
 def _not_special(location: str) -> Path:
-    """The path of a local file, which is not a pipe to wait for, nor a device without an end.
+    """Return the path of a local file, which is not a pipe to wait for, nor a device without an end.
 
     Raises:
         DataError: there is no such file, or it is no regular one.
@@ -158,7 +158,7 @@ def _not_special(location: str) -> Path:
 
 @contextmanager
 def recording_digests() -> Iterator[dict[str, str]]:
-    """Within it, the SHA-256 of each file that this thread writes is recorded, by location.
+    """Record the SHA-256 of each file that this thread writes within the context, by location.
 
     They are taken of what is written, not of what the disk makes of it.
     """
@@ -189,11 +189,11 @@ class _Hashed(io.RawIOBase):
         self.digest = hashlib.sha256()
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """How many bytes were written."""
+        """Return how many bytes were written."""
         return self._file.tell()
 
     def write(self, data: Any) -> int:
@@ -204,7 +204,7 @@ class _Hashed(io.RawIOBase):
 
 @contextmanager
 def _recorded(file: BinaryIO, location: str) -> Iterator[BinaryIO]:
-    """The file, or one that notes the digest for those who record."""
+    """Return the file, or one that notes the digest for those who record."""
     if not _RECORDS.get():
         yield file
         return
@@ -221,7 +221,7 @@ def write_bytes(location: str, data: bytes | memoryview) -> None:
 
 @contextmanager
 def open_write(location: str) -> Iterator[BinaryIO]:
-    """A file to write piece by piece, which appears whole or, after an error, not at all.
+    """Open a file to write piece by piece, which appears whole or, after an error, not at all.
 
     Locally: written beside its final name, flushed to disk, renamed. On an object store: sent while it
     is written, completed in the end.
@@ -248,7 +248,7 @@ def open_write(location: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_file(location: str) -> Iterator[Path]:
-    """A local path to write a file to; what is there in the end appears as by ``open_write``.
+    """Provide a local path to write a file to; what is there in the end appears as by ``open_write``.
 
     Raises:
         StorageError: it cannot be written.
@@ -271,7 +271,7 @@ def new_file(location: str) -> Iterator[Path]:
 
 @contextmanager
 def _new_local_file(location: str) -> Iterator[Path]:
-    """As ``new_file``, on a local disk."""
+    """Do as ``new_file``, on a local disk."""
     final = local_path(location)
     path = final.with_name(f".{final.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
@@ -299,7 +299,7 @@ def _opened(path: Path, location: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _writing(location: str) -> Iterator[None]:
-    """Within it, what the operating system refuses is of this place."""
+    """Name this place in errors of the operating system within the context."""
     try:
         yield
     except StorageError:
@@ -310,7 +310,7 @@ def _writing(location: str) -> Iterator[None]:
 
 @contextmanager
 def _filling(location: str) -> Iterator[None]:
-    """Within it somebody writes: only errors of a disk that do not say of which are of this place."""
+    """Name this place in errors of a full or failed disk within the context, unless they name another."""
     try:
         yield
     except Exception as error:
@@ -322,7 +322,7 @@ def _filling(location: str) -> Iterator[None]:
 
 
 def _number_in(text: str) -> int | None:
-    """The error number in a message of a library in Rust, such as safetensors."""
+    """Find the error number in a message of a library in Rust, such as safetensors."""
     found = re.search(r"\(os error (\d+)\)", text)
     return int(found[1]) if found else None
 
@@ -337,7 +337,7 @@ def _refused(location: str, number: int | None) -> StorageError:
 
 
 def list_infos(location: str) -> list[pafs.FileInfo]:
-    """What lies directly in a folder, by name; nothing when the folder does not exist."""
+    """List what lies directly in a folder, by name; nothing when the folder does not exist."""
     filesystem, path = file_system(location)
     # Of a folder that is but the beginning of its files' names, Google's client does not tell.
     deep = filesystem.type_name == "gcs"
@@ -353,7 +353,7 @@ def list_infos(location: str) -> list[pafs.FileInfo]:
 
 
 def _children(folder: str, below: list[pafs.FileInfo]) -> list[pafs.FileInfo]:
-    """Of all that lies below a folder, what lies in it: files, and the folders of the others."""
+    """Select of all that lies below a folder what lies in it: files, and the folders of the others."""
     children = {}
     for each in below:
         name, _, deeper = each.path.removeprefix(f"{folder}/").partition("/")
@@ -363,18 +363,18 @@ def _children(folder: str, below: list[pafs.FileInfo]) -> list[pafs.FileInfo]:
 
 
 def list_names(location: str) -> list[str]:
-    """Sorted names of what lies directly in a folder; empty when the folder does not exist."""
+    """List the names of what lies directly in a folder, sorted; empty when the folder does not exist."""
     return [info.base_name for info in list_infos(location)]
 
 
 def list_sizes(location: str) -> dict[str, int]:
-    """Bytes of the files directly in a folder, by name; empty when the folder does not exist."""
+    """List the bytes of the files directly in a folder, by name; empty when the folder does not exist."""
     files = (info for info in list_infos(location) if info.type == pafs.FileType.File)
     return {info.base_name: int(info.size) for info in files}
 
 
 def list_files(location: str) -> list[str]:
-    """Sorted paths of all files below a folder, relative to it; a link to a folder counts as a file."""
+    """List the paths of all files below a folder, relative to it, sorted; a link to a folder is a file."""
     if is_local(location):
         root = local_path(location)
         found = []
@@ -443,7 +443,7 @@ def _remove_folder(path: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is what an interrupted write left."""
+    """Return whether a file of this name is what an interrupted write left."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

@@ -40,7 +40,7 @@ def check_inside(folder: str, paths: Iterable[object], *, source: str) -> None:
 
 
 def fault_of(path: object) -> str | None:
-    """Say in words what keeps a path from being a plain one below a folder; None: nothing does.
+    """Explain what keeps a path from being a plain one below a folder; None: nothing does.
 
     Args:
         path: As it was read.
@@ -61,7 +61,7 @@ def fault_of(path: object) -> str | None:
 
 
 def _is_encodable(path: str) -> bool:
-    """Whether a text is no half of a character, as JSON can hold."""
+    """Return whether a text is no half of a character, as JSON can hold."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def _is_encodable(path: str) -> bool:
 
 
 def _leading_out(folder: Path, paths: list[str]) -> list[str]:
-    """The paths that a link leads out of a folder; each folder of theirs is listed once."""
+    """Find the paths that a link leads out of a folder; each folder of theirs is listed once."""
     root = folder.resolve()
     by_parent: dict[str, list[str]] = {}
     for path in paths:

@@ -12,17 +12,17 @@ from afm_dist.errors import OptionError
 
 
 def is_uri(location: str) -> bool:
-    """Whether the location names a file system (``s3://bucket/key``) rather than a local path."""
+    """Return whether the location names a file system (``s3://bucket/key``) rather than a local path."""
     return "://" in location
 
 
 def is_local(location: str) -> bool:
-    """Whether the location is on this machine's own file system."""
+    """Return whether the location is on this machine's own file system."""
     return not is_uri(location) or location.startswith("file://")
 
 
 def local_path(location: str) -> Path:
-    """The local path of a local location.
+    """Return the local path of a local location.
 
     Raises:
         OptionError: a ``file://`` URI that names another machine, or a relative path; a text that cannot
@@ -41,7 +41,7 @@ def local_path(location: str) -> Path:
 
 
 def join(location: str, *parts: str) -> str:
-    """The location of something below ``location``; the parts are plain names, escaped where needed."""
+    """Join plain names, escaped where needed, to a location."""
     if not parts:
         return location
     below = [quote(part) for part in parts] if is_uri(location) else parts
@@ -49,7 +49,7 @@ def join(location: str, *parts: str) -> str:
 
 
 def relative(location: str, folder: str) -> str:
-    """What ``join`` adds to a folder to give a location below it: plain names with slashes between.
+    """Return what ``join`` adds to a folder for a location below it: names with slashes between.
 
     Raises:
         ValueError: the location is not below the folder.
@@ -62,7 +62,7 @@ def relative(location: str, folder: str) -> str:
 
 
 def absolute(location: str) -> str:
-    """The same location, independent of the working directory, without slashes at the end.
+    """Make a location independent of the working directory, without slashes at the end.
 
     Raises:
         OptionError: links that lead to each other, a home directory that is not known, or a text that cannot
@@ -93,6 +93,6 @@ def check_text(location: str) -> None:
 
 
 def _without_slashes(location: str) -> str:
-    """Without those at the end."""
+    """Remove the slashes at the end."""
     scheme, colon, rest = location.rpartition("://")
     return f"{scheme}{colon}{rest.rstrip('/')}"

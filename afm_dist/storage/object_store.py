@@ -74,7 +74,7 @@ REASON_CHARACTERS = 300
 
 @contextmanager
 def reaching(location: str) -> Iterator[None]:
-    """Within it, what pyarrow and the operating system say of a failure becomes one line with the place.
+    """Turn failures of pyarrow and the operating system within the context into one line with the place.
 
     Raises:
         DataError: there is no such file.
@@ -101,7 +101,7 @@ def _explained(location: str, error: Exception) -> StorageError:
 
 
 def connect(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system that a URI names, and the path on it.
+    """Resolve a URI to a file system, and the path on it.
 
     A URI goes into reports and logs: it names a place, and nothing else. What else there is to know comes
     from the environment: credentials, as the SDKs of AWS and Google find them; ``AWS_REGION`` (by default
@@ -141,7 +141,7 @@ def connect(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def _unconnected(uri: str, error: OSError) -> StorageError:
-    """Why there is no connection to a file system other than S3's and Google's."""
+    """Explain why there is no connection to a file system other than S3's and Google's."""
     reason = " ".join(str(error).split())[:REASON_CHARACTERS]
     if uri.startswith(("hdfs://", "viewfs://")):
         return StorageError(
@@ -196,7 +196,7 @@ def _gcs(authority: str) -> pafs.FileSystem:
 
 
 def _checked(filesystem: pafs.FileSystem, bucket: str) -> pafs.FileSystem:
-    """The same, if the bucket is there: of a file in no bucket pyarrow only says that it is not there."""
+    """Check that the bucket is there: of a file in no bucket pyarrow only says that it is not there."""
     try:
         info = filesystem.get_file_info(bucket)
     except OSError as error:
@@ -223,15 +223,15 @@ class RemoteFile(io.RawIOBase):
             self._file = filesystem.open_input_file(path)
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """The next byte's number."""
+        """Return the next byte's number."""
         return int(self._file.tell())
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -244,12 +244,12 @@ class RemoteFile(io.RawIOBase):
             return int(self._file.readinto(buffer))
 
     def readall(self) -> bytes:
-        """The rest, in one request."""
+        """Read the rest, in one request."""
         with reaching(self._location):
             return bytes(self._file.read())
 
     def close(self) -> None:
-        """No more will be read."""
+        """Close the file: no more will be read."""
         if not self.closed:
             self._file.close()
         super().close()
@@ -281,11 +281,11 @@ class Upload(io.RawIOBase):
             raise StorageError(text, errno.ENOENT) from error
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """How many bytes were written."""
+        """Return how many bytes were written."""
         return self._position
 
     def write(self, data: Any) -> int:
@@ -303,7 +303,7 @@ class Upload(io.RawIOBase):
         return size
 
     def commit(self) -> None:
-        """Let the file appear, whole."""
+        """Make the file appear, whole."""
         if self.closed:
             raise StorageError(f"{self._location}: the upload broke off")
         try:
@@ -314,7 +314,7 @@ class Upload(io.RawIOBase):
             self.close()
 
     def close(self) -> None:
-        """Without a commit: give the upload up."""
+        """Abandon the upload, unless it was committed."""
         if self._stream is not None:
             # Its destructor would complete the upload with what was sent so far, and pyarrow has no call
             # that aborts one: the stream must never be destroyed.

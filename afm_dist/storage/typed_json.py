@@ -78,13 +78,13 @@ def as_typed(value: Any, kind: type[T], *, source: str, fix: str = MAKE_AGAIN) -
 
 
 def _short(what: object) -> str:
-    """What is wrong, however long the value is that it repeats."""
+    """Shorten a message, however long the value is that it repeats."""
     text = str(what)
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of some pairs, each of whose names occurs once."""
+    """Make an object of some pairs, each of whose names occurs once."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -105,7 +105,7 @@ def _check_limits(value: Any, depth: int) -> None:
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
-    """What was found where, the place first."""
+    """Describe what was found where, the place first."""
     text = str(error)
     place = _PLACE.search(text)
     what = (text[: place.start()] if place else text).replace("`", "")
@@ -119,7 +119,7 @@ def _described(kind: Any) -> inspect.Type:
 
 
 def _is_plain(kind: inspect.Type) -> bool:
-    """Whether values of a type are what they are in JSON."""
+    """Return whether values of a type are what they are in JSON."""
     if isinstance(kind, inspect.DataclassType | inspect.VarTupleType | inspect.TupleType):
         return False
     if isinstance(kind, inspect.TypedDictType):
@@ -132,7 +132,7 @@ def _is_plain(kind: inspect.Type) -> bool:
 
 
 def _unknown(value: Any, kind: inspect.Type, where: str) -> str | None:
-    """The place of the first name that a dataclass does not have, within a value of this type."""
+    """Find the first name that a dataclass does not have, within a value of this type."""
     if isinstance(kind, inspect.UnionType):
         return next((place for one in kind.types if (place := _unknown(value, one, where))), None)
     for place, item, of_item in _children(value, kind, where):
@@ -143,7 +143,7 @@ def _unknown(value: Any, kind: inspect.Type, where: str) -> str | None:
 
 
 def _children(value: Any, kind: inspect.Type, where: str) -> list[tuple[str, Any, inspect.Type | None]]:
-    """Place, value and type of what lies directly in a value; no type: a name that is unknown."""
+    """List place, value and type of what lies directly in a value; no type: a name that is unknown."""
     if isinstance(value, Mapping):
         if isinstance(kind, inspect.DictType):
             of_name = dict.fromkeys(value, kind.value_type)

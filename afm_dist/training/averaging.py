@@ -39,7 +39,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the model has the average for weights; its own as long as nothing was added."""
+        """Give the model the average for weights within the context; its own as long as nothing was added."""
         self._swap()
         try:
             yield
@@ -52,7 +52,7 @@ class WeightAverage:
             self._means[name], weight.data = weight.data, mean
 
     def state(self) -> dict[str, Tensor]:
-        """The means by name of the weight."""
+        """Return the means by name of the weight."""
         return dict(self._means)
 
     def load_state(self, means: Mapping[str, Tensor], states: int) -> None:

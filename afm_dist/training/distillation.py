@@ -26,7 +26,7 @@ class Teacher:
     temperature: float
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """``distillation_loss`` against this model's predictions for a batch, a scalar."""
+        """Compute ``distillation_loss`` against this model's predictions for a batch, a scalar."""
         with torch.no_grad():
             taught = self.model(batch.ids.long(), batch.numeric).float()
         return distillation_loss(
@@ -37,7 +37,7 @@ class Teacher:
 def distillation_loss(
     logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, weight: float, temperature: float
 ) -> Tensor:
-    """(1 − w)·BCE(z, y) + w·T²·BCE(z/T, σ(t/T)), summed over the rows, in nats.
+    """Compute (1 − w)·BCE(z, y) + w·T²·BCE(z/T, σ(t/T)), summed over the rows, in nats.
 
     T² keeps the gradient of the soft labels of the size of that of the labels.
 

@@ -19,7 +19,7 @@ from afm_dist.runtime.tasks import PASSING_FAULTS
 
 
 def reason_to_try_again(error: BaseException) -> str:
-    """In words why another start may succeed.
+    """Explain why another start may succeed.
 
     Args:
         error: What ``fit`` of a trainer raised.
@@ -39,7 +39,7 @@ def reason_to_try_again(error: BaseException) -> str:
 
 
 def _failures(error: BaseException) -> dict[int, BaseException]:
-    """What went wrong by rank of the worker, the innermost causes; -1 for Ray Train's controller."""
+    """Find what went wrong by rank of the worker, the innermost causes; -1 for Ray Train's controller."""
     match error:
         case WorkerGroupError():
             return {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
@@ -60,7 +60,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _passing(error: BaseException) -> str | None:
-    """In words why another start may succeed; None: it will not."""
+    """Explain why another start may succeed; None: it will not."""
     match error:
         case OSError() if error.errno is None or error.errno in PASSING_FAULTS:
             return f"the storage failed ({error})"
@@ -88,7 +88,7 @@ def _passing(error: BaseException) -> str | None:
 
 
 def _death(error: exceptions.RayActorError) -> str:
-    """How an actor died, as far as Ray says it in its message."""
+    """Describe how an actor died, as far as Ray's message has it."""
     message = str(error)
     if "node has died" in message:
         return "its node died"

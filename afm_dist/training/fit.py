@@ -135,7 +135,7 @@ def fit(
 
 
 def _check_finished(candidates: Sequence[Candidate]) -> None:
-    """See that what an interrupted training finished is as it was left, before hours go by.
+    """Check that what an interrupted training finished is as it was left, before hours go by.
 
     Raises:
         DataError: a history or a checkpoint was altered.
@@ -166,7 +166,7 @@ def _check_teachers(candidates: Sequence[Candidate], manifest: Manifest, recipe:
 
 
 def _try_again(error: Exception, failures: int, emit: Emit) -> None:
-    """Say why the training starts again.
+    """Warn why the training starts again.
 
     Raises:
         Exception: it must not, because of what went wrong, or because it did too often.
@@ -182,7 +182,7 @@ def _try_again(error: Exception, failures: int, emit: Emit) -> None:
 
 
 def _last_checkpoint(folder: str, candidate: Candidate) -> Registered | None:
-    """The checkpoint to go on from; None when a candidate has none yet.
+    """Find the checkpoint to go on from; None when a candidate has none yet.
 
     Raises:
         StageError: it was registered, but is gone.
@@ -200,7 +200,7 @@ def _last_checkpoint(folder: str, candidate: Candidate) -> Registered | None:
 
 
 def _resources(group: WorkerGroup, start: Registered | None, emit: Emit, *, again: bool) -> TrainingResources:
-    """What each worker gets: with as many threads as the training began with, if it can be.
+    """Compute what each worker gets: with as many threads as the training began with, if possible.
 
     Raises:
         OptionError: the training cannot go on with this group.
@@ -242,7 +242,7 @@ def _check_group(group: WorkerGroup, start: Registered) -> None:
 
 
 def _wait_for_nodes(options: ResourceOptions, workers: int, emit: Emit) -> TrainingResources:
-    """What each worker gets of the nodes that are left, or of those that come.
+    """Compute what each worker gets of the nodes that are left, or of those that come.
 
     Raises:
         StageError: none came for a long time.

@@ -44,7 +44,7 @@ class Forward:
         self._full = range(recipe.batch_size // world_size, -(-recipe.batch_size // world_size) + 1)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits of a batch, shape (B,), float32.
+        """Compute the logits of a batch, shape (B,), float32.
 
         Raises:
             OptionError: it cannot be compiled.

@@ -61,6 +61,6 @@ def factor_weights(model: nn.Module) -> set[str]:
 
 
 def _reader(model: nn.Module, table: str) -> set[str]:
-    """Weights of the layer that reads the codes of a folded table."""
+    """Find the weights of the layer that reads the codes of a folded table."""
     layer = getattr(model, "folds", {})[table]
     return {f"{layer}.{name}" for name, _ in model.get_submodule(layer).named_parameters()}

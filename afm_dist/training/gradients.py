@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def sum_rows(gradient: Tensor) -> Tensor:
-    """``gradient.coalesce()``, 3 times faster: occurrences are added on all threads.
+    """Compute ``gradient.coalesce()``, 3 times faster: occurrences are added on all threads.
 
     Those of a row are added in the order in which they come, whatever the threads.
 
@@ -23,7 +23,7 @@ def sum_rows(gradient: Tensor) -> Tensor:
 
 
 def sum_rows_of(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """``sum_rows`` of several gradients; neighbours that name the same rows are sorted together."""
+    """Apply ``sum_rows`` to several gradients; neighbours that name the same rows are sorted together."""
     summed: list[Tensor] = []
     sorted_rows, groups = None, None
     for gradient in gradients:
@@ -69,7 +69,7 @@ class _Groups:
         return cls(distinct.long(), order, counts.cumsum(0) - counts)
 
     def sums(self, values: Tensor) -> Tensor:
-        """The sum of each row's values, (N, K) -> (U, K)."""
+        """Sum each row's values, (N, K) -> (U, K)."""
         if not len(values):
             return values
         # Compiled code leaves strides of 0 where a table has one column: 10 times slower here.
@@ -99,6 +99,6 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """The gradient of a parameter that has one."""
+    """Return the gradient of a parameter that has one."""
     assert parameter.grad is not None
     return parameter.grad

@@ -80,12 +80,12 @@ class History:
         return improved
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Convert to plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any, *, source: str, fix: str = AGAIN) -> History:
-        """Back from plain values.
+        """Make it from plain values.
 
         Args:
             value: What ``to_json`` gave.
@@ -105,7 +105,7 @@ class History:
 
     @classmethod
     def read(cls, location: str) -> History:
-        """Of a training that is finished.
+        """Read the history of a training that is finished.
 
         Raises:
             DataError: the file is missing, damaged or altered.
@@ -115,7 +115,7 @@ class History:
 
 
 def summary(history: History) -> dict[str, Any]:
-    """Why the kept weights were kept, in words."""
+    """Explain why the kept weights were kept."""
     best, first, last = history.best, history.curve[0], history.curve[-1]
     if history.kept_step == 0:
         others = [point.validation_auc for point in history.curve[1:]]

@@ -52,19 +52,19 @@ class Callbacks(Protocol):
     """What a training calls on the way."""
 
     def keep(self, model: nn.Module, step: int) -> None:
-        """Called whenever the model is the best seen."""
+        """Keep the model: called whenever it is the best seen."""
 
     def save(self, state: State) -> None:
-        """Called on every worker after each evaluation, and after a step for which any asked for it.
+        """Save the state: called on every worker after each evaluation, and after a step for which any asked.
 
         The state is valid until it returns.
         """
 
     def checkpoint_due(self) -> bool:
-        """Asked before each step. When it says so does not change the result."""
+        """Return whether a checkpoint is due: called before each step, without effect on the result."""
 
     def progress(self, rows: int) -> None:
-        """Called with the rows of each global batch."""
+        """Show progress: called with the rows of each global batch."""
 
 
 class Trainer:
@@ -192,7 +192,7 @@ class Trainer:
         )
 
     def _sent_by_all(self) -> int:
-        """Bytes that all workers gave to collectives since this object was made."""
+        """Sum the bytes that all workers gave to collectives since this object was made."""
         mine = self._exchange.bytes_sent
         if self._worker.world_size == 1:
             return mine
@@ -242,7 +242,7 @@ class Trainer:
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> SplitOptimizer:
-    """The optimizer that a recipe asks for."""
+    """Make the optimizer of a recipe."""
     return SplitOptimizer(
         model,
         recipe.learning_rate,
@@ -267,7 +267,7 @@ def _batches_from(step: int, order: TrainingOrder, epochs: int) -> Iterator[Batc
 
 
 def _mean_loss(losses: list[Tensor], step: int, recipe: Recipe) -> float:
-    """Mean loss of some steps.
+    """Compute the mean loss of some steps.
 
     Raises:
         DataError: it is NaN or infinite.
@@ -316,7 +316,7 @@ def _seed(*numbers: int) -> int:
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:
-    """Of all its layers; None leaves them as they are."""
+    """Set the dropout of all layers; None leaves them as they are."""
     if probability is None:
         return
     for module in model.modules():
@@ -325,7 +325,7 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
 
 
 def _validate(model: nn.Module, manifest: Manifest, worker: Worker) -> Quality:
-    """Quality on the validation split, each worker scoring its share of the shards."""
+    """Measure quality on the validation split, each worker scoring its share of the shards."""
     shards = manifest.shards("validation")[worker.rank :: worker.world_size]
     part = score_shards(model, manifest, shards)
     if worker.world_size > 1:

@@ -19,7 +19,7 @@ from afm_dist.training.tables import RULES
 
 
 def sparse_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights whose gradients are sparse: ``weight`` of modules with ``sparse = True``."""
+    """List the weights whose gradients are sparse: ``weight`` of modules with ``sparse = True``."""
     return {
         f"{name}.weight".removeprefix("."): module.weight
         for name, module in model.named_modules()
@@ -70,7 +70,7 @@ class SplitOptimizer:
         self._adam = Adam(groups, lr=learning_rate, fused=True) if dense else None
 
     def scale_learning_rates(self, scale: float) -> None:
-        """From now on use the learning rates given at first, times ``scale``."""
+        """Use the learning rates given at first, times ``scale``, from now on."""
         self._scale = scale
         if self._adam is not None:
             for group in self._adam.param_groups:
@@ -103,7 +103,7 @@ class SplitOptimizer:
             self._table_state.pop(name, None)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state as named tensors: ``<parameter>/<quantity>``."""
+        """Return the optimizer's state as named tensors: ``<parameter>/<quantity>``."""
         return {
             f"{name}/{quantity}": value for name, state in self._states() for quantity, value in state.items()
         }
@@ -138,7 +138,7 @@ class SplitOptimizer:
         return max((int(state["step"]) for _, state in self._states()), default=0)
 
     def _states(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-        """The states there are: of a weight that never had a gradient there is none."""
+        """Return the states there are: of a weight that never had a gradient there is none."""
         if self._adam is not None:
             for name, parameter in self._dense.items():
                 if parameter in self._adam.state:

@@ -109,11 +109,11 @@ class Recipe:
             )
 
     def using(self, **changes: Any) -> Recipe:
-        """The same recipe with what is not None replaced."""
+        """Copy the recipe with what is not None replaced."""
         return replace(self, **{key: value for key, value in changes.items() if value is not None})
 
     def using_options(self, options: Mapping[str, str], **changes: Any) -> Recipe:
-        """As ``using``, where the changes are a job's options.
+        """Do as ``using``, where the changes are a job's options.
 
         Args:
             options: What the option is called that gives an attribute.
@@ -158,7 +158,7 @@ class Preset:
     code_dim: int
 
     def shape(self, **changes: Any) -> dict[str, Any]:
-        """The architecture's hyper-parameters with what is not None replaced."""
+        """Return the architecture's hyper-parameters with what is not None replaced."""
         given = {key: value for key, value in changes.items() if value is not None}
         return {**self.hyper_parameters, **given}
 
@@ -236,7 +236,7 @@ _OF_DATA_ONLY = ("criteo-1tb", "criteo-x1")
 
 
 def preset(name: str) -> Preset:
-    """A preset by name.
+    """Look a preset up by name.
 
     Raises:
         OptionError: there is none of that name.

@@ -54,7 +54,7 @@ class Registered:
 
     @classmethod
     def read(cls, folder: str) -> Registered | None:
-        """Of the stage that works in a folder; None before the first checkpoint.
+        """Read the checkpoint of the stage that works in a folder; None before the first one.
 
         Raises:
             DataError: the note is damaged, or names a checkpoint elsewhere.
@@ -75,7 +75,7 @@ class Registered:
         storage.write_sealed_json(storage.join(folder, REGISTERED), asdict(self))
 
     def location(self, folder: str) -> str:
-        """Where the checkpoint lies."""
+        """Return where the checkpoint lies."""
         return storage.join(folder, RAY_TRAIN, self.attempt, self.checkpoint)
 
 
@@ -100,7 +100,7 @@ class Registrar(UserCallback):
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
     ) -> None:
-        """Called by Ray Train when all workers have reported.
+        """Register the checkpoint: called by Ray Train when all workers have reported.
 
         Raises:
             StageError: the training went back behind what was registered.

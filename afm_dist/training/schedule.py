@@ -8,19 +8,19 @@ from afm_dist.training.recipe import Recipe
 
 
 def total_steps(recipe: Recipe, manifest: Manifest) -> int:
-    """Steps of a whole training."""
+    """Count the steps of a whole training."""
     return recipe.epochs * TrainingOrder(manifest=manifest, batch_size=recipe.batch_size, seed=0).steps
 
 
 def rows_seen(step: int, recipe: Recipe, manifest: Manifest) -> int:
-    """Rows of all batches before a step, counted again in each epoch."""
+    """Count the rows of all batches before a step, again in each epoch."""
     rows = manifest.rows("train")
     epochs, steps = divmod(step, -(-rows // recipe.batch_size))
     return epochs * rows + min(steps * recipe.batch_size, rows)
 
 
 def evaluation_steps(recipe: Recipe, manifest: Manifest) -> set[int]:
-    """After which steps the validation split is scored: evenly, and at each epoch's end.
+    """Choose the steps after which the validation split is scored: evenly, and at each epoch's end.
 
     Where tables are drawn anew, only at each epoch's end: within an epoch they have seen part of the
     rows, and would count as setbacks.

@@ -85,5 +85,5 @@ def train_step(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
+    """Return the device of a model's weights."""
     return next(model.parameters()).device

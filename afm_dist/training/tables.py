@@ -23,7 +23,7 @@ class Rule(Protocol):
     """How a table is updated."""
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """The state before the first step, by name; ``step`` counts the steps."""
+        """Make the state before the first step, by name; ``step`` counts the steps."""
 
     def update(
         self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, gradient: Tensor, rate: float, l2: float
@@ -53,7 +53,7 @@ class LazyAdam:
     eps: float = 1e-8
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Both moments, of the shape of the table."""
+        """Make both moments, of the shape of the table."""
         return {
             "step": torch.zeros(()),
             "exp_avg": torch.zeros_like(weight),
@@ -94,7 +94,7 @@ class RowWiseAdagrad:
     eps: float = 1e-10
 
     def new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """A number a row."""
+        """Make a number a row."""
         return {"step": torch.zeros(()), "sum": weight.new_zeros(len(weight))}
 
     def update(

@@ -14,7 +14,7 @@ _TRAINED: dict[Trained, str] = {
 
 
 def in_words(recipe: Recipe) -> str:
-    """How a round of fine-tuning is done, without a full stop at the end."""
+    """Describe how a round of fine-tuning is done, without a full stop at the end."""
     passes = "one pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
     averaged = (
         "the average of the weights at all evaluations so far is what is scored and kept"

@@ -57,7 +57,7 @@ class ExactSums:
         return StepTotals(received[:, 0].sum(), bool(received[:, 1].any()))
 
     def _sum_sparse(self, gradient: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The sum over the workers of a table's gradients with ``lengths`` rows each."""
+        """Sum the workers' gradients of a table, with ``lengths`` rows each."""
         if max(lengths) == 0:
             return gradient
         rows = self._collectives.gather_rows(gradient.indices()[0], lengths)
@@ -65,7 +65,7 @@ class ExactSums:
         return sum_rows(torch.sparse_coo_tensor(rows[None], values, gradient.shape, check_invariants=False))
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing: a sum depends on its step alone."""
+        """Return nothing: a sum depends on its step alone."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

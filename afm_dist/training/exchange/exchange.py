@@ -56,7 +56,7 @@ class Exchange(Protocol):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """The state of this worker as named tensors; empty without one."""
+        """Return the state of this worker as named tensors; empty without one."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state`` gave on the worker of this rank.

@@ -46,7 +46,7 @@ class ModelConfig:
     plan: Plan = field(default_factory=Plan)
 
     def build(self) -> nn.Module:
-        """The uncompressed architecture, freshly initialised.
+        """Build the uncompressed architecture, freshly initialised.
 
         Raises:
             DataError: a model of the user's own, which only its owner can build.
@@ -70,7 +70,7 @@ class ModelConfig:
 
 
 def load_config(location: str) -> ModelConfig:
-    """What a checkpoint directory holds.
+    """Read the config of a checkpoint directory.
 
     Raises:
         DataError: not a checkpoint, of an unknown version or content, or altered.
@@ -82,7 +82,7 @@ def load_config(location: str) -> ModelConfig:
 
 
 def parse_config(content: Mapping[str, Any], path: str) -> ModelConfig:
-    """What the content of a ``config.json`` says.
+    """Parse the content of a ``config.json``.
 
     Raises:
         DataError: it is of an unknown version, or not understood.

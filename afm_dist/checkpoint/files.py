@@ -64,7 +64,7 @@ def vouch_for(location: str, path: str) -> None:
 
 
 def checksums(location: str) -> storage.Checksums | None:
-    """What the files of a checkpoint directory should be; None where nobody recorded it.
+    """Read what the files of a checkpoint directory should be; None where nobody recorded it.
 
     Older releases recorded it with the preprocessing alone.
 
@@ -104,7 +104,7 @@ def warn_of_unchecked(location: str) -> None:
 
 
 def tensor_files(location: str) -> list[str]:
-    """The locations of the files with the tensors of a checkpoint.
+    """List the locations of the files with the tensors of a checkpoint.
 
     Raises:
         DataError: one of them is missing, or the index is damaged.
@@ -119,7 +119,7 @@ def tensor_files(location: str) -> list[str]:
 
 
 def read_json(location: str, name: str, kind: type[T]) -> T:
-    """A JSON file of a checkpoint, compared with its digest."""
+    """Read a JSON file of a checkpoint, compared with its digest."""
     sums, path = checksums(location), storage.join(location, name)
     if sums is None:
         return storage.read_json(path, kind)
@@ -128,7 +128,7 @@ def read_json(location: str, name: str, kind: type[T]) -> T:
 
 
 def _indexed_files(location: str) -> list[str]:
-    """The files that the index names, all of them in its own directory.
+    """List the files that the index names, all of them in its own directory.
 
     Raises:
         DataError: the index is damaged, or names files elsewhere.

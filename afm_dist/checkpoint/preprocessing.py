@@ -87,7 +87,7 @@ def copy(manifest: Manifest, target: str, facts: Mapping[str, Any] | None = None
 
 
 def is_known(manifest: Manifest) -> bool:
-    """Whether a dataset says how its fields were made, and has the vocabularies for it."""
+    """Return whether a dataset says how its fields were made, and has the vocabularies for it."""
     return (
         "source" in manifest.facts
         and all(field.column and field.transform for field in manifest.fields)
@@ -96,7 +96,7 @@ def is_known(manifest: Manifest) -> bool:
 
 
 def model_files(checkpoint: str) -> list[Shard]:
-    """The files of a checkpoint that make the model: name, bytes and SHA-256."""
+    """List the files of a checkpoint that make the model: name, bytes and SHA-256."""
     return [
         Shard(path=name, rows=0, bytes=size, sha256=storage.file_sha256(storage.join(checkpoint, name)))
         for name, size in storage.list_sizes(checkpoint).items()
@@ -105,7 +105,7 @@ def model_files(checkpoint: str) -> list[Shard]:
 
 
 def load(checkpoint: str, data: str | None = None) -> Manifest:
-    """What makes raw rows inputs of a model: from its checkpoint, or else from a dataset directory.
+    """Find what makes raw rows inputs of a model: in its checkpoint, or else in a dataset directory.
 
     Args:
         checkpoint: Checkpoint directory.
@@ -147,7 +147,7 @@ def load(checkpoint: str, data: str | None = None) -> Manifest:
 
 
 def find(checkpoint: str, data: Manifest | None) -> Manifest | None:
-    """What makes raw rows inputs of a model, if it is known: the checkpoint's own, or else a dataset's.
+    """Find what makes raw rows inputs of a model, if known: the checkpoint's own, or else a dataset's.
 
     Args:
         checkpoint: Checkpoint directory.

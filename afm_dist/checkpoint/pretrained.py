@@ -87,7 +87,7 @@ def write_checkpoint(
     *,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
-    """The files of a checkpoint in their order; who writes the tensors is up to the caller.
+    """List the files of a checkpoint in their order; who writes the tensors is up to the caller.
 
     Args:
         location: The directory.
@@ -243,5 +243,5 @@ def _load_tensors(location: str) -> dict[str, Tensor]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters."""
+    """Count the parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

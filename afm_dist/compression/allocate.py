@@ -51,7 +51,7 @@ class Front:
     choices: Sequence[Sequence[Choice]]
 
     def best(self, budget: int) -> dict[str, Choice] | None:
-        """The choices with the least error that cost no more than a budget; None when none do."""
+        """Find the choices with the least error that cost no more than a budget; None when none do."""
         within = int(np.searchsorted(self.cost, budget, side="right"))
         if within == 0:
             return None
@@ -86,7 +86,7 @@ def front(choices: Mapping[str, Sequence[Choice]], *, limit: int = FRONT) -> Fro
 
 
 def _unbeaten(cost: NDArray[np.int64], error: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Indices of the points that no other beats in both, by ascending cost."""
+    """Find the points, by index, that no other beats in both, by ascending cost."""
     order = np.lexsort((error, cost))
     sorted_error = error[order]
     best_before = np.concatenate([[np.inf], np.minimum.accumulate(sorted_error)[:-1]])

@@ -42,7 +42,7 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 def parse_bytes(text: str) -> int:
-    """A number of bytes with or without a unit: ``100MB``, ``1.5 GiB``, ``2000000``.
+    """Parse a number of bytes with or without a unit: ``100MB``, ``1.5 GiB``, ``2000000``.
 
     Raises:
         OptionError: not a positive number with a unit that is known.

@@ -56,7 +56,7 @@ class Outline:
 
 
 def _empty(module: nn.Module) -> nn.Module | None:
-    """A copy on the meta device, without copying the numbers on the way; None: it cannot be copied."""
+    """Copy to the meta device, without copying the numbers on the way; None: it cannot be copied."""
     memo: dict[int, Tensor] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         empty = torch.empty_like(tensor, device="meta")

@@ -27,7 +27,7 @@ _PLAIN = (Tensor, str, bytes, int, float, complex, bool, type(None), ModuleType,
 
 
 def references(model: nn.Module) -> dict[nn.Module, str]:
-    """The registered modules of a model that it can reach in other ways, too, and one such way of each.
+    """Find the registered modules of a model that it can also reach in another way, which is returned.
 
     Followed are attributes, containers, the attributes of other objects, modules that are not registered,
     and of functions, methods and partials what they close over, their arguments and the globals that they

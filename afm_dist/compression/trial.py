@@ -85,7 +85,7 @@ def trial(model: nn.Module, plan: Plan, probe: Probe | None) -> Iterator[None]:
 
 
 def _calls(model: nn.Module, names: Sequence[str], probe: Probe, uses: _Uses) -> dict[str, int]:
-    """How often modules are called in a forward."""
+    """Return how often modules are called in a forward."""
     counts = dict.fromkeys(names, 0)
 
     def count(name: str) -> Any:
@@ -163,5 +163,5 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _eager() -> Any:
-    """Calls that were compiled cannot be looked into."""
+    """Run without compiled calls, which cannot be looked into."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

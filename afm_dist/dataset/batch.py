@@ -36,12 +36,12 @@ class Batch:
         return Batch(self.ids[rows], self.numeric[rows], self.labels[rows])
 
     def take(self, rows: Tensor) -> Batch:
-        """A copy of some rows in a given order; ``rows`` has shape (B,), int64."""
+        """Copy some rows in a given order; ``rows`` has shape (B,), int64."""
         # Several times faster than indexing with a tensor.
         return Batch(*(tensor.index_select(0, rows) for tensor in (self.ids, self.numeric, self.labels)))
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same rows on a device; themselves, if they are there."""
+        """Move the rows to a device; returns themselves, if they are there."""
         return Batch(*(tensor.to(device) for tensor in (self.ids, self.numeric, self.labels)))
 
     @classmethod
@@ -74,7 +74,7 @@ class RowSource(Protocol):
 
 
 def rebatch(parts: Iterable[RowSource], sizes: Iterable[int]) -> Iterator[Batch]:
-    """The same rows in batches of other sizes, as long as there are rows and sizes.
+    """Cut rows into batches of other sizes, as long as there are rows and sizes.
 
     Args:
         parts: Rows in order. Each is sliced before the next is asked for, never after.

@@ -12,7 +12,7 @@ from afm_dist.errors import DataError
 
 
 def read_counts(manifest: Manifest) -> dict[str, Tensor]:
-    """How often each id of each categorical field occurs in the training split, from the vocabulary.
+    """Return how often each id of each categorical field occurs in the training split, from the vocabulary.
 
     Returns:
         By field name: shape (cardinality,), int64.

@@ -22,7 +22,7 @@ def to_json(description: Description) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any], *, source: str) -> Description | None:
-    """The description again; None for one of another version, without which a report still says its own.
+    """Read the description again; None for one of another version, which a report can do without.
 
     Args:
         content: What ``to_json`` gave.

@@ -56,7 +56,7 @@ class Frequencies:
         return int(self._rows_to[group]) - too_many * int(self._counts[group])
 
     def ids_for(self, rows: int) -> int | None:
-        """The fewest ids above 0 that make up so many training rows; None when all are fewer."""
+        """Count the fewest ids above 0 that make up so many training rows; None when all are fewer."""
         group = int(np.searchsorted(self._rows_to, rows))
         if group == len(self._counts):
             return None
@@ -64,7 +64,7 @@ class Frequencies:
         return int(self._ids_to[group]) - to_spare // int(self._counts[group])
 
     def at_least(self, count: int) -> tuple[int, int]:
-        """The ids above 0 that occur so often or more, and the training rows they make up."""
+        """Count the ids above 0 that occur so often or more, and the training rows they make up."""
         groups = int(np.searchsorted(-self._counts, -count, side="right"))
         return (int(self._ids_to[groups - 1]), int(self._rows_to[groups - 1])) if groups else (0, 0)
 

@@ -192,7 +192,7 @@ class Manifest:
         return found if type(found) is int and 0 <= found <= self.rows(split) else None
 
     def shards(self, split: str) -> tuple[Shard, ...]:
-        """The shards of one split, in order.
+        """Return the shards of one split, in order.
 
         Raises:
             DataError: the dataset has no such split, or no rows in it.
@@ -218,7 +218,7 @@ class Manifest:
         return [shards[a:b] for a, b in pairwise(bounds)]
 
     def read(self, file: Shard) -> bytes:
-        """The content of one of the files, its checksum verified.
+        """Read one of the files, its checksum verified.
 
         Raises:
             DataError: the file is missing, truncated or altered.
@@ -230,7 +230,7 @@ class Manifest:
         return content
 
     def check(self, file: Shard) -> None:
-        """As ``read``, in pieces: for files that need not fit in memory.
+        """Do as ``read``, in pieces: for files that need not fit in memory.
 
         Raises:
             DataError: the file is missing, truncated or altered.
@@ -241,7 +241,7 @@ class Manifest:
             raise _altered(location, size, file)
 
     def schema(self) -> list[dict[str, Any]]:
-        """The fields as plain values: what a checkpoint must agree with."""
+        """Return the fields as plain values: what a checkpoint must agree with."""
         return [asdict(f) for f in self.fields]
 
     def fingerprint(self) -> str:

@@ -61,7 +61,7 @@ class TrainingOrder:
         return -(-self.manifest.rows(self.split) // self.batch_size)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """This worker's part of each global batch, from a step on.
+        """Yield this worker's part of each global batch, from a step on.
 
         A part may be empty where a global batch has fewer rows than there are workers. Nothing
         before the window of the first row is decoded.
@@ -79,7 +79,7 @@ class TrainingOrder:
         return (rows + self.world_size - 1 - self.rank) // self.world_size
 
     def _stretch(self, epoch: int, first: int) -> Iterator[RowSource]:
-        """This worker's rows from its row ``first`` on."""
+        """Yield this worker's rows from its row ``first`` on."""
         share, more = divmod(self.manifest.rows(self.split), self.world_size)
         start = self.rank * share + min(self.rank, more)
         stop = start + share + (self.rank < more)

@@ -50,7 +50,7 @@ class Columns:
         )
 
     def between(self, start: int, stop: int) -> Columns:
-        """Some of the rows, not copied."""
+        """Slice the rows, without a copy."""
         return Columns(self.ids[:, start:stop], self.numeric[:, start:stop], self.labels[start:stop])
 
     def write(self, to: Batch) -> None:
@@ -117,7 +117,7 @@ class OpenShard:
                 raise self._wrong(f"column {name!r} holds {schema.field(name).type} instead of {expected}")
 
     def _ids(self, column: pa.ChunkedArray, field: Field) -> NDArray[np.int32]:
-        """The ids of a field, every one a row of its table."""
+        """Return the ids of a field, every one a row of its table."""
         if column.null_count:
             raise self._wrong(f"field {field.name!r} holds {column.null_count} missing ids")
         ids: NDArray[np.int32] = column.to_numpy()
@@ -137,7 +137,7 @@ class OpenShard:
 
 
 def write_numbers(column: pa.ChunkedArray, to: NDArray[np.float32]) -> None:
-    """A numeric column with 0 for null; five times faster than by ``fill_null``."""
+    """Return a numeric column with 0 for null; five times faster than by ``fill_null``."""
     start = 0
     for chunk in column.chunks:
         part = to[start : start + len(chunk)]

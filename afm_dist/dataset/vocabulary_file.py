@@ -28,7 +28,7 @@ class DamageError(Exception):
 
 
 def vocabulary_of(manifest: Manifest, field: Field) -> Shard:
-    """The file of a field's vocabulary.
+    """Find the file of a field's vocabulary.
 
     Raises:
         DataError: the manifest lists none.
@@ -99,7 +99,7 @@ def counts_of(batch: pa.RecordBatch, first_id: int) -> NDArray[np.int64]:
 
 
 def read_count_range(manifest: Manifest, field: Field, start: int, stop: int) -> NDArray[np.int64]:
-    """How often the ids from ``start`` up to and without ``stop`` occur in the training split.
+    """Return how often the ids from ``start`` up to and without ``stop`` occur in the training split.
 
     Only the row groups that hold them are read.
 

@@ -129,12 +129,12 @@ class _Differences:
 
 
 def _excess(found: Tensor, expected: Tensor, bound: float) -> Tensor:
-    """The largest difference over what is accepted for its logit; above 1 it is refused."""
+    """Return the largest difference over what is accepted for its logit; above 1 it is refused."""
     return ((found - expected).abs() / (ROUND_OFF * expected.abs()).clamp(min=bound)).max()
 
 
 def inputs_of(fields: Sequence[Field], ids: Tensor, numeric: Tensor) -> tuple[Tensor, ...]:
-    """What a file is called with: without numeric fields, ids only."""
+    """Return what a file is called with: without numeric fields, ids only."""
     return (ids, numeric) if any(field.kind == "numeric" for field in fields) else (ids,)
 
 
@@ -166,7 +166,7 @@ def made_up_batches(fields: Sequence[Field]) -> Iterator[Inputs]:
 
 
 def _real_batches(data: Manifest) -> Iterable[Inputs]:
-    """The first rows of the test split, or of one that has rows."""
+    """Read the first rows of the test split, or of one that has rows."""
     split = next((name for name in ("test", "validation") if data.rows(name)), "train")
     for batch in read_batches(data, data.shards(split), REAL_ROWS):
         yield batch.ids.long(), batch.numeric

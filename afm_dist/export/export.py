@@ -175,7 +175,7 @@ def _refuse_other(location: str, digest: str) -> None:
 
 
 def _names_us(location: str) -> bool:
-    """Whether a file names this library as its producer, where its format has the producer."""
+    """Return whether a file names this library as its producer, where its format has the producer."""
     with storage.open_read(location) as file:
         if not zipfile.is_zipfile(file):
             return _holds(location, _ONNX_PRODUCER)
@@ -188,7 +188,7 @@ def _names_us(location: str) -> bool:
 
 
 def _holds(location: str, pattern: re.Pattern[bytes]) -> bool:
-    """Whether a short pattern is found in a file; no format compresses its texts."""
+    """Return whether a short pattern is found in a file; no format compresses its texts."""
     tail = b""
     with storage.open_read(location) as file:
         while block := file.read(1 << 24):
@@ -199,7 +199,7 @@ def _holds(location: str, pattern: re.Pattern[bytes]) -> bool:
 
 
 def _is_preprocessing(location: str) -> bool:
-    """Whether a folder holds vocabularies and no rows, and nothing else."""
+    """Return whether a folder holds vocabularies and no rows, and nothing else."""
     files = set(storage.list_files(location))
     try:
         manifest = Manifest.load(location)
@@ -210,7 +210,7 @@ def _is_preprocessing(location: str) -> bool:
 
 @contextmanager
 def _folder_in(parent: str) -> Iterator[Path]:
-    """A folder to write to, on the same disk, so that what is in it can be renamed."""
+    """Make a folder to write to, on the same disk, so that what is in it can be renamed."""
     place = None
     prefix = f".export-{socket.gethostname()}-"
     if storage.is_local(parent):

@@ -29,5 +29,5 @@ class Format(Protocol):
         ...
 
     def load(self, path: Path) -> Run:
-        """The file as its users run it."""
+        """Load the file as its users run it."""
         ...

@@ -50,12 +50,12 @@ class ExportedModel(nn.Module):
 
 
 def input_names(fields: Sequence[Field]) -> tuple[str, ...]:
-    """What a file must be given: ids, and numbers if the model has numeric fields."""
+    """Return what a file must be given: ids, and numbers if the model has numeric fields."""
     return (IDS, NUMERIC) if any(field.kind == "numeric" for field in fields) else (IDS,)
 
 
 def trace(model: nn.Module, fields: Sequence[Field]) -> ExportedProgram:
-    """The graph of an ``ExportedModel``, for batches of any number of rows, none included.
+    """Trace the graph of an ``ExportedModel``, for batches of any number of rows, none included.
 
     Args:
         model: Called with ids (B, F) and numbers (B, C); gives logits (B,). In eval mode.

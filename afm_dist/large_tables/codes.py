@@ -85,7 +85,7 @@ class CodeParts:
             file.write(content)
 
     def pieces(self) -> Iterator[memoryview]:
-        """The bytes of all codes, piece by piece; each is overwritten by the next.
+        """Yield the bytes of all codes, piece by piece; each is overwritten by the next.
 
         Raises:
             StageError: a part is damaged, or of something else; it is deleted then.

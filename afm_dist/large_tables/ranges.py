@@ -58,5 +58,5 @@ def row_groups(cardinalities: Sequence[int], range_rows: int = RANGE_ROWS) -> li
 
 
 def rows_of(group: Group) -> int:
-    """How many rows a group has."""
+    """Return how many rows a group has."""
     return sum(len(rows) for rows in group)

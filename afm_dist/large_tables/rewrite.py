@@ -41,7 +41,7 @@ def compress_table(
     range_rows: int = RANGE_ROWS,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
-    """What ``compress_`` and ``save_pretrained`` give, byte for byte, of a table larger than memory.
+    """Do what ``compress_`` and ``save_pretrained`` do, byte for byte, for a table larger than memory.
 
     All that depends on no row (projections, biases, the layer that reads the codes) comes from
     ``compress_`` itself, on the same model with one row a field. The codes come from tasks, in parts that

@@ -78,7 +78,7 @@ def stored_moments(
     emit: Emit = no_events,
     range_rows: int = RANGE_ROWS,
 ) -> dict[str, Moments]:
-    """What ``moments_from_counts`` gives, of a table that may be larger than memory.
+    """Do what ``moments_from_counts`` does, for a table that may be larger than memory.
 
     A task holds a block of rows and the counts of ``range_rows`` ids; the partials are summed in the
     order of the rows. An interrupted pass goes on from its partials, which stay in ``folder`` until

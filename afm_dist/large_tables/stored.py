@@ -74,7 +74,7 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[Tensor]:
-        """Some rows, block by block; each block is overwritten by the next.
+        """Yield some rows, block by block; each block is overwritten by the next.
 
         Args:
             start: First row.
@@ -93,7 +93,7 @@ class StoredTensor:
                 yield part
 
     def pieces(self) -> Iterator[memoryview]:
-        """The bytes of the whole, piece by piece; each is overwritten by the next.
+        """Yield the bytes of the whole, piece by piece; each is overwritten by the next.
 
         Raises:
             DataError: the file is gone or ends early.
@@ -102,7 +102,7 @@ class StoredTensor:
         yield from map(as_bytes, flat.blocks(0, self.nbytes, PIECE_BYTES))
 
     def load(self) -> Tensor:
-        """The whole tensor, in memory."""
+        """Read the whole tensor into memory."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
         with storage.open_read(self.location) as file:
             file.seek(self.offset)
@@ -111,7 +111,7 @@ class StoredTensor:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, in place."""
+    """View the bytes of a contiguous tensor, in place."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -137,7 +137,7 @@ def stored_tensors(checkpoint: str) -> dict[str, StoredTensor]:
 
 
 def read_header(location: str) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a safetensors file, and its metadata.
+    """List the tensors of a safetensors file, and its metadata.
 
     Raises:
         DataError: the file is missing, truncated or no safetensors file.
@@ -205,12 +205,12 @@ class Described:
 
 
 def in_file_order(tensors: Mapping[str, Described]) -> list[str]:
-    """The names in the order in which a file holds them: as the safetensors library writes them."""
+    """Sort the names as a file holds them: in the order in which the safetensors library writes them."""
     return sorted(tensors, key=lambda name: (ORDER.index(tensors[name].dtype), name))
 
 
 def header(tensors: Mapping[str, Described], metadata: Mapping[str, str] | None = None) -> bytes:
-    """What comes before the tensors in their file."""
+    """Make what comes before the tensors in their file."""
     content: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name in in_file_order(tensors):

@@ -91,7 +91,7 @@ class TableCheckpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def mark(self) -> str:
-        """What tells this checkpoint from others: names, sizes and times of change of its files.
+        """Identify this checkpoint: names, sizes and times of change of its files.
 
         Its digest would take another pass over all of it.
         """
@@ -103,7 +103,7 @@ class TableCheckpoint:
         return storage.fingerprint({item.base_name: [item.size, item.mtime_ns] for item in infos})
 
     def without_rows(self) -> tuple[nn.Module, frozenset[str]]:
-        """The model with one row, zero, in place of those of each field, and all else as it is.
+        """Build the model with one row, zero, in place of those of each field, and all else as it is.
 
         Returns:
             The model, and the names of the tensors that have other rows in truth.
@@ -127,7 +127,7 @@ class TableCheckpoint:
 
 
 def empty_model(config: ModelConfig, plan: Plan | None = None) -> nn.Module:
-    """The structure of a model, on the meta device: nothing is allocated.
+    """Build the structure of a model, on the meta device: nothing is allocated.
 
     Args:
         config: What it is.

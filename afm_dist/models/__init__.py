@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, str] = {
 
 
 def build_model(name: str, fields: Sequence[Field], hyper_parameters: Mapping[str, Any]) -> CTRModel:
-    """A freshly initialised model.
+    """Build a freshly initialised model.
 
     Raises:
         OptionError: unknown name, fields the model cannot work with, a hyper-parameter it does not take, or

@@ -71,7 +71,7 @@ class CTRModel(nn.Module, ABC):
 
     @abstractmethod
     def interactions(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
-        """The logit without its first-order term: all that an architecture is.
+        """Compute the logit without its first-order term: all that an architecture is.
 
         Args:
             codes: Shape (B, F, K).
@@ -93,7 +93,7 @@ class CTRModel(nn.Module, ABC):
         return self.n_fields * self.embedding.dim + self.n_numeric
 
     def direct_inputs(self, codes: Tensor, vectors: Tensor, numeric: Tensor) -> Tensor:
-        """What the layer declared in ``folds`` reads: embeddings and numbers, or codes once folded.
+        """Make what the layer declared in ``folds`` reads: embeddings and numbers, or codes once folded.
 
         Args:
             codes: Shape (B, F, K), or (B, ΣK_i) where the fields have different ranks.

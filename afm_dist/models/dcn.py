@@ -26,7 +26,7 @@ class CrossLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
-        """The network's input x₀ and this layer's x, both (B, width) -> (B, width)."""
+        """Cross the network's input x₀ with this layer's x, both (B, width) -> (B, width)."""
         crossed: Tensor = first * self.linear(x) + self.bias + x
         return crossed
 

@@ -21,7 +21,7 @@ class MatrixCrossLayer(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
-        """The network's input x₀ and this layer's x, both (B, width) -> (B, width)."""
+        """Cross the network's input x₀ with this layer's x, both (B, width) -> (B, width)."""
         crossed: Tensor = first * self.linear(x) + x
         return crossed
 

@@ -23,7 +23,7 @@ class GatedCrossLayer(nn.Module):
         self.gate = nn.Linear(width, width, bias=False)
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
-        """The network's input x₀ and this layer's x, both (B, width) -> (B, width)."""
+        """Cross the network's input x₀ with this layer's x, both (B, width) -> (B, width)."""
         crossed: Tensor = first * self.linear(x) * torch.sigmoid(self.gate(x)) + x
         return crossed
 

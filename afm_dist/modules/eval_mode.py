@@ -135,7 +135,7 @@ class _Snapshot:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module has besides what every module has."""
+    """List what a module has besides what every module has."""
     return {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
 
 

@@ -15,7 +15,7 @@ from afm_dist.errors import OptionError
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a model's ``state_dict`` holds, each tensor under the first of its names.
+    """Name the tensors of a model's ``state_dict``, each by the first of its names.
 
     Raises:
         OptionError: two tensors that share memory without being one, or a state that is no tensor.

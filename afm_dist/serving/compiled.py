@@ -12,7 +12,7 @@ from afm_dist.serving.scorer import TYPICAL_BATCH, Scorer
 
 
 def compiled(scorer: Scorer) -> Callable[[Tensor, Tensor], Tensor]:
-    """The same function under ``torch.compile``, which is done here and now.
+    """Compile a function with ``torch.compile``, here and now.
 
     Args:
         scorer: In eval mode.

@@ -23,7 +23,7 @@ from afm_dist.tables.table import Decoder, Table
 
 
 def interactions_of(model: CTRModel) -> nn.Module:
-    """A module from codes (B, ΣK_i) and numbers (B, C) to the logit without its first-order term, (B,).
+    """Make a module from codes (B, ΣK_i) and numbers (B, C) to the logit less its first-order term, (B,).
 
     Args:
         model: In eval mode; becomes a part of the result. Its tables may be empty.
@@ -164,23 +164,23 @@ class DCNInteractions(nn.Module):
 
 
 def _crosses_are_linear(model: DCN) -> bool:
-    """Whether neither a cross nor the output behind them is itself compressed."""
+    """Return whether neither a cross nor the output behind them is itself compressed."""
     crosses = cast("list[CrossLayer]", list(model.cross))
     return all(isinstance(each, nn.Linear) for each in (model.cross_output, *(c.linear for c in crosses)))
 
 
 def on_codes(linear: nn.Linear, table: Table) -> nn.Linear:
-    """A linear layer over [e, numeric] (B, F·T + C) as one over [codes, numeric] (B, ΣK_i + C)."""
+    """Turn a linear layer over [e, numeric] (B, F·T + C) into one over [codes, numeric] (B, ΣK_i + C)."""
     return folded_linear(linear, table) if projected(table) else linear
 
 
 def reads_codes(model: CTRModel) -> bool:
-    """Whether the MLP's inputs are the codes: folded, or the embeddings themselves."""
+    """Return whether the MLP's inputs are the codes: folded, or the embeddings themselves."""
     return model.embedding.folded or not projected(model.embedding)
 
 
 def projected(table: Table) -> bool:
-    """Whether codes are expanded by projections, and are not the embeddings themselves."""
+    """Return whether codes are expanded by projections, and are not the embeddings themselves."""
     return table.decoder(0) is not None
 
 
@@ -201,7 +201,7 @@ def blocks_of(table: Table) -> Tensor:
 
 
 def biases_of(table: Table) -> Tensor:
-    """The biases of the fields' embeddings, shape (F, T), float64."""
+    """Return the biases of the fields' embeddings, shape (F, T), float64."""
     return torch.stack([decoder.bias.detach().double() for decoder in _decoders(table)])
 
 

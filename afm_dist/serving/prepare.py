@@ -22,7 +22,7 @@ _BLOCK = 1024
 def prepare_for_inference(
     model: nn.Module, *, precision: Precision = "float32", compile: bool = False
 ) -> nn.Module:
-    """A new module that gives the logits of a model of this library, laid out for serving.
+    """Make a new module that gives the logits of a model of this library, laid out for serving.
 
     A lookup reads the code of an id and its first-order weight from one place; projections are folded into
     what reads the codes; large batches are scored in blocks that stay in the cache. It has no gradients, and
@@ -112,7 +112,7 @@ class InferenceModel(nn.Module):
 
 
 def in_blocks(score: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """What a function gives for a batch, computed in blocks of rows that stay in the cache.
+    """Apply a function to a batch, in blocks of rows that stay in the cache.
 
     Args:
         score: Row by row from the inputs; each row is its own.

@@ -78,7 +78,7 @@ class FloatRows(PackedRows):
         self.register_buffer("table", table)
 
     def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
-        """Rounded to the table's type."""
+        """Write the numbers, rounded to the table's type."""
         del field
         self.table[rows, : self.code_dim].copy_(codes)
         if weights is not None:
@@ -109,7 +109,7 @@ class EmptyRows(PackedRows):
         """Nothing."""
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A lookup that fails where one in a table of V rows would."""
+        """Look up, failing where a lookup in a table of V rows would."""
         return functional.embedding(rows // self.n_rows, self.nothing)[..., :0], None
 
 
@@ -142,7 +142,7 @@ class Int8Rows(PackedRows):
         self.register_buffer("weight_step", torch.zeros(n_fields, device=device))
 
     def write(self, field: int, rows: slice, codes: Tensor, weights: Tensor | None) -> None:
-        """Rounded to the nearest multiples, some rows at a time."""
+        """Write the nearest multiples, some rows at a time."""
         self.step[field] = _finite(_largest(codes) / 127 / 255)
         if weights is not None:
             self.weight_step[field] = _finite(_largest(weights) / 32767)
@@ -225,7 +225,7 @@ _TINY = 1e-37
 
 
 def _largest(numbers: Tensor) -> float:
-    """The largest magnitude; 0 of none."""
+    """Find the largest magnitude; 0 of none."""
     if not numbers.numel():
         return 0.0
     smallest, largest = numbers.aminmax()

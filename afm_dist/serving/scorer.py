@@ -75,7 +75,7 @@ class _FirstOrder(nn.Module):
 
 
 def _without_tables(model: CTRModel) -> CTRModel:
-    """A copy in float32 whose tables have no rows, folded where the model declares that this is right.
+    """Copy the model in float32 without rows of tables, folded where the model declares that this is right.
 
     A reader that is a linear layer no more, being compressed itself, goes on reading the embeddings.
     """

@@ -133,7 +133,7 @@ class PackedTable(nn.Module):
         return codes, torch.cat(weights, 1).sum(1) if weights else None
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"fields={len(self.names)}, rows={sum(self.cardinalities)}"
 
 

@@ -262,7 +262,7 @@ def _collect(
 
 
 def _probe(dataset: Manifest, groups: Sequence[Sequence[Shard]], forward_fn: ForwardFn) -> Probe | None:
-    """Reads a few rows when they are needed."""
+    """Read a few rows when they are needed."""
     shards = [shard for group in groups for shard in group]
 
     def run(model: nn.Module) -> Any:
@@ -275,7 +275,7 @@ def _probe(dataset: Manifest, groups: Sequence[Sequence[Shard]], forward_fn: For
 
 @contextmanager
 def _shared_folder(folder: str | None) -> Iterator[str]:
-    """The folder that was given, or a temporary one where this machine is all there is."""
+    """Return the folder that was given, or a temporary one where this machine is all there is."""
     if folder is not None:
         yield storage.absolute(folder)
         return

@@ -43,7 +43,7 @@ class CollectedMoments(dict[str, Moments]):
         self.counts = dict(counts or {})
 
     def __or__(self, other: Mapping[str, Moments]) -> CollectedMoments:  # type: ignore[override]
-        """The moments of both."""
+        """Combine the moments of both."""
         if not isinstance(other, CollectedMoments):
             return CollectedMoments(
                 {**self, **other}, probe=self.probe, bytes_of=self.bytes_of, counts=self.counts

@@ -45,7 +45,7 @@ class Moments:
 
     @classmethod
     def empty(cls, width: int) -> Moments:
-        """The identity of ``merge``: no rows."""
+        """Make the identity of ``merge``: no rows."""
         return cls(
             count=0,
             mean=torch.zeros(width, dtype=torch.float64),
@@ -139,7 +139,7 @@ def one_thread() -> Iterator[None]:
 
 
 def moments_of_blocks(blocks: Iterable[tuple[Tensor, Tensor]], width: int) -> Moments:
-    """The same from blocks of rows, one in memory at a time: at most ``RANGE_ROWS`` rows in all.
+    """Compute the same from blocks of rows, one in memory at a time: at most ``RANGE_ROWS`` rows in all.
 
     Args:
         blocks: Embedding rows (V, T) and their counts (V,), ``TABLE_ROWS`` at a time.

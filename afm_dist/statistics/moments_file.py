@@ -97,7 +97,7 @@ class _Header(TypedDict):
 
 
 def read_metadata(content: bytes, location: str) -> dict[str, str]:
-    """The metadata of a safetensors file, none where it has none: the header is length (8 bytes) and JSON.
+    """Read the metadata of a safetensors file, if it has any: the header is length (8 bytes) and JSON.
 
     Args:
         content: Of the file.

@@ -62,7 +62,7 @@ class Partials:
         _against_others(lambda: storage.write_json(announcement, self.facts))
 
     def under_way(self) -> bool:
-        """Whether the pass was announced and is not over."""
+        """Return whether the pass was announced and is not over."""
         return storage.exists(storage.join(self.folder, UNDER_WAY))
 
     def end(self) -> None:
@@ -87,7 +87,7 @@ class Partials:
         return digest
 
     def digest(self, group: int) -> str | None:
-        """The digest of a group's partial; None when there is no sound one."""
+        """Return the digest of a group's partial; None when there is none, or a damaged one."""
         if not storage.exists(self.location(group)):
             return None
         try:
@@ -96,7 +96,7 @@ class Partials:
             return None
 
     def load(self, group: int) -> dict[str, Moments]:
-        """The partial of a group.
+        """Read the partial of a group.
 
         Raises:
             DataError: it is not there, damaged, or not this pass's.

@@ -147,7 +147,7 @@ class RayPass:
         raise TryAgainError("another driver ended the same pass meanwhile")
 
     def _load(self, group: int) -> dict[str, Moments]:
-        """A partial, made again if it was lost or damaged after its commit."""
+        """Read a partial, made again if it was lost or damaged after its commit."""
         for _ in range(MAX_REPAIRS):
             try:
                 return self._partials.load(group)

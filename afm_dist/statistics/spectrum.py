@@ -48,7 +48,7 @@ class Spectrum:
         return _components(self.eigenvalues, share)
 
     def rank_for_singular_values(self, share: float) -> int:
-        """The same by the sum of singular values √λ (the paper's Table 11)."""
+        """Choose by the sum of singular values √λ instead (the paper's Table 11)."""
         return _components(self.eigenvalues.sqrt(), share)
 
     @property
@@ -65,7 +65,7 @@ class Spectrum:
 
 
 def kept_share(values: Tensor, rank: int) -> float:
-    """The share of some variances that the first ``rank`` of them make up.
+    """Compute the share of some variances that the first ``rank`` of them make up.
 
     In [0, 1], never smaller for a higher rank, and exactly 1 where all that is left out is zero, as at full
     rank; 1 where there is no variance.

@@ -108,7 +108,7 @@ class IdTable(nn.Module):
         return next(tensor.device for tensor in [*self.parameters(), *self.buffers()])
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
 

@@ -68,7 +68,7 @@ class LinearTerm(nn.Module):
             nn.init.zeros_(self.weight)
 
     def rebuild_offsets(self) -> Tensor:
-        """The offsets anew; they are not stored in checkpoints."""
+        """Recompute the offsets; they are not stored in checkpoints."""
         return first_rows(self.cardinalities)
 
     def rows(self, field: int) -> Tensor:
@@ -137,12 +137,12 @@ class CodedLinearTerm(nn.Module):
         return codes.flatten(1) @ self.projection.flatten() + self.bias.sum() + numeric @ self.numeric
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"fields={len(self.bias)}, codes={tuple(self.projection.shape)}"
 
 
 def first_order_of(model: nn.Module, table: str, name: str) -> LinearTerm:
-    """The first-order term whose weights the model declares that a table may take in.
+    """Find the first-order term whose weights the model declares that a table may take in.
 
     Args:
         model: With the declaration ``absorbs``.

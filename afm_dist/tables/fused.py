@@ -155,11 +155,11 @@ class FusedEmbedding(Table):
         return self.projection is not None or self.address is not None or self.store is not None
 
     def rebuild_offsets(self) -> Tensor:
-        """The offsets anew; they are not stored in checkpoints."""
+        """Recompute the offsets; they are not stored in checkpoints."""
         return first_rows(self.slots)
 
     def rebuild_limits(self) -> Tensor:
-        """The rows of each field anew; they are not stored in checkpoints."""
+        """Recompute the rows of each field; they are not stored in checkpoints."""
         return torch.tensor(self.cardinalities, dtype=torch.int64)
 
     @property
@@ -207,7 +207,7 @@ class FusedEmbedding(Table):
         return Decoder(self.projection[field], self.bias[field])
 
     def factors(self, field: int) -> FieldFactors:
-        """Views of what is stored of one field; to write through them change the weights themselves."""
+        """View what is stored of one field; writes through the views change the weights themselves."""
         assert self.projection is not None
         assert self.bias is not None
         return FieldFactors(self.weight[self.rows(field)], self.projection[field], self.bias[field])
@@ -263,7 +263,7 @@ class FusedEmbedding(Table):
         return codes, self.expand(codes)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return (
             f"fields={len(self.names)}, rows={sum(self.slots)}, dim={self.dim}, codes={self.code_dim}, "
             f"folded={self.folded}"

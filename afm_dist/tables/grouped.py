@@ -39,11 +39,11 @@ class MeanEmbedding(nn.Module):
         self.register_buffer("limits", self.rebuild_limits(), persistent=False)
 
     def rebuild_limits(self) -> Tensor:
-        """The ids of each field anew; they are not stored in checkpoints."""
+        """Recompute the ids of each field; they are not stored in checkpoints."""
         return torch.tensor(self.cardinalities, dtype=torch.int64)
 
     def factors(self, field: int) -> FieldFactors:
-        """Views of what is stored of one field: codes and a projection of width 0, and its mean."""
+        """View what is stored of one field: codes and a projection of width 0, and its mean."""
         bias = self.bias[field]
         return FieldFactors(bias.new_empty(self.cardinalities[field], 0), bias.new_empty(self.dim, 0), bias)
 
@@ -81,7 +81,7 @@ class MeanEmbedding(nn.Module):
         return vectors.new_empty(*ids.shape, 0), vectors
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"fields={len(self.names)}, dim={self.dim}"
 
 
@@ -177,7 +177,7 @@ class GroupedEmbedding(Table):
         return group.decoder(place)
 
     def factors(self, field: int) -> FieldFactors:
-        """Views of what is stored of one field; to write through them change the weights themselves."""
+        """View what is stored of one field; writes through the views change the weights themselves."""
         _, group, place = self._place(field)
         return group.factors(place)
 
@@ -221,5 +221,5 @@ class GroupedEmbedding(Table):
         return torch.cat(codes, 1), torch.stack([vectors[place] for place in self._places]).transpose(0, 1)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"fields={len(self.names)}, dim={self.dim}, codes={sum(self.ranks)}, folded={self.folded}"

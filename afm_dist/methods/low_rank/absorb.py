@@ -47,7 +47,7 @@ class JointFactors:
 
 
 def first_order_scale(sensitivity: Tensor | None) -> float:
-    """How many units of an embedding's coordinates a first-order weight counts as; a > 0.
+    """Return how many units of an embedding's coordinates a first-order weight counts as; a > 0.
 
     Where all outputs count alike, what is small in its unit is dropped first, and the unit of w is another
     one than that of e. With a = √(E[g_w²] / mean E[g_t²]) an error of a·w moves the logit, to first order,

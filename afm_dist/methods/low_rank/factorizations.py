@@ -48,7 +48,7 @@ class Factorization(ABC):
 
     @abstractmethod
     def table(self, table: Tensor, key: str, config: LowRank, known: Statistics) -> TableFactors:
-        """A narrow table and a projection in place of a wide table.
+        """Make a narrow table and a projection in place of a wide table.
 
         Args:
             table: D, one row per id, shape (V, T).
@@ -77,7 +77,7 @@ class Factorization(ABC):
 
     @abstractmethod
     def mean(self, table: Tensor, key: str, known: Statistics) -> Tensor:
-        """What all rows of a table become at rank 0, shape (T,), float64.
+        """Compute what all rows of a table become at rank 0, shape (T,), float64.
 
         Args:
             table: D, one row per id, shape (V, T).
@@ -94,7 +94,7 @@ class ProjectedOutputs(Factorization):
 
     @abstractmethod
     def projection(self, key: str, width: int, rank: int, known: Statistics) -> Projection:
-        """The affine map of some outputs, of the rank asked for."""
+        """Compute the affine map of some outputs, of a given rank."""
 
     def encoder(self, key: str, rank: int, factors: TableFactors, known: Statistics) -> Tensor:
         """Give the projection's."""
@@ -103,12 +103,12 @@ class ProjectedOutputs(Factorization):
     def linear(
         self, weight: Tensor, bias: Tensor | None, key: str, config: LowRank, known: Statistics
     ) -> LinearFactors:
-        """The projection before and behind the weight (paper eq. 5)."""
+        """Compute the projection before and behind the weight (paper eq. 5)."""
         projection = self.projection(key, weight.shape[0], config.rank, known)
         return projected_linear(weight, bias, projection, config.activation, config.kappa)
 
     def table(self, table: Tensor, key: str, config: LowRank, known: Statistics) -> TableFactors:
-        """The projected rows (paper eq. 10)."""
+        """Compute the projected rows (paper eq. 10)."""
         return projected_table(table, self.projection(key, table.shape[1], config.rank, known))
 
     def mean(self, table: Tensor, key: str, known: Statistics) -> Tensor:
@@ -170,7 +170,7 @@ FACTORIZATIONS: Mapping[Factors, Factorization] = {
 
 
 def table_factors(table: Tensor, key: str, config: LowRank, rank: int, known: Statistics) -> TableFactors:
-    """A narrow table and a projection by the config's factors; of rank 0 the mean alone.
+    """Make a narrow table and a projection by the config's factors; of rank 0 the mean alone.
 
     Args:
         table: D, one row per id, shape (V, T).

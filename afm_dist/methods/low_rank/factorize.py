@@ -35,7 +35,7 @@ class Projection:
 
 
 def principal(spectrum: Spectrum, rank: int) -> Projection:
-    """The map with the least mean squared error, E‖y − ŷ‖²: on the leading eigenvectors.
+    """Find the map with the least mean squared error, E‖y − ŷ‖²: on the leading eigenvectors.
 
     Raises:
         ValueError: the rank is outside 1..M.
@@ -139,7 +139,7 @@ def svd_linear(
     activation: Activation,
     kappa: float = DEFAULT_KAPPA,
 ) -> LinearFactors:
-    """The control: truncated SVD of the weight, W ≈ (U_k S_k^½)(S_k^½ V_kᵀ) (paper, section 3.1).
+    """Compute the control: truncated SVD of the weight, W ≈ (U_k S_k^½)(S_k^½ V_kᵀ) (paper, section 3.1).
 
     Uses the outputs' moments only for the shift of the ``shifted`` ReLU: the scores are
     z = S_k^−½ U_kᵀ(y − b), so their mean and variance follow from those of y.
@@ -195,7 +195,7 @@ def projected_table(table: Tensor, projection: Projection) -> TableFactors:
 
 
 def svd_table(table: Tensor, rank: int) -> TableFactors:
-    """The control: truncated SVD of the table itself, every row counting once (section 3.1).
+    """Compute the control: truncated SVD of the table itself, every row counting once (section 3.1).
 
     Rows that hold NaN or infinity count for nothing, as those that never occur may; their codes are not
     finite, as those of ``projected_table`` are not.
@@ -222,7 +222,7 @@ def svd_table(table: Tensor, rank: int) -> TableFactors:
 
 
 def mean_row(table: Tensor) -> Tensor:
-    """The mean of a table's rows, each counting once, but for those that hold NaN or infinity.
+    """Compute the mean of a table's rows, each counting once, but for those that hold NaN or infinity.
 
     Args:
         table: D, one row per id, shape (V, T).
@@ -246,7 +246,7 @@ def _finite_rows(table: Tensor) -> Iterator[Tensor]:
 
 
 def codes_of(table: Tensor, components: Tensor) -> Tensor:
-    """The codes of some rows, in their dtype, computed in float64 a block at a time.
+    """Compute the codes of some rows, in their dtype, in float64 a block at a time.
 
     Args:
         table: D, one row per id, shape (V, T).

@@ -171,7 +171,7 @@ def _check_fields(name: str, module: FusedEmbedding, ranks: Mapping[str, int], w
 
 
 def _reader(model: nn.Module, table: str, name: str) -> nn.Linear:
-    """The linear layer into which the model declares that a table may be folded."""
+    """Find the linear layer into which the model declares that a table may be folded."""
     declared = getattr(model, "folds", {})
     modules = dict(model.named_modules())
     linear = modules.get(name)

@@ -33,7 +33,7 @@ class GridPoint:
         return f"{self.method}-r{self.linear_rank or 'full'}-d{self.embedding_dim or 'full'}"
 
     def plan(self, whole: Plan, *, table: str) -> Plan:
-        """What becomes of a model.
+        """Make the plan for a model.
 
         Args:
             whole: All that can be done to it, of any rank.

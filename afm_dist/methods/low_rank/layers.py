@@ -85,7 +85,7 @@ class LowRankLinear(nn.Module):
         return super().__getattr__(name)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"rank={self.rank}, activation={self.activation}"
 
 
@@ -108,7 +108,7 @@ class ProjectedEmbedding(EmbeddingTable):
         self.rank = rank
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"rank={self.rank}"
 
 
@@ -134,5 +134,5 @@ class ProjectedEmbeddingBag(EmbeddingBagTable):
         self.rank = rank
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return f"rank={self.rank}"

@@ -26,7 +26,7 @@ class FixedRank:
     rank: int
 
     def choose(self, name: str, spectrum: Spectrum) -> int:
-        """The rank of one module.
+        """Choose the rank of one module.
 
         Raises:
             OptionError: less than 1.
@@ -49,7 +49,7 @@ class KeptEnergy:
             raise OptionError(f"energy {self.share}: a share of the variance lies in (0, 1]; try 0.99")
 
     def choose(self, name: str, spectrum: Spectrum) -> int:
-        """The rank of one module."""
+        """Choose the rank of one module."""
         del name
         return spectrum.rank_for_energy(self.share)
 
@@ -61,7 +61,7 @@ class GivenRanks:
     ranks: Ranks
 
     def choose(self, name: str, spectrum: Spectrum) -> int | None:
-        """The rank of one module, or of a field.
+        """Choose the rank of one module, or of a field.
 
         Raises:
             OptionError: there is none for it.
@@ -92,7 +92,7 @@ def plan_ranks(
     folded_into: str | None = None,
     absorbs: str | None = None,
 ) -> Plan:
-    """A plan for the modules whose moments were collected. It makes none of them larger.
+    """Plan the modules whose moments were collected. It makes none of them larger.
 
     What would not become smaller is left as it is, with a warning, and is in the plan's ``left_alone``:
     layers that are narrower than the rank (heads, gates), and, of moments straight from ``collect_moments``,
@@ -155,7 +155,7 @@ def plan_ranks(
 
 
 def _why_left_alone(entry: PlanEntry, width: int, moments: Mapping[str, Moments]) -> str | None:
-    """Why an entry would make nothing smaller; None if it does, or that is not known."""
+    """Explain why an entry would make nothing smaller; None if it does, or that is not known."""
     config = low_rank(entry)
     if config.ranks is None and config.rank > width:
         return f"rank {config.rank} of {width} outputs"

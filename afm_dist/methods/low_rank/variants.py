@@ -167,7 +167,7 @@ def _widths(model: nn.Module, name: str) -> Iterable[int]:
 
 
 def _saves_below(model: nn.Module, name: str, request: Request) -> float:
-    """The smallest rank that saves nothing."""
+    """Find the smallest rank that saves nothing."""
     layer = model.get_submodule(name)
     if isinstance(layer, nn.Linear):
         return math.ceil(layer.in_features * layer.out_features / (layer.in_features + layer.out_features))

@@ -18,7 +18,7 @@ SHRINKAGE = 0.01
 
 
 def weighted_projection(moments: Moments, sensitivity: Tensor, rank: int) -> Projection:
-    """The affine map of rank K with the least weighted error, E‖G^½(y − ŷ)‖².
+    """Find the affine map of rank K with the least weighted error, E‖G^½(y − ŷ)‖².
 
     With U the leading eigenvectors of G^½ΣG^½: y ≈ μ + G^−½UUᵀG^½(y − μ). What is lost is the sum of
     the other eigenvalues. Each score is scaled so that its column of ``decode`` has length 1, as in AFM:

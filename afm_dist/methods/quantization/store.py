@@ -468,7 +468,7 @@ class QuantizedStore(Store):
         return group
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """Describe the module for ``print(model)``."""
         return ", ".join(f"{key}: {len(members)} ranges" for key, members in self._members.items())
 
 

@@ -98,7 +98,7 @@ def main(config: Train) -> None:
     from afm_dist.planning.show import show
     from afm_dist.runtime.cluster import check_paths, check_workers
     from afm_dist.runtime.machine import work_in_driver
-    from afm_dist.stages.evaluation import EvaluateModels, Subject, print_quality
+    from afm_dist.stages.evaluation import EvaluateModels, Subject, print_evaluation
     from afm_dist.stages.shipping import reporting, ship
     from afm_dist.stages.training import BASELINE, Models, TrainBaseline, training_dataset
     from afm_dist.training.fit import WorkerGroup
@@ -162,7 +162,7 @@ def main(config: Train) -> None:
     shipped = ship(context, training.run(context), BASELINE)
     evaluation.inputs = [Given(Models(stage=shipped, checkpoints={}, histories={}))]
     with reporting(context.run, shipped.path):
-        print_quality(evaluation.run(context))
+        print_evaluation(evaluation.run(context))
     console.info(f"checkpoint: {shipped.path}")
 
 

@@ -148,7 +148,7 @@ def measure_quality(
     }
 
 
-def print_quality(quality: Stage) -> None:
+def print_evaluation(quality: Stage) -> None:
     """Print one line per row of the ``evaluate`` stage."""
     for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN):
         console.info(

@@ -21,7 +21,7 @@ from afm_dist.runtime import console
 from afm_dist.serving.rows import Precision
 from jobs.benchmarks import criteo_shape
 from jobs.benchmarks.inference_models import BASELINE, EMB, ModelShape, models_of
-from jobs.benchmarks.inference_runtimes import MLP_ALONE, Prepared, Runtime, Score, is_installed
+from jobs.benchmarks.inference_runtimes import MLP_ALONE, PreparedRuntime, Runtime, Score, is_installed
 from jobs.benchmarks.result import Result, compared, rates
 
 SUITE = "inference"
@@ -63,7 +63,7 @@ def run(
         )
     if len(present) < len(runtimes):
         console.info(f"  without ONNX Runtime, which is not installed ({INSTALL})")
-    prepared = Prepared(models_of(shape), shape.fields, precision, max(batch_sizes))
+    prepared = PreparedRuntime(models_of(shape), shape.fields, precision, max(batch_sizes))
     (pool,) = criteo_shape.batches(shape.cardinalities, BATCHES * max(batch_sizes), 1, shape.numeric)
     ids, numeric = pool.ids.long(), pool.numeric
     results = []

@@ -32,7 +32,7 @@ def is_installed(runtime: Runtime) -> bool:
     return runtime != "onnx" or all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
-class Prepared:
+class PreparedRuntime:
     """The models, and what the runtimes make of them.
 
     Args:

@@ -21,7 +21,7 @@ from afm_dist.runtime.cluster import task_slots
 from afm_dist.runtime.resources import TaskResources
 from afm_dist.runtime.tasks import run_tasks
 
-AGAIN = "its task is done again"
+FIX = "its task is done again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Receipt:
             kind: What the task returns.
         """
         with suppress(DataError):
-            content = storage.read_sealed_json(location, _Content, fix=AGAIN)
+            content = storage.read_sealed_json(location, _Content, fix=FIX)
             storage.check_inside(folder, content["files"], source=location)
             return cls(
-                result=storage.as_typed(content["result"], kind, source=location, fix=AGAIN),
+                result=storage.as_typed(content["result"], kind, source=location, fix=FIX),
                 files=content["files"],
             )
         return None
@@ -115,7 +115,7 @@ def sound(
 def _check_files(folder: str, files: Mapping[str, str]) -> str | None:
     """What is wrong with some files; None: nothing."""
     try:
-        storage.Checksums(folder=folder, sha256=files, again=AGAIN).check_all()
+        storage.Checksums(folder=folder, sha256=files, again=FIX).check_all()
     except DataError as error:
         return str(error)
     return None

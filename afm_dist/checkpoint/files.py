@@ -25,7 +25,7 @@ T = TypeVar("T")
 # What a raw row needs to become the model's input, of a checkpoint that ships.
 PREPROCESSING = "preprocessing"
 MODEL_FACT: Literal["model"] = "model"
-AGAIN = (
+FIX = (
     "restore it, or run the job again that wrote it; if it was changed on purpose, delete "
     f"{storage.SUMS} beside it"
 )
@@ -71,13 +71,13 @@ def checksums(location: str) -> storage.Checksums | None:
     Raises:
         DataError: the record is damaged.
     """
-    found = storage.Checksums.load(location, again=AGAIN)
+    found = storage.Checksums.load(location, again=FIX)
     manifest = storage.join(location, PREPROCESSING, "manifest.json")
     if found is not None or not storage.exists(manifest):
         return found
     files = storage.read_json(manifest, _Preprocessing, fix="ship the model again")["facts"][MODEL_FACT]
     sums = {file["path"]: file["sha256"] for file in files}
-    return storage.Checksums(folder=location, sha256=sums, again=AGAIN)
+    return storage.Checksums(folder=location, sha256=sums, again=FIX)
 
 
 def check_files(location: str) -> None:

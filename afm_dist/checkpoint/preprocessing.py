@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from afm_dist import storage
 from afm_dist.checkpoint.config import check_schema, load_config
-from afm_dist.checkpoint.files import AGAIN, CONFIG, MODEL_FACT, PREPROCESSING, vouch_for
+from afm_dist.checkpoint.files import CONFIG, FIX, MODEL_FACT, PREPROCESSING, vouch_for
 from afm_dist.dataset.manifest import FILE_NAME, Manifest, Shard
 from afm_dist.errors import DataError
 
@@ -46,7 +46,7 @@ def attach(manifest: Manifest, checkpoint: str) -> bool:
     if not is_known(manifest):
         return False
     files = model_files(checkpoint)
-    sums = storage.Checksums.load(checkpoint, again=AGAIN)
+    sums = storage.Checksums.load(checkpoint, again=FIX)
     if sums is not None:
         for file in files:
             sums.compare(file.path, file.sha256)
@@ -119,7 +119,7 @@ def load(checkpoint: str, data: str | None = None) -> Manifest:
     config = load_config(checkpoint)
     own = None
     if storage.exists(storage.join(location, FILE_NAME)):
-        sums = storage.Checksums.load(checkpoint, again=AGAIN)
+        sums = storage.Checksums.load(checkpoint, again=FIX)
         if sums is not None and OWN_MANIFEST in sums.sha256:
             sums.check(OWN_MANIFEST)
         own = Manifest.load(location)

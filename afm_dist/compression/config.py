@@ -79,7 +79,7 @@ class MethodConfig:
             raise DataError(f"{source}: config of method {cls.tag!r} not understood ({error})") from error
 
 
-def size_in_words(rank: int | Mapping[str, int] | str) -> str:
+def describe_size(rank: int | Mapping[str, int] | str) -> str:
     """Say ``to 64``, or ``by field (0 for depth; 2 for 11 fields)``."""
     if isinstance(rank, str):
         return rank

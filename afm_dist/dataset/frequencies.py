@@ -60,8 +60,8 @@ class Frequencies:
         group = int(np.searchsorted(self._rows_to, rows))
         if group == len(self._counts):
             return None
-        to_spare = int(self._rows_to[group]) - rows
-        return int(self._ids_to[group]) - to_spare // int(self._counts[group])
+        surplus = int(self._rows_to[group]) - rows
+        return int(self._ids_to[group]) - surplus // int(self._counts[group])
 
     def at_least(self, count: int) -> tuple[int, int]:
         """Count the ids above 0 that occur so often or more, and the training rows they make up."""

@@ -26,7 +26,7 @@ from afm_dist.runtime import console
 from afm_dist.runtime.cluster import ensure_ray, task_slots
 from afm_dist.runtime.machine import work_with_threads
 from afm_dist.runtime.resources import CPU_EACH, CpuOptions, TaskResources
-from afm_dist.runtime.tasks import TryAgainError, run_tasks
+from afm_dist.runtime.tasks import RetryError, run_tasks
 from afm_dist.statistics.moments import TABLE_ROWS
 
 STAGE = "projection"
@@ -144,7 +144,7 @@ def make_codes(parts: CodeParts, *, options: CpuOptions = CPU_EACH, emit: Emit =
 
         def finished(part: int, receipt: dict[str, Any]) -> None:
             if not storage.exists(parts.location(part)):
-                raise TryAgainError(
+                raise RetryError(
                     f"what node {receipt['node']} wrote to {parts.folder} is not there for the driver; all "
                     "nodes must share that folder"
                 )

@@ -243,7 +243,7 @@ def have(nodes: Sequence[Node]) -> str:
     return "has" if len(nodes) == 1 else "have"
 
 
-def in_words(cluster: Cluster) -> str:
+def describe_nodes(cluster: Cluster) -> str:
     """Describe the nodes there are, those of one kind together."""
 
     def kind(node: Node) -> tuple[float, float, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from afm_dist.planning.capacity import Estimate, JobPlan, admit, free_disk, in_words, size
+from afm_dist.planning.capacity import Estimate, JobPlan, admit, describe_nodes, free_disk, size
 from afm_dist.runtime import console
 
 
@@ -71,7 +71,7 @@ def _time(seconds: float | None) -> str:
 
 def _needs(plan: JobPlan) -> list[str]:
     """Describe what there is, and what each node must have."""
-    lines = [f"on {plan.cluster.where}: {in_words(plan.cluster)}"]
+    lines = [f"on {plan.cluster.where}: {describe_nodes(plan.cluster)}"]
     if any(item.seconds is None for item in plan.estimates):
         lines.append("?: nobody has measured it on GPUs, or the nodes for it are not up yet")
     if plan.object_store:

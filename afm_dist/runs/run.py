@@ -33,7 +33,7 @@ ENVIRONMENT = "environment.json"
 EVENTS = "events.jsonl"
 SUCCESS = "_SUCCESS"
 STARTED = "_STARTED"
-STAGE_AGAIN = "delete the folder of this stage, or give --resume never, to do it again"
+STAGE_FIX = "delete the folder of this stage, or give --resume never, to do it again"
 MARKERS = frozenset({SUCCESS, STARTED})
 RECORDED_PACKAGES = ("torch", "ray", "pyarrow", "polars", "numpy", "safetensors")
 
@@ -273,7 +273,7 @@ def read_success(folder: str) -> Done:
     Raises:
         DataError: there is none, or it is damaged or altered.
     """
-    return read_marker(folder, Done, fix=STAGE_AGAIN)
+    return read_marker(folder, Done, fix=STAGE_FIX)
 
 
 def read_marker(folder: str, kind: type[Marker], *, fix: str) -> Marker:
@@ -290,7 +290,7 @@ def read_marker(folder: str, kind: type[Marker], *, fix: str) -> Marker:
     return storage.read_sealed_json(storage.join(folder, SUCCESS), kind, fix=fix, unsealed=True)
 
 
-def files_of(folder: str, files: Mapping[str, str], *, again: str = STAGE_AGAIN) -> storage.Checksums:
+def files_of(folder: str, files: Mapping[str, str], *, again: str = STAGE_FIX) -> storage.Checksums:
     """Return what the files of a stage should be.
 
     Args:

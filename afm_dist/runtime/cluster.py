@@ -283,28 +283,28 @@ def use_gpus(options: ResourceOptions) -> bool:
     """
     if options.use_gpu == "never" or (options.use_gpu == "auto" and not any(node.gpus for node in nodes())):
         return False
-    trouble = _gpu_trouble()
-    if trouble is not None and options.use_gpu == "always":
-        raise OptionError(f"--use-gpu always: {trouble}")
-    return trouble is None
+    problem = _gpu_problem()
+    if problem is not None and options.use_gpu == "always":
+        raise OptionError(f"--use-gpu always: {problem}")
+    return problem is None
 
 
-def _gpu_trouble() -> str | None:
+def _gpu_problem() -> str | None:
     """Explain why torch cannot use a GPU that Ray offers; None: it can. Checked once per connection."""
-    return _cached_gpu_trouble(ray.get_runtime_context().get_job_id())
+    return _cached_gpu_problem(ray.get_runtime_context().get_job_id())
 
 
 @lru_cache(maxsize=1)
-def _cached_gpu_trouble(job: str) -> str | None:
+def _cached_gpu_problem(job: str) -> str | None:
     del job
     try:
         found = ray.get(_see_gpu.remote(), timeout=WAIT_S)
     except RayError as error:
         found = f"{type(error).__name__} while looking at one"
-    trouble = found and f"Ray offers GPUs, but torch cannot use them ({found})"
-    if trouble:
-        console.warn(f"{trouble}; models run on CPUs")
-    return trouble
+    problem = found and f"Ray offers GPUs, but torch cannot use them ({found})"
+    if problem:
+        console.warn(f"{problem}; models run on CPUs")
+    return problem
 
 
 @ray.remote(num_cpus=0, num_gpus=0.01, max_retries=2)

@@ -22,7 +22,7 @@ from afm_dist.errors import AfmError, StageError
 from afm_dist.runs.events import Emit, no_events
 from afm_dist.runtime import console
 from afm_dist.runtime.cluster import available_cpus
-from afm_dist.runtime.watchdog import Watchdog, cluster_in_words
+from afm_dist.runtime.watchdog import Watchdog, free_resources
 from afm_dist.runtime.worker_logs import crash_report
 
 Item = TypeVar("Item")
@@ -57,7 +57,7 @@ PASSING_FAULTS = frozenset(
 )
 
 
-class TryAgainError(Exception):
+class RetryError(Exception):
     """Raised by ``finished`` when a task's result is not there, and another attempt may mend it."""
 
 
@@ -101,7 +101,7 @@ def run_tasks(
     in_flight: dict[Any, _Attempt[Item]] = {}
 
     def waiting_for() -> str:
-        return f"{len(in_flight)} tasks in flight, {len(waiting) + len(again)} waiting; {cluster_in_words()}"
+        return f"{len(in_flight)} tasks in flight, {len(waiting) + len(again)} waiting; {free_resources()}"
 
     watch = Watchdog(what, waiting_for=waiting_for, emit=emit)
     try:
@@ -155,7 +155,7 @@ def _finish(reference: Any, item: Item, finished: Callable[[Item, Any], None], n
         raise
     try:
         finished(item, result)
-    except TryAgainError as error:
+    except RetryError as error:
         return str(error)
     return None
 

@@ -61,7 +61,7 @@ class Watchdog:
         self._emit("no progress", what=self._what, seconds=round(silent_s), waiting_for=waiting_for)
 
 
-def cluster_in_words() -> str:
+def free_resources() -> str:
     """Describe what of the connected cluster is free, e.g. ``the cluster has 0 of 4 CPUs free``."""
     total, free = ray.cluster_resources(), ray.available_resources()
     if not total.get("CPU"):

@@ -25,9 +25,9 @@ from afm_dist.compression.plan import TABLE, Plan
 from afm_dist.compression.rewrite import compress_carrying_
 from afm_dist.compression.variant import FieldRanks, Variant
 from afm_dist.errors import OptionError
-from afm_dist.runs.run import STAGE_AGAIN, Stage
+from afm_dist.runs.run import STAGE_FIX, Stage
 from afm_dist.runtime import console
-from afm_dist.search.scoring import sizes, sizes_in_words
+from afm_dist.search.scoring import describe_sizes, sizes
 from afm_dist.search.search import Problem, Search, on_meta, write_plans
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class BudgetSearch(Search):
                 refusals.append(refusal)
                 continue
             if before.entries:
-                words = sizes_in_words(sizes(before))
+                words = describe_sizes(sizes(before))
                 console.info(f"  {words}: predicted change of the logit {math.sqrt(found.error):.3g}")
             if best is None or found.error < best[1].error:
                 best = prepared, found
@@ -350,7 +350,7 @@ def _write(folder: str, chosen: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _in_words(one: BudgetPlan) -> str:
     """Write ``mlp.3 to 64, embedding as it is``."""
-    done = sizes_in_words(sizes(one.chosen))
+    done = describe_sizes(sizes(one.chosen))
     left = [f"{name} as it is" for name in one.allocation.configs if name not in one.chosen.modules]
     return ", ".join([*([done] if done else []), *left])
 
@@ -380,7 +380,7 @@ def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, 
 
 def budget_note(stage: Stage) -> str:
     """Describe how a budget was spent."""
-    chosen = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_AGAIN)
+    chosen = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_FIX)
     (as_predicted,) = [one for one in chosen["tried"] if one["name"] == PREDICTED]
     errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in as_predicted["errors"].items())
     predicted = (

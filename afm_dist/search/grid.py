@@ -19,10 +19,10 @@ from afm_dist.compression.plan import Plan
 from afm_dist.compression.registry import variants
 from afm_dist.compression.variant import FieldRanks, SweptModel, Variant
 from afm_dist.errors import OptionError
-from afm_dist.runs.run import STAGE_AGAIN, Stage
+from afm_dist.runs.run import STAGE_FIX, Stage
 from afm_dist.runtime import console
 from afm_dist.search.pareto import pareto
-from afm_dist.search.scoring import PlanScorer, Scored, sizes_in_words
+from afm_dist.search.scoring import PlanScorer, Scored, describe_sizes
 from afm_dist.search.search import Problem, Search, on_meta
 from afm_dist.statistics.moments_file import save_moments
 from afm_dist.statistics.sensitivity_file import save_sensitivity
@@ -135,7 +135,7 @@ class GridSearch(Search):
         points = read_points(stage)
         chosen = choose(points, self.ratios)
         for name, point in chosen.items():
-            words = sizes_in_words(point["ranks"])
+            words = describe_sizes(point["ranks"])
             console.info(f"  {name}, {points[0]['bytes'] / point['bytes']:.1f} times smaller: {words}")
         return {name: Plan.from_json(point["plan"]) for name, point in chosen.items()}
 
@@ -169,7 +169,7 @@ class GridSearch(Search):
 
 def read_points(stage: Stage) -> list[Scored]:
     """Read what was scored of each point."""
-    return storage.read_json(stage.file(POINTS), list[Scored], fix=STAGE_AGAIN)
+    return storage.read_json(stage.file(POINTS), list[Scored], fix=STAGE_FIX)
 
 
 def front_of(points: Sequence[Mapping[str, Any]]) -> list[int]:

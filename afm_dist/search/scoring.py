@@ -11,7 +11,7 @@ from afm_dist.checkpoint.config import load_config
 from afm_dist.checkpoint.files import size_on_disk
 from afm_dist.checkpoint.pretrained import count_parameters, from_pretrained
 from afm_dist.compression.budget import description_bytes, structure_bytes
-from afm_dist.compression.config import MethodConfig, size_in_words
+from afm_dist.compression.config import MethodConfig, describe_size
 from afm_dist.compression.plan import Plan
 from afm_dist.compression.rewrite import compress_
 from afm_dist.dataset.manifest import Manifest
@@ -157,6 +157,6 @@ def sizes(plan: Plan) -> dict[str, Any]:
     }
 
 
-def sizes_in_words(found: Mapping[str, Any]) -> str:
+def describe_sizes(found: Mapping[str, Any]) -> str:
     """Write ``mlp.3 to 64, embedding by field (0 for depth; 2 for 11 fields)``."""
-    return ", ".join(f"{name} {size_in_words(own)}" for name, own in found.items())
+    return ", ".join(f"{name} {describe_size(own)}" for name, own in found.items())

@@ -20,7 +20,7 @@ from afm_dist.compression.variant import Request, Variant
 from afm_dist.dataset.counts import read_counts
 from afm_dist.dataset.manifest import Manifest
 from afm_dist.pipelines.context import Context
-from afm_dist.runs.run import STAGE_AGAIN, Stage
+from afm_dist.runs.run import STAGE_FIX, Stage
 from afm_dist.search.rows import PUBLISHED, RowOptions
 from afm_dist.search.scoring import PlanScorer
 from afm_dist.statistics.from_counts import moments_from_counts
@@ -201,7 +201,7 @@ def read_plans(stage: Stage) -> dict[str, Plan]:
         DataError: they are damaged.
     """
     path = stage.file(PLANS)
-    found = storage.read_json(path, dict[str, dict[str, Any]], fix=STAGE_AGAIN)
+    found = storage.read_json(path, dict[str, dict[str, Any]], fix=STAGE_FIX)
     return {name: Plan.from_json(plan, source=path) for name, plan in found.items()}
 
 

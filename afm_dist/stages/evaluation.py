@@ -25,7 +25,7 @@ from afm_dist.planning.estimate import Costs
 from afm_dist.report import text
 from afm_dist.report.schema import ReliabilityBin
 from afm_dist.runs.events import Emit, no_events
-from afm_dist.runs.run import STAGE_AGAIN, Stage
+from afm_dist.runs.run import STAGE_FIX, Stage
 from afm_dist.runtime import console
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions
 from afm_dist.stages.training import Models
@@ -150,7 +150,7 @@ def measure_quality(
 
 def print_evaluation(quality: Stage) -> None:
     """Print one line per row of the ``evaluate`` stage."""
-    for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN):
+    for row in storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_FIX):
         console.info(
             f"{row['name']} on the test split: AUC {text.measured(row['auc'])}, log loss "
             f"{text.measured(row['log_loss'])}, calibration {text.measured(row['calibration'])}, "
@@ -258,8 +258,8 @@ def rows_of(
         subjects: In the order of the rows.
         notes: Further entries of a row, by (name, stage).
     """
-    structures = storage.read_json(speed.file(RESULTS), MeasuredSpeed, fix=STAGE_AGAIN)["structures"]
-    qualities = storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_AGAIN)
+    structures = storage.read_json(speed.file(RESULTS), MeasuredSpeed, fix=STAGE_FIX)["structures"]
+    qualities = storage.read_json(quality.file(RESULTS), list[MeasuredQuality], fix=STAGE_FIX)
     rows = []
     for subject, row in zip(subjects, qualities, strict=True):
         measured = structures[structure(subject.checkpoint)]

@@ -11,7 +11,7 @@ from afm_dist.compression.variant import Variant
 from afm_dist.pipelines.context import Context
 from afm_dist.pipelines.step import Step
 from afm_dist.report.degenerate_words import degenerate_layers
-from afm_dist.runs.run import STAGE_AGAIN, Stage
+from afm_dist.runs.run import STAGE_FIX, Stage
 from afm_dist.search.grid import POINTS, read_points
 from afm_dist.search.scoring import Scored
 from afm_dist.stages.compression import RewriteAtOnce
@@ -30,7 +30,7 @@ from afm_dist.stages.searching import SearchPlans
 from afm_dist.stages.shipping import ShippedModel
 from afm_dist.stages.training import BASELINE, SCRATCH, SCRATCH_WORDS, FineTune, Models
 from afm_dist.training.history import summary
-from afm_dist.training.wording import in_words
+from afm_dist.training.wording import describe
 
 
 @dataclass(kw_only=True)
@@ -160,7 +160,7 @@ class WriteReportAtOnce(Step[Stage]):
     def _sweep(self) -> dict[str, Any]:
         if self.measured is None:
             return {}
-        measured = storage.read_json(self.measured.result.file(POINTS), list[Scored], fix=STAGE_AGAIN)
+        measured = storage.read_json(self.measured.result.file(POINTS), list[Scored], fix=STAGE_FIX)
         return {"sweep": points(read_points(self.found.result.stage), measured)}
 
     def _scratch_words(self, variants: Sequence[Variant]) -> list[str]:
@@ -169,12 +169,12 @@ class WriteReportAtOnce(Step[Stage]):
     def _schedule(self) -> str:
         once = (
             f"Linear layers and tables were compressed at once, and there was one round of fine-tuning after "
-            f"it: {in_words(self.tuned.recipe)}. What is kept is the state with the best validation AUC, the "
+            f"it: {describe(self.tuned.recipe)}. What is kept is the state with the best validation AUC, the "
             "one before fine-tuning included."
         )
         if self.before is None:
             return once
         return (
             "Schedule after-control: the uncompressed model had a round of fine-tuning before it was "
-            f"compressed (control-mlp; {in_words(self.before.recipe)}). {once} The control had both rounds."
+            f"compressed (control-mlp; {describe(self.before.recipe)}). {once} The control had both rounds."
         )

@@ -22,7 +22,7 @@ from afm_dist.dataset.manifest import Manifest
 from afm_dist.errors import DataError
 from afm_dist.modules.tensors import named_tensors
 from afm_dist.report.schema import Layer
-from afm_dist.runs.run import STAGE_AGAIN, Run, Stage, environment, read_success
+from afm_dist.runs.run import STAGE_FIX, Run, Stage, environment, read_success
 from afm_dist.runtime import console
 from afm_dist.stages.evaluation import RESULTS, MeasuredSpeed
 from afm_dist.stages.training import Models
@@ -56,7 +56,7 @@ def frame(
         title: Of the report.
         config: Of the job.
     """
-    threads = storage.read_json(throughput.file(RESULTS), MeasuredSpeed, fix=STAGE_AGAIN)["threads"]
+    threads = storage.read_json(throughput.file(RESULTS), MeasuredSpeed, fix=STAGE_FIX)["threads"]
     return {
         "format_version": 1,
         "title": title,

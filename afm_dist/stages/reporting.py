@@ -30,7 +30,7 @@ from afm_dist.statistics.moments_file import load_moments
 from afm_dist.statistics.sensitivity_file import load_sensitivity
 from afm_dist.statistics.statistics import Statistics
 from afm_dist.training.history import summary
-from afm_dist.training.wording import in_words
+from afm_dist.training.wording import describe
 
 
 @dataclass(kw_only=True)
@@ -168,8 +168,8 @@ class WriteReport(Step[Stage]):
 
     def _finetuning_note(self) -> str:
         return (
-            f"Fine-tuning after the MLP: {in_words(self.tuned.recipe)}. After the tables: "
-            f"{in_words(self.final.recipe)}. In both, what is kept of each model, the control included, is "
+            f"Fine-tuning after the MLP: {describe(self.tuned.recipe)}. After the tables: "
+            f"{describe(self.final.recipe)}. In both, what is kept of each model, the control included, is "
             "the state with the best validation AUC; the one before fine-tuning competes, so by validation "
             "fine-tuning is never worse than none."
         )

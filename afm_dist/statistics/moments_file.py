@@ -16,7 +16,7 @@ from afm_dist.errors import DataError
 from afm_dist.statistics.moments import Moments
 
 FORMAT_VERSION = "1"
-AGAIN = "delete it and run again"
+FIX = "delete it and run again"
 
 
 def digest_of(moments: Mapping[str, Moments]) -> str:
@@ -65,10 +65,8 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
         if metadata["format_version"] != FORMAT_VERSION:
             raise DataError(f"{location}: unknown format version {metadata['format_version']!r}")
-        counts = storage.parse_json(metadata["counts"].encode(), dict[str, int], source=location, fix=AGAIN)
-        weights = storage.parse_json(
-            metadata["weights"].encode(), dict[str, float], source=location, fix=AGAIN
-        )
+        counts = storage.parse_json(metadata["counts"].encode(), dict[str, int], source=location, fix=FIX)
+        weights = storage.parse_json(metadata["weights"].encode(), dict[str, float], source=location, fix=FIX)
         moments = {
             name: Moments(
                 count=count,
@@ -82,11 +80,11 @@ def load_moments(location: str, *, fingerprint: str | None = None) -> dict[str, 
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{location}: damaged moments file ({error}); {AGAIN}") from error
+        raise DataError(f"{location}: damaged moments file ({error}); {FIX}") from error
     if digest_of(moments) != recorded[0]:
-        raise DataError(f"{location}: checksum does not match; {AGAIN}")
+        raise DataError(f"{location}: checksum does not match; {FIX}")
     if fingerprint is not None and recorded[1] != fingerprint:
-        raise DataError(f"{location}: computed from other inputs; {AGAIN}")
+        raise DataError(f"{location}: computed from other inputs; {FIX}")
     return moments
 
 
@@ -110,5 +108,5 @@ def read_metadata(content: bytes, location: str) -> dict[str, str]:
     length = int.from_bytes(content[:8], "little")
     if length > len(content) - 8:
         raise ValueError("truncated header")
-    header = storage.parse_json(content[8 : 8 + length], _Header, source=location, fix=AGAIN)
+    header = storage.parse_json(content[8 : 8 + length], _Header, source=location, fix=FIX)
     return header.get("__metadata__", {})

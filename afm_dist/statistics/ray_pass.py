@@ -22,7 +22,7 @@ from afm_dist.runtime import console
 from afm_dist.runtime.cluster import task_slots
 from afm_dist.runtime.machine import work_with_threads
 from afm_dist.runtime.resources import TaskResources
-from afm_dist.runtime.tasks import TryAgainError, run_tasks
+from afm_dist.runtime.tasks import RetryError, run_tasks
 from afm_dist.statistics.moments import Moments
 from afm_dist.statistics.partials import Partials
 
@@ -125,7 +125,7 @@ class RayPass:
         """See that a partial is where its receipt says.
 
         Raises:
-            TryAgainError: it is not.
+            RetryError: it is not.
         """
         if storage.exists(self._partials.location(group)):
             self._emit(
@@ -139,12 +139,12 @@ class RayPass:
             )
             return
         if self._partials.under_way():
-            raise TryAgainError(
+            raise RetryError(
                 f"what node {receipt.node} wrote to {self._partials.folder} is not there for the driver; all "
                 "nodes must share that folder"
             )
         self._partials.begin()
-        raise TryAgainError("another driver ended the same pass meanwhile")
+        raise RetryError("another driver ended the same pass meanwhile")
 
     def _load(self, group: int) -> dict[str, Moments]:
         """Read a partial, made again if it was lost or damaged after its commit."""

@@ -53,10 +53,10 @@ from afm_dist.storage.location import (
     local_path,
     relative,
 )
-from afm_dist.storage.typed_json import MAKE_AGAIN, as_typed, parse_json
+from afm_dist.storage.typed_json import FILE_FIX, as_typed, parse_json
 
 __all__ = [
-    "MAKE_AGAIN",
+    "FILE_FIX",
     "SUMS",
     "TEMPORARY_SUFFIX",
     "Checksums",

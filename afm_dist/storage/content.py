@@ -14,7 +14,7 @@ from afm_dist.errors import DataError
 from afm_dist.storage.files import COPY_BYTES, info, open_read, read_bytes, write_bytes
 from afm_dist.storage.location import is_local, local_path
 from afm_dist.storage.object_store import reaching
-from afm_dist.storage.typed_json import MAKE_AGAIN, as_typed, parse_json
+from afm_dist.storage.typed_json import FILE_FIX, as_typed, parse_json
 
 # The key of a JSON object's own digest.
 SEAL = "content_sha256"
@@ -26,7 +26,7 @@ KNOWN_DIGESTS = 4096
 T = TypeVar("T")
 
 
-def read_json(location: str, kind: type[T], *, fix: str = MAKE_AGAIN) -> T:
+def read_json(location: str, kind: type[T], *, fix: str = FILE_FIX) -> T:
     """Read the content of a JSON file; see ``parse_json``.
 
     Args:

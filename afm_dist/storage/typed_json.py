@@ -24,14 +24,14 @@ T = TypeVar("T")
 MAX_DEPTH = 64
 MAX_CHARACTERS = 200
 INTEGERS = (-(2**63), 2**64 - 1)
-MAKE_AGAIN = "the file is damaged, make it again"
+FILE_FIX = "the file is damaged, make it again"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _LACKING = re.compile(r"^Object missing required field (.*)$", re.DOTALL)
 _PLACE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 
 
-def parse_json(content: bytes, kind: type[T], *, source: str, fix: str = MAKE_AGAIN) -> T:
+def parse_json(content: bytes, kind: type[T], *, source: str, fix: str = FILE_FIX) -> T:
     """Parse JSON into a type.
 
     Args:
@@ -58,7 +58,7 @@ def parse_json(content: bytes, kind: type[T], *, source: str, fix: str = MAKE_AG
     return as_typed(value, kind, source=source, fix=fix)
 
 
-def as_typed(value: Any, kind: type[T], *, source: str, fix: str = MAKE_AGAIN) -> T:
+def as_typed(value: Any, kind: type[T], *, source: str, fix: str = FILE_FIX) -> T:
     """Turn plain values, as JSON has them, into a type; arguments as of ``parse_json``.
 
     Raises:

@@ -18,7 +18,7 @@ from afm_dist.errors import AfmError
 from afm_dist.runtime.tasks import PASSING_FAULTS
 
 
-def reason_to_try_again(error: BaseException) -> str:
+def retry_reason(error: BaseException) -> str:
     """Explain why another start may succeed.
 
     Args:

@@ -24,7 +24,7 @@ from afm_dist.runtime.cluster import ensure_ray, training_resources
 from afm_dist.runtime.resources import AUTOMATIC, ResourceOptions, TrainingResources
 from afm_dist.training.exchange.exact import EXACT
 from afm_dist.training.exchange.exchange import ExchangeConfig, check_exchange
-from afm_dist.training.failures import reason_to_try_again
+from afm_dist.training.failures import retry_reason
 from afm_dist.training.history import History
 from afm_dist.training.ray_train import run_once
 from afm_dist.training.recipe import CHECKPOINT_MINUTES, Recipe, check_checkpoint_minutes
@@ -125,7 +125,7 @@ def fit(
         except Exception as error:
             went_on = waiting[0].finished or _last_checkpoint(folder, waiting[0]) != start
             failures = 1 if went_on else failures + 1
-            _try_again(error, failures, emit)
+            _warn_of_restart(error, failures, emit)
         else:
             if unfinished := [candidate.history for candidate in waiting if not candidate.finished]:
                 raise StageError(f"training ended without {unfinished[0]}; please report this")
@@ -165,13 +165,13 @@ def _check_teachers(candidates: Sequence[Candidate], manifest: Manifest, recipe:
         check_schema(load_config(teacher), manifest, checkpoint=teacher)
 
 
-def _try_again(error: Exception, failures: int, emit: Emit) -> None:
+def _warn_of_restart(error: Exception, failures: int, emit: Emit) -> None:
     """Warn why the training starts again.
 
     Raises:
         Exception: it must not, because of what went wrong, or because it did too often.
     """
-    reason = reason_to_try_again(error)
+    reason = retry_reason(error)
     emit("training lost", reason=reason, failures=failures)
     if failures > MAX_RESTARTS:
         raise StageError(

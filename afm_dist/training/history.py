@@ -8,7 +8,7 @@ from typing import Any
 from afm_dist import storage
 from afm_dist.errors import DataError
 
-AGAIN = "delete the folder of this stage to train anew"
+FIX = "delete the folder of this stage to train anew"
 
 
 @dataclass
@@ -84,7 +84,7 @@ class History:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Any, *, source: str, fix: str = AGAIN) -> History:
+    def from_json(cls, value: Any, *, source: str, fix: str = FIX) -> History:
         """Make it from plain values.
 
         Args:
@@ -110,7 +110,7 @@ class History:
         Raises:
             DataError: the file is missing, damaged or altered.
         """
-        content = storage.read_sealed_json(location, dict[str, Any], fix=AGAIN, unsealed=True)
+        content = storage.read_sealed_json(location, dict[str, Any], fix=FIX, unsealed=True)
         return cls.from_json(content, source=location)
 
 

@@ -15,7 +15,7 @@ from afm_dist import storage
 from afm_dist.errors import AfmError
 from afm_dist.runs.events import Emit
 from afm_dist.runtime import console
-from afm_dist.runtime.watchdog import Watchdog, cluster_in_words
+from afm_dist.runtime.watchdog import Watchdog, free_resources
 from afm_dist.training.registration import RAY_TRAIN, Registered, Registrar
 from afm_dist.training.worker import PROGRESS, Assignment, run_worker
 
@@ -36,7 +36,7 @@ def run_once(assignment: Assignment, candidates: Sequence[str], total_rows: int,
         emit: Gets the events ``checkpoint registered`` and ``no progress``.
 
     Raises:
-        Exception: see ``failures.reason_to_try_again``.
+        Exception: see ``failures.retry_reason``.
     """
     with _following(assignment, _in_words(candidates), total_rows, emit):
         _Trainer(assignment, candidates).fit()
@@ -112,7 +112,7 @@ def _following(assignment: Assignment, name: str, total_rows: int, emit: Emit) -
 
         def waiting_for() -> str:
             began = rows != assignment.rows_before
-            return cluster_in_words() if began else f"its workers have not begun; {cluster_in_words()}"
+            return free_resources() if began else f"its workers have not begun; {free_resources()}"
 
         watch = Watchdog(f"training {name}", waiting_for=waiting_for, emit=emit)
         with console.progress(name, total_rows, before=rows) as advance:

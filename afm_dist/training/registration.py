@@ -16,7 +16,7 @@ from ray.train import Checkpoint, UserCallback
 
 from afm_dist import storage
 from afm_dist.errors import StageError
-from afm_dist.training.history import AGAIN
+from afm_dist.training.history import FIX
 
 REGISTERED = "registered.json"
 RAY_TRAIN = "ray_train"
@@ -62,7 +62,7 @@ class Registered:
         location = storage.join(folder, REGISTERED)
         if not storage.exists(location):
             return None
-        registered = storage.read_sealed_json(location, cls, fix=AGAIN)
+        registered = storage.read_sealed_json(location, cls, fix=FIX)
         storage.check_inside(
             storage.join(folder, RAY_TRAIN),
             [registered.attempt, f"{registered.attempt}/{registered.checkpoint}"],

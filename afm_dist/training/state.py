@@ -17,7 +17,7 @@ from torch import Tensor
 from afm_dist import storage
 from afm_dist.errors import DataError
 from afm_dist.training.exchange.exact import Exact
-from afm_dist.training.history import AGAIN, History
+from afm_dist.training.history import FIX, History
 
 FORMAT_VERSION = 2
 DESCRIPTION = "state.json"
@@ -117,7 +117,7 @@ class State:
         Raises:
             DataError: it is missing, damaged, altered, or of another candidate, step or training.
         """
-        again, location = AGAIN, storage.join(folder, DESCRIPTION)
+        again, location = FIX, storage.join(folder, DESCRIPTION)
         content = storage.read_sealed_json(location, dict[str, Any], fix=again)
         if content.get("format_version") != FORMAT_VERSION:
             version = reprlib.repr(content.get("format_version"))
@@ -164,7 +164,7 @@ class State:
             return self
         location = storage.join(folder, EXCHANGE.format(rank=rank))
         if not storage.exists(location):
-            raise DataError(f"{location}: missing; {AGAIN}")
+            raise DataError(f"{location}: missing; {FIX}")
         return replace(self, exchange_state=_read_tensors(location, digest))
 
 
@@ -184,6 +184,6 @@ def _read_tensors(location: str, digest: str) -> dict[str, Tensor]:
     """
     with storage.local_copy(location) as path:
         if storage.file_sha256(str(path)) != digest:
-            raise DataError(f"{location}: truncated or altered; {AGAIN}")
+            raise DataError(f"{location}: truncated or altered; {FIX}")
         # Copies: the file, which is mapped, is deleted when there is a newer checkpoint.
         return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}

@@ -13,7 +13,7 @@ _TRAINED: dict[Trained, str] = {
 }
 
 
-def in_words(recipe: Recipe) -> str:
+def describe(recipe: Recipe) -> str:
     """Describe how a round of fine-tuning is done, without a full stop at the end."""
     passes = "one pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
     averaged = (

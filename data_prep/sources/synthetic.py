@@ -31,7 +31,7 @@ from data_prep.sources.planted_text import FORMATS, LineWriter
 GENERATOR_VERSION = 2
 RECORD = "log.json"
 READING_THREADS = 8
-AGAIN = "it is written again"
+FIX = "it is written again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def write_synthetic(
     )
     done = _claim(folder, {"generator": GENERATOR_VERSION, "shape": shape, "seed": seed, "rows": rows})
     with ThreadPoolExecutor(READING_THREADS) as pool:
-        sound = pool.map(lambda index: _is_sound(folder, index, shape, done), parts)
+        sound = pool.map(lambda index: _is_intact(folder, index, shape, done), parts)
         todo = [index for index, kept in zip(parts, sound, strict=True) if not kept]
     if todo:
         _write_parts(folder, log, todo, emit)
@@ -111,18 +111,14 @@ def _digests_name(index: int) -> str:
     return f"digests-{index:05d}.json"
 
 
-def _is_sound(folder: str, index: int, shape: ShapeName, there: set[str]) -> bool:
+def _is_intact(folder: str, index: int, shape: ShapeName, there: set[str]) -> bool:
     """Whether a file and its truth are there, and are what was written."""
     names = {_part_name(index, shape), _truth_name(index)}
     if not {*names, _digests_name(index)} <= there:
         return False
     try:
-        record = storage.read_sealed_json(
-            storage.join(folder, _digests_name(index)), dict[str, str], fix=AGAIN
-        )
-        storage.Checksums(
-            folder=folder, sha256={name: record[name] for name in names}, again=AGAIN
-        ).check_all()
+        record = storage.read_sealed_json(storage.join(folder, _digests_name(index)), dict[str, str], fix=FIX)
+        storage.Checksums(folder=folder, sha256={name: record[name] for name in names}, again=FIX).check_all()
     except (DataError, KeyError) as error:
         console.warn(f"the synthetic log: {error}")
         return False

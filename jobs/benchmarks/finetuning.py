@@ -49,14 +49,14 @@ class FineTuningWay:
         name: In the table.
         slower: By which the recipe's learning rate is divided.
         changes: Other changes of the recipe.
-        drawn_anew: Whether the tables are before the first step; the codes of compressed ones with the
+        redrawn: Whether the tables are before the first step; the codes of compressed ones with the
             deviation that uncompressed ones begin with, their projections stay.
     """
 
     name: str
     slower: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
-    drawn_anew: bool = False
+    redrawn: bool = False
 
     @property
     def slug(self) -> str:
@@ -80,7 +80,7 @@ WAYS = (
     FineTuningWay(
         "frozen tables, distilled, w 0.5, T 1", changes={"trained": "dense", "distill_weight": 0.5}
     ),
-    FineTuningWay("tables drawn anew", drawn_anew=True),
+    FineTuningWay("tables drawn anew", redrawn=True),
 )
 
 
@@ -181,8 +181,8 @@ def measure(start: Start, seed: int, folder: str) -> list[FineTunedSample]:
         candidates = {
             (name, way.name): Candidate(
                 name=f"{name}-{way.slug}",
-                source=_drawn_anew(source, storage.join(place, f"{name}-initial"), seed)
-                if way.drawn_anew
+                source=_redrawn(source, storage.join(place, f"{name}-initial"), seed)
+                if way.redrawn
                 else source,
                 output=storage.join(place, f"{name}-{way.slug}"),
                 teacher=start.teacher,
@@ -215,7 +215,7 @@ def _sample(
     )
 
 
-def _drawn_anew(source: str, target: str, seed: int) -> str:
+def _redrawn(source: str, target: str, seed: int) -> str:
     """A copy of a checkpoint with tables as in the beginning; its location."""
     if not storage.exists(storage.join(target, CONFIG)):
         model = from_pretrained(source)

@@ -16,7 +16,7 @@ from afm_dist.training.history import EvaluationPoint, History
 from afm_dist.training.recipe import Recipe, preset
 from afm_dist.training.worker import Candidate
 from jobs.benchmarks import finetuning
-from jobs.benchmarks.finetuning import UNTUNED, WAYS, FineTunedSample, Start, _drawn_anew, measure, table
+from jobs.benchmarks.finetuning import UNTUNED, WAYS, FineTunedSample, Start, _redrawn, measure, table
 from tests.small_dataset import FIELDS, write_dataset
 
 HYPER = {"embedding_dim": 4, "hidden": (16, 8)}
@@ -126,7 +126,7 @@ def test_a_run_that_is_not_finished_is_named(tmp_path: Path) -> None:
 def test_tables_drawn_anew_leave_the_dense_weights(finished: Callable[..., str], tmp_path: Path) -> None:
     source = Start.of(finished()).teacher
 
-    drawn = from_pretrained(_drawn_anew(source, str(tmp_path / "drawn"), seed=1)).state_dict()
+    drawn = from_pretrained(_redrawn(source, str(tmp_path / "drawn"), seed=1)).state_dict()
 
     before = from_pretrained(source).state_dict()
     assert {name for name in before if not torch.equal(before[name], drawn[name])} == {"embedding.weight"}
@@ -165,7 +165,7 @@ def test_each_way_is_measured_with_its_recipe_its_start_and_the_teacher(
             recipe, candidate, _ = requested[f"{model}-{way.slug}"]
             assert recipe == way.recipe(start.recipe.using(seed=3))
             assert candidate.teacher == start.teacher
-            assert (candidate.source == source) is not way.drawn_anew
+            assert (candidate.source == source) is not way.redrawn
 
 
 def test_what_was_measured_of_other_data_is_not_taken_for_this(

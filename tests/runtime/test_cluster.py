@@ -189,12 +189,12 @@ def test_gpus_are_used_where_ray_offers_some_that_torch_can_use(
     monkeypatch: pytest.MonkeyPatch, option: Any, gpus: int, trouble: str | None, used: bool
 ) -> None:
     Fleet(monkeypatch, Node(name="10.0.0.1", cpus=4, gpus=gpus))
-    monkeypatch.setattr(cluster, "_gpu_trouble", lambda *_: trouble)
+    monkeypatch.setattr(cluster, "_gpu_problem", lambda *_: trouble)
     assert cluster.use_gpus(ResourceOptions(use_gpu=option)) is used
 
 
 def test_gpus_that_are_demanded_and_unusable_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     Fleet(monkeypatch, Node(name="10.0.0.1", cpus=4, gpus=1))
-    monkeypatch.setattr(cluster, "_gpu_trouble", lambda *_: "no driver")
+    monkeypatch.setattr(cluster, "_gpu_problem", lambda *_: "no driver")
     with pytest.raises(OptionError, match="--use-gpu always: no driver"):
         cluster.use_gpus(ResourceOptions(use_gpu="always"))

@@ -14,7 +14,7 @@ import ray
 
 from afm_dist.errors import DataError, StageError
 from afm_dist.runtime import tasks
-from afm_dist.runtime.tasks import TryAgainError, run_tasks
+from afm_dist.runtime.tasks import RetryError, run_tasks
 from afm_dist.runtime.watchdog import Watchdog
 
 pytestmark = pytest.mark.ray
@@ -138,7 +138,7 @@ def test_the_driver_may_ask_for_another_attempt(local_ray: None, tmp_path: Path)
 
     def third_is_right(item: int, attempt: int) -> None:
         if attempt < 3:
-            raise TryAgainError("not there yet")
+            raise RetryError("not there yet")
 
     run(2, third_is_right)
 

@@ -32,7 +32,7 @@ def small_model() -> nn.Module:
 def test_a_gpu_that_torch_cannot_use_is_said_once_and_not_used(
     ray_with_a_gpu: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cluster._cached_gpu_trouble.cache_clear()
+    cluster._cached_gpu_problem.cache_clear()
     for _ in range(2):
         assert cluster.task_resources(ResourceOptions()) == TaskResources()
     assert capsys.readouterr().err.count("warning: Ray offers GPUs, but torch cannot use them") == 1

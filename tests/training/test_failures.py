@@ -11,7 +11,7 @@ from ray.train.v2._internal.exceptions import (
 )
 
 from afm_dist.errors import DataError, StageError, StorageError
-from afm_dist.training.failures import reason_to_try_again
+from afm_dist.training.failures import retry_reason
 
 DEAD = WorkerHealthCheckFailedError("dead", ActorDiedError())
 CUT_OFF = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:4242")
@@ -36,7 +36,7 @@ def group(*failures: Exception) -> WorkerGroupError:
     ],
 )
 def test_a_death_is_a_reason_to_try_again(error: Exception, reason: str) -> None:
-    assert reason_to_try_again(error) == reason
+    assert retry_reason(error) == reason
 
 
 DIVERGED = DataError("the training loss became nan")
@@ -60,6 +60,6 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 )
 def test_what_another_start_would_only_repeat_is_raised(error: Exception, raised: Exception) -> None:
     with pytest.raises(type(raised)) as caught:
-        reason_to_try_again(error)
+        retry_reason(error)
 
     assert str(caught.value) == str(raised)

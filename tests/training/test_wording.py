@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from afm_dist.training.recipe import Recipe
-from afm_dist.training.wording import in_words
+from afm_dist.training.wording import describe
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from afm_dist.training.wording import in_words
     ],
 )
 def test_a_recipe_says_how_it_trains(recipe: Recipe, words: str) -> None:
-    assert words in in_words(recipe)
+    assert words in describe(recipe)
 
 
 def test_patience_that_cannot_run_out_is_not_mentioned() -> None:
-    assert "it ends" not in in_words(Recipe(patience=4, evaluations_per_epoch=4))
+    assert "it ends" not in describe(Recipe(patience=4, evaluations_per_epoch=4))

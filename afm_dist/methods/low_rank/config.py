@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from afm_dist.compression.config import MethodConfig, size_in_words
+from afm_dist.compression.config import MethodConfig, describe_size
 from afm_dist.errors import OptionError
 
 Activation = Literal["none", "plain", "shifted"]
@@ -73,7 +73,7 @@ class LowRank(MethodConfig):
     @property
     def in_words(self) -> str:
         """Say ``to 64``, or ``by field (0 for depth; 2 for 11 fields)``."""
-        return size_in_words(self.ranks or self.rank)
+        return describe_size(self.ranks or self.rank)
 
     @property
     def neighbours(self) -> list[str]:

@@ -22,7 +22,7 @@ def test_each_budget_is_spent_in_both_ways(dataset: Manifest, tmp_path: Path) ->
     hyper = {"embedding_dim": 8, "hidden": [24, 20, 16], "dropout": 0.1}
     bench = Bench("deepfm", dataset, tmp_path, hyper)
 
-    points = list(measure(dataset, bench.baseline.checkpoints["baseline"], [1.2, 50]))
+    points = list(measure(dataset, bench.source, [1.2, 50]))
 
     assert [(point.ratio, point.way) for point in points] == [(1.2, "uniform"), (1.2, "each")]
     assert points[1].error <= points[0].error

@@ -141,7 +141,7 @@ def paper_order(job: Job, search: Search) -> list[Step[Any]]:
     # What was trained ships before anything is reported of it. Then the evidence; on request with the
     # same small model, never large.
     shipped = Ship(models=final, compressed=narrow, found=found, rule=job.ship)
-    scratch = TrainScratch(like=Model(narrow, variants[0].tables), recipe=job.training)
+    scratch = TrainScratch(like=Model(narrow, job.structure.tables), recipe=job.training)
     extra: list[Step[Any]] = [scratch] if job.scratch else []
     report = WriteReport(
         **job.heading,
@@ -220,7 +220,7 @@ def at_once(job: Job, search: Search) -> list[Step[Any]]:
     shipped = Ship(models=tuned, compressed=rewritten, found=found, rule=job.ship)
     measured = ScorePoints(grid=grid, model=model, found=found) if grid else None
     wanted = job.scratch and not grid
-    scratch = TrainScratch(like=Model(rewritten, variants[0].tables), recipe=job.training)
+    scratch = TrainScratch(like=Model(rewritten, job.structure.tables), recipe=job.training)
     report = WriteReportAtOnce(
         **job.heading,
         baseline=baseline,
@@ -249,7 +249,10 @@ def at_once(job: Job, search: Search) -> list[Step[Any]]:
 def compress_seeds(config: Compress, seeds: Sequence[int]) -> None:
     """A run for each seed, and what they amount to."""
     from afm_dist.stages.shipping import reporting
+    from jobs.compress_request import parse_methods
 
+    # One model for all seeds, so that there is a mean.
+    config = replace(config, ship=config.ship or parse_methods(config.methods)[0][0].tables)
     output = config.run_directory
     folders = {seed: storage.join(output, f"seed-{seed}") for seed in seeds}
     # Before the seeds: a folder with other files is refused before hours of work.

@@ -92,8 +92,9 @@ class Compress:
     model that was never large)."""
     ship: str | None = None
     """Which of the fine-tuned models becomes OUTPUT/checkpoint: best, that with the best validation AUC, of
-    equal ones the smallest (the default); smallest, the smallest that is as good as the control on the
-    validation split, where none is, the best (the default of a sweep); or one by name, e.g. afm-emb."""
+    equal ones the smallest (the default; with --seeds it is the first of --methods); smallest, the smallest
+    that is as good as the control on the validation split, where none is, the best (the default of a
+    sweep); or one by name, e.g. afm-emb."""
     ablation: Literal["auto", "on", "off"] = "auto"
     """Fine-tune all three ReLU modes and compare them in the report; auto: in the demo only."""
     stream_check: bool = False
@@ -190,6 +191,11 @@ def check(config: Compress) -> None:
         parse_seeds(config.seeds)
         if config.sweep:
             raise OptionError("--seeds and --sweep exclude each other: a seed each may choose other ranks")
+        if config.ship in ("best", "smallest"):
+            raise OptionError(
+                f"--seeds and --ship {config.ship} exclude each other: each seed may ship another model, "
+                "of which there is no mean; name one, e.g. --ship afm-emb"
+            )
         if config.seed != Compress.seed:
             raise OptionError("--seeds and --seed exclude each other: give one")
     if config.sweep and config.methods != DEFAULT_METHODS:
@@ -198,7 +204,7 @@ def check(config: Compress) -> None:
         )
     if config.sweep and config.ablation == "on":
         raise OptionError("--sweep and --ablation on exclude each other: a sweep has one ReLU mode")
-    if config.linear_terms == "absorb" and config.stream_check and not config.sweep:
+    if config.linear_terms == "absorb" and config.stream_check and config.papers:
         raise OptionError(
             "--stream-check and --linear-terms absorb exclude each other: the pass over the shards sees the "
             "embeddings without the first-order weights; leave --stream-check out, the counts are exact"

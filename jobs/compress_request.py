@@ -181,6 +181,11 @@ class Job:
         return baseline_recipe(self.config, self.preset)
 
     @property
+    def structure(self) -> Variant:
+        """Give the variant whose structure is trained from scratch, where one is."""
+        return next((own for own in self.variants if own.from_scratch), self.variants[0])
+
+    @property
     def settings(self) -> int:
         """Count the further settings of the first variant that are compared."""
         if not self.config.compares_modes:
@@ -259,6 +264,11 @@ def parse_methods(value: str) -> tuple[list[Variant], bool]:
     chosen = [variant for name, variant in every.items() if name in names]
     if not chosen:
         raise OptionError(f"--methods {value!r}: none of them compresses; add one of {', '.join(every)}")
+    if SCRATCH in names and not any(variant.from_scratch for variant in chosen):
+        raise OptionError(
+            f"--methods {value!r}: codes are fitted to a trained table, so {SCRATCH} needs another "
+            "structure to train; add afm"
+        )
     return chosen, SCRATCH in names
 
 
@@ -271,6 +281,12 @@ def parse_ship(config: Compress, variants: Sequence[Variant]) -> str:
     if config.ship is None:
         return SMALLEST if config.sweep else BEST
     names = {BEST: BEST, SMALLEST: SMALLEST}
+    large = [own for own in variants if config.budgeted and not own.budgeted]
+    if config.ship in {name for own in large for name in (own.tables, own.name)}:
+        raise OptionError(
+            f"--ship {config.ship}: has a size of its own, whatever the budget; name another model, or give "
+            "neither --target-bytes nor --target-ratio"
+        )
     if not config.sweep:
         names |= {name: own.tables for own in variants for name in (own.tables, own.name)}
     if config.ship not in names:

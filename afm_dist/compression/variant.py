@@ -66,6 +66,7 @@ class Variant(ABC):
         reference: Whether it is there to compare with: a sweep shows it and never chooses it.
         swept: Whether a sweep tries it.
         budgeted: Whether a budget chooses its sizes; else it is as large as it is.
+        from_scratch: Whether all that it stores can be trained from scratch.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Variant(ABC):
     reference: bool = False
     swept: bool = True
     budgeted: bool = True
+    from_scratch: bool = True
 
     @property
     def linears(self) -> str:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from afm_dist.planning.estimate import Costs
 
 RANKS = "ranks.json"
+# Allocations of a budget, each of less by what the one before was too much.
+TRIES = 8
 
 
 class Tried(TypedDict):
@@ -105,6 +107,11 @@ class BudgetPlan:
         return self.before + self.allocation.plan
 
 
+def total_bytes(config: ModelConfig, plan: Plan) -> int:
+    """Count the bytes of tensors and their description once a plan is applied."""
+    return structure_bytes(config, plan) + description_bytes(config, plan)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A model that something was done to, and what allocates its budget.
@@ -115,6 +122,9 @@ class Prepared:
         allocator: Of the model that there is then.
         budget: Bytes of its tensors.
         field_ranks: Whether there is room for sizes by field.
+        config: The uncompressed model.
+        besides: Bytes that its checkpoint has besides tensors and their description.
+        total: Bytes of the whole checkpoint that are allowed.
     """
 
     before: Plan
@@ -122,6 +132,9 @@ class Prepared:
     allocator: Allocator
     budget: int
     field_ranks: FieldRanks
+    config: ModelConfig
+    besides: int
+    total: int
 
     def allocate(self, way: FieldRanks, emphasis: float) -> BudgetPlan:
         """Allocate the budget, with the errors of the tables counted so many times.
@@ -129,9 +142,19 @@ class Prepared:
         Raises:
             OptionError: nothing fits.
         """
-        by_field = way == self.field_ranks == "each"
-        found = self.allocator.allocate(self.budget, by_field=by_field, emphasis={TABLE: emphasis})
-        return BudgetPlan(before=self.before, lost=self.lost, allocation=found)
+        by_field, room = way == self.field_ranks == "each", self.budget
+        for _ in range(TRIES):
+            one = self.allocator.allocate(room, by_field=by_field, emphasis={TABLE: emphasis})
+            found = BudgetPlan(before=self.before, lost=self.lost, allocation=one)
+            # What a checkpoint holds besides tensors was guessed: names of what was chosen may be longer.
+            over = self.besides + total_bytes(self.config, found.plan) - self.total
+            if over <= 0:
+                return found
+            room -= over
+        raise OptionError(
+            f"a budget of {self.total:,} bytes: nothing that was tried fits with the names in its files; "
+            "give more to --target-bytes, or less to --target-ratio"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +252,10 @@ class BudgetSearch(Search):
             write_plans(folder, plans | others)
             _write(folder, chosen)
 
-    def notes(self, stage: Stage) -> list[str]:
+    def notes(self, stage: Stage, leader: str) -> list[str]:
         """Describe what was predicted and scored."""
-        return [budget_note(stage)]
+        budgeted = [own.name for own in self._budgeted]
+        return [budget_note(stage, leader, first=budgeted[0])] if leader in budgeted else []
 
     @property
     def _budgeted(self) -> list[Variant]:
@@ -285,7 +309,14 @@ class BudgetSearch(Search):
             known = compress_carrying_(model, before, known)
         allocator = Allocator(config, whole, known, always=rounded, model=model)
         return Prepared(
-            before=before, lost=lost, allocator=allocator, budget=budget - rest, field_ranks=field_ranks
+            before=before,
+            lost=lost,
+            allocator=allocator,
+            budget=budget - rest,
+            field_ranks=field_ranks,
+            config=problem.config,
+            besides=problem.bytes - total_bytes(problem.config, Plan()),
+            total=budget,
         )
 
     def _checked(self, config: ModelConfig, plan: Plan, rounded: Plan, before: int) -> tuple[int, FieldRanks]:
@@ -378,9 +409,14 @@ def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, 
     return ways
 
 
-def budget_note(stage: Stage) -> str:
+def budget_note(stage: Stage, leader: str = "afm", *, first: str = "afm") -> str:
     """Describe how a budget was spent."""
-    chosen = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_FIX)
+    written = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_FIX)
+    chosen = (
+        written
+        if leader == first
+        else storage.as_typed(written.get("others", {})[leader], ChosenRanks, source=stage.file(RANKS))
+    )
     (as_predicted,) = [one for one in chosen["tried"] if one["name"] == PREDICTED]
     errors = ", ".join(f"{name} {math.sqrt(error):.2g}" for name, error in as_predicted["errors"].items())
     predicted = (

@@ -160,13 +160,14 @@ class Search(ABC):
         """
         return read_plans(stage)
 
-    def notes(self, stage: Stage) -> list[str]:
-        """Describe what a reader of the report must know of the search.
+    def notes(self, stage: Stage, leader: str) -> list[str]:
+        """Say what a reader of the report must know of the search.
 
         Args:
             stage: Whose folder it wrote into.
+            leader: The variant whose sizes what ships has.
         """
-        del stage
+        del stage, leader
         return []
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from afm_dist import storage
@@ -12,7 +13,7 @@ from afm_dist.checkpoint.config import ModelConfig, load_config
 from afm_dist.checkpoint.files import check_files, size_on_disk
 from afm_dist.checkpoint.pretrained import from_pretrained, save_plan, save_pretrained
 from afm_dist.compression.plan import TABLE, Plan
-from afm_dist.compression.rewrite import compress_
+from afm_dist.compression.rewrite import compress_, restructure_
 from afm_dist.compression.targets import linears_of, tables_of, target_linears
 from afm_dist.compression.variant import Request, Variant
 from afm_dist.dataset.manifest import Manifest
@@ -69,9 +70,20 @@ def check_model(
         )
     if checkpoint is not None:
         _check_types(on_meta(config), checkpoint)
-    rows.rounded(on_meta(config))
+    rounded = rows.rounded(on_meta(config))
     for variant in variants:
         variant.check(on_meta(config), request)
+        model = on_meta(config)
+        with torch.device("meta"):
+            restructure_(model, tables_of(variant.template(model, request)))
+            try:
+                restructure_(model, rounded)
+            except OptionError as error:
+                options = "--codes bfloat16" if rows.codes == "bfloat16" else "--linear-terms bfloat16"
+                raise OptionError(
+                    f"{options} and --methods {variant.name} exclude each other: {variant.name} stores the "
+                    f"rows in another way itself ({error}); leave one of them out"
+                ) from error
 
 
 def _check_types(model: nn.Module, checkpoint: str) -> None:

@@ -14,6 +14,7 @@ from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.runs.run import STAGE_FIX, Stage
 from afm_dist.search.grid import POINTS, read_points
 from afm_dist.search.scoring import Scored
+from afm_dist.search.search import leader_of
 from afm_dist.stages.compression import RewriteAtOnce
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.report_parts import (
@@ -77,7 +78,11 @@ class WriteReportAtOnce(Step[Stage]):
         return context.run.stage(
             "report",
             lambda folder: self._write(context, folder),
-            config={"title": self.title, "shipped": self.shipped.result.name},
+            config={
+                "title": self.title,
+                "shipped": self.shipped.result.name,
+                "reason": self.shipped.result.reason,
+            },
             inputs=[
                 self.found.result.stage,
                 *(step.result.stage for step in self.models),
@@ -150,7 +155,9 @@ class WriteReportAtOnce(Step[Stage]):
                 *variant_notes(self.rewritten.variants or ()),
                 *self._scratch_words(self.rewritten.variants or ()),
                 self._schedule(),
-                *self.found.search.notes(self.found.result.stage),
+                *self.found.search.notes(
+                    self.found.result.stage, name if variant is None else leader_of(variant)
+                ),
                 *plan_notes(plan),
                 *degenerate_layers(compressed),
             ],
@@ -164,7 +171,11 @@ class WriteReportAtOnce(Step[Stage]):
         return {"sweep": points(read_points(self.found.result.stage), measured)}
 
     def _scratch_words(self, variants: Sequence[Variant]) -> list[str]:
-        return [] if self.scratch is None else [SCRATCH_WORDS.format(of=variants[0].tables)]
+        return (
+            []
+            if self.scratch is None
+            else [SCRATCH_WORDS.format(of=next(own.tables for own in variants if own.from_scratch))]
+        )
 
     def _schedule(self) -> str:
         once = (

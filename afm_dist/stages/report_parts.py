@@ -189,7 +189,8 @@ def tables(checkpoint: str, known: Statistics, plan: Plan) -> list[dict[str, Any
                 "rows": rows.rows,
                 "bytes_before": rows.bytes,
                 "bytes_after": after[field].bytes,
-                "kept_energy": shares[0] if shares else 1.0,
+                # Of a method that says nothing of the variance it is not known.
+                **({"kept_energy": shares[0] if shares else 1.0} if shares or not entries else {}),
             }
         )
     return found

@@ -13,6 +13,7 @@ from afm_dist.pipelines.context import Context
 from afm_dist.pipelines.step import Step
 from afm_dist.report.degenerate_words import degenerate_layers
 from afm_dist.runs.run import Stage
+from afm_dist.search.search import leader_of
 from afm_dist.stages.compression import RewriteLinears, RewriteTables, TableStatistics
 from afm_dist.stages.evaluation import Subject, rows_of
 from afm_dist.stages.report_parts import (
@@ -78,7 +79,11 @@ class WriteReport(Step[Stage]):
         return context.run.stage(
             "report",
             lambda folder: self._write(context, folder),
-            config={"title": self.title, "shipped": self.shipped.result.name},
+            config={
+                "title": self.title,
+                "shipped": self.shipped.result.name,
+                "reason": self.shipped.result.reason,
+            },
             inputs=stages,
         )
 
@@ -98,6 +103,11 @@ class WriteReport(Step[Stage]):
             checkpoint = self.scratch.result.checkpoints[SCRATCH]
             subjects.append(Subject(name=SCRATCH, stage="trained", checkpoint=checkpoint))
         return subjects
+
+    @property
+    def _structure(self) -> str:
+        """The row of the model whose structure is trained from scratch."""
+        return next(own.tables for own in self.narrow.variants if own.from_scratch)
 
     @property
     def _variant(self) -> Variant:
@@ -158,9 +168,9 @@ class WriteReport(Step[Stage]):
             "notes": [
                 *base["notes"],
                 *variant_notes(self.narrow.variants),
-                *([] if self.scratch is None else [SCRATCH_WORDS.format(of=self.narrow.variants[0].tables)]),
+                *([] if self.scratch is None else [SCRATCH_WORDS.format(of=self._structure)]),
                 self._finetuning_note(),
-                *self.found.search.notes(self.found.result.stage),
+                *self.found.search.notes(self.found.result.stage, leader_of(variant)),
                 *plan_notes(table_plan),
                 *degenerate_layers(compressed),
             ],

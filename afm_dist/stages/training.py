@@ -31,7 +31,7 @@ from afm_dist.training.worker import HISTORY, Candidate
 BASELINE, SCRATCH = "baseline", "scratch"
 SCRATCH_WORDS = (
     "scratch: the structure of {of} with weights drawn anew, trained once, with the training recipe of "
-    "the preset; {of} had the baseline's training and two rounds of fine-tuning."
+    "the preset; {of} had the baseline's training and was fine-tuned."
 )
 
 

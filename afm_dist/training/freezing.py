@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 
 from torch import nn
 
+from afm_dist.tables.parts import Store
 from afm_dist.training.optimizer import sparse_weights
 from afm_dist.training.recipe import Trained
 
@@ -31,10 +32,11 @@ def freeze_(model: nn.Module, trained: Trained) -> None:
     """
     if trained == "all":
         return
-    tables = sparse_weights(model)
+    tables = {*sparse_weights(model), *_stored(model)}
     wanted = {name for name, _ in model.named_parameters() if name not in tables}
     if trained == "factors":
-        wanted = factor_weights(model) or wanted
+        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        wanted = factor_weights(model) & trainable or wanted
     for name, parameter in model.named_parameters():
         if name not in wanted:
             parameter.requires_grad_(False)
@@ -58,6 +60,16 @@ def factor_weights(model: nn.Module) -> set[str]:
         if getattr(module, "folded", False):
             found |= _reader(model, prefix)
     return {name.removeprefix(".") for name in found}
+
+
+def _stored(model: nn.Module) -> set[str]:
+    """Name what the rows of tables are stored in, other than as weights: codebooks."""
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, Store)
+        for name, _ in module.named_parameters()
+    }
 
 
 def _reader(model: nn.Module, table: str) -> set[str]:

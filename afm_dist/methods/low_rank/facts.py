@@ -40,12 +40,16 @@ class LowRankFacts(MethodFacts[LowRank]):
         "sequential": Look(label="AFM, layer after layer", colour="teal", marker="h"),
     }
 
-    def kept_share(self, key: str, config: LowRank, known: Statistics) -> float:
+    def kept_share(self, key: str, config: LowRank, known: Statistics) -> float | None:
         """Compute the share of the variance of some outputs that the factors keep.
+
+        None for singular vectors, which are those of the weights: the spectrum of the outputs does not say.
 
         1 − tr((I − P)Σ(I − P)ᵀ)/tr Σ, with P the projection of the factors. P leaves scores that are not
         correlated, so its columns of ``decode``, of length 1, keep the variance of a score each.
         """
+        if config.factors == "svd":
+            return None
         known = as_decomposed(config, known, key)
         factors, own, rank = FACTORIZATIONS[config.factors], known[key], config.rank_of(field_name(key))
         if config.factors == "afm" or not isinstance(factors, ProjectedOutputs):
@@ -54,7 +58,9 @@ class LowRankFacts(MethodFacts[LowRank]):
         return kept_share(whole.deviations.square(), rank)
 
     def layer(self, key: str, config: LowRank, known: Statistics) -> dict[str, Any]:
-        """Describe the spectrum and the rank."""
+        """Describe the spectrum and the rank; of singular vectors, which have another spectrum, nothing."""
+        if config.factors == "svd":
+            return {}
         spectrum = eigendecompose(as_decomposed(config, known, key)[key])
         return {
             "rank": config.rank_of(field_name(key)),

@@ -80,7 +80,7 @@ class Quantization(MethodConfig):
         stored = self.store
         if self.fields:
             counted = Counter(self.fields.values()).most_common()
-            stored = ", ".join(f"{word} ({count})" for word, count in counted)
+            stored = ", ".join([*(f"{word} ({count})" for word, count in counted), f"{self.store} (others)"])
         return {"Stored as": stored, "Metric": self.metric, "Rows weighted by": self.weighting}
 
     def structure(self) -> dict[str, Any]:

@@ -92,6 +92,7 @@ VARIANTS = (
         reference=True,
         swept=False,
         budgeted=False,
+        from_scratch=False,
         words="int8: the rows of the tables as whole numbers of 8 bits, with a scale for each coordinate of "
         "a field; nothing else is compressed.",
     ),
@@ -102,12 +103,14 @@ VARIANTS = (
         reference=True,
         swept=False,
         budgeted=False,
+        from_scratch=False,
         words="int4: the same with 4 bits.",
     ),
     QuantizedVariant(
         name="quantized",
         needs_sensitivity=True,
         swept=False,
+        from_scratch=False,
         words="quantized: low rank as in weighted, and the codes of the tables in codebooks or on grids of "
         "few bits, fitted to what the logit depends on; with a budget, in the way for each field, and of the "
         "dimension for all, with the least predicted change of the logit.",

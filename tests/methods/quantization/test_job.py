@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,70 @@ def test_without_a_budget_all_fields_are_stored_in_one_way(
 def test_a_budget_needs_something_to_choose(data: Manifest, baseline: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--methods int8: none of them has sizes"):
         run(data, baseline, tmp_path / "run", methods="int8", target_ratio=2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"methods": "int8", "codes": "bfloat16"}, "--codes bfloat16 and --methods int8 exclude each other"),
+        ({"methods": "quantized,scratch"}, "so scratch needs another structure to train; add afm"),
+        (
+            {"methods": "afm,int8", "target_ratio": 2.0, "ship": "int8"},
+            "--ship int8: has a size of its own, whatever the budget",
+        ),
+    ],
+)
+def test_what_cannot_go_together_is_refused_before_anything_starts(
+    data: Manifest, baseline: str, tmp_path: Path, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(OptionError, match=re.escape(words)):
+        run(data, baseline, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trained", ["factors", "dense"])
+def test_grids_leave_a_model_something_to_train(
+    data: Manifest, baseline: str, tmp_path: Path, trained: Any
+) -> None:
+    report = run(
+        data, baseline, tmp_path / "run", methods="int8", schedule="at-once", finetune_weights=trained
+    )
+    assert report["shipped"]["name"] == "int8-emb"
+
+
+def test_frozen_tables_keep_their_codebooks(data: Manifest, baseline: str, tmp_path: Path) -> None:
+    run(
+        data,
+        baseline,
+        tmp_path / "run",
+        methods="quantized",
+        schedule="at-once",
+        mlp_rank=4,
+        embedding_dim=4,
+        finetune_weights="dense",
+        finetune_learning_rate=0.5,
+    )
+    before, after = (
+        from_pretrained(str(tmp_path / "run" / place)).get_submodule("embedding").store.state_dict()
+        for place in ("rewrite/quantized-emb", "finetune/quantized-emb/checkpoint")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("ratio", [1.8, 2.2, 3.0, 4.0])
+def test_a_mixture_of_stores_fits_its_budget_with_all_names_in_its_files(
+    data: Manifest, baseline: str, tmp_path: Path, ratio: float
+) -> None:
+    report = run(
+        data,
+        baseline,
+        tmp_path / "run",
+        methods="quantized",
+        schedule="at-once",
+        linear_terms="absorb",
+        target_ratio=ratio,
+        refine_ranks="off",
+    )
+
+    found = {(row["name"], row["stage"]): row for row in report["rows"]}
+    assert found["quantized-emb", "before-finetune"]["bytes"] <= size_on_disk(baseline) / ratio

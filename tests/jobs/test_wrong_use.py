@@ -87,6 +87,7 @@ def test_rows_with_too_few_fields_are_named(tmp_path: Path) -> None:
             "choose from afm, svd, weighted, sequential, int8, int4",
         ),
         (["--methods", "scratch"], "none of them compresses"),
+        (["--seeds", "0,1", "--ship", "best"], "--seeds and --ship best exclude each other"),
         (["--ship", "weighted-emb"], "--ship 'weighted-emb': choose from best, smallest, afm-emb, svd-emb"),
         (["--ship", "afm-r2-d1", "--sweep"], "--ship 'afm-r2-d1': choose from best, smallest"),
         (["--methods", "afm", "--sweep"], "--sweep and --methods exclude each other"),

@@ -30,11 +30,11 @@ PARTS = {
     "afm_dist.stages.evaluation.timing_batch": "throughput",
     "afm_dist.stages.reporting.layers": "report",
     "afm_dist.report.validated": "report",
-    "afm_dist.report.markdown": "report",
-    "afm_dist.report.page.page": "report",
+    "afm_dist.report.writing.to_markdown": "report",
+    "afm_dist.report.html.to_html": "report",
     "afm_dist.report.plots.models.throughput": "report",
     "afm_dist.stages.shipping.model_card": "report",
-    "afm_dist.report.table": "report",
+    "afm_dist.stages.shipping.table": "report",
 }
 
 
@@ -89,7 +89,8 @@ def test_a_compression_ships_before_any_part_of_its_report(
 
     assert commit_of(output, "checkpoint") == shipped
     assert (output / "report" / "report.html").exists()
-    assert "afm-emb" in (output / "checkpoint" / "README.md").read_text()
+    shipped_name = json.loads((output / "report" / "report.json").read_text())["shipped"]["name"]
+    assert shipped_name in (output / "checkpoint" / "README.md").read_text()
     assert is_usable(output)
 
 

@@ -15,4 +15,5 @@ def with_toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for table in ("_CONFIGS", "_METHODS", "_FACTS", "_VARIANTS"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     toy.register()
+    registry.register_variant(toy.TOY)
     yield

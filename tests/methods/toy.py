@@ -19,7 +19,7 @@ from afm_dist.compression.config import MethodConfig
 from afm_dist.compression.facts import MethodFacts
 from afm_dist.compression.method import Candidates, Method
 from afm_dist.compression.plan import TABLE, Plan, PlanEntry
-from afm_dist.compression.registry import register_facts, register_method, register_variant, variants
+from afm_dist.compression.registry import register_facts, register_method, variants
 from afm_dist.compression.variant import Request, SweptModel, Variant
 from afm_dist.errors import OptionError
 from afm_dist.statistics.keys import field_key
@@ -176,6 +176,5 @@ TOY = ToyVariant(name="toy", words="toy: integer codes, and one slot for all rar
 
 
 def register() -> None:
-    register_variant(TOY)
     register_method(Toy, FusedEmbedding, ToyOfTable())
     register_facts(Toy, ToyFacts())

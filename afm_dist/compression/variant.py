@@ -67,6 +67,7 @@ class Variant(ABC):
         swept: Whether a sweep tries it.
         budgeted: Whether a budget chooses its sizes; else it is as large as it is.
         from_scratch: Whether all that it stores can be trained from scratch.
+        allocates: Whether its predicted errors are those of its models, so that a sweep allocates by them.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Variant(ABC):
     swept: bool = True
     budgeted: bool = True
     from_scratch: bool = True
+    allocates: bool = False
 
     @property
     def linears(self) -> str:

@@ -22,6 +22,7 @@ from afm_dist.compression.budget import (
     structure_bytes,
 )
 from afm_dist.compression.plan import TABLE, Plan
+from afm_dist.compression.registry import variants
 from afm_dist.compression.rewrite import compress_carrying_
 from afm_dist.compression.variant import FieldRanks, Variant
 from afm_dist.errors import OptionError
@@ -195,10 +196,10 @@ class BudgetSearch(Search):
             else structure_bytes(config, Plan()) + description_bytes(config, Plan())
         )
         if not self._budgeted:
-            names = ", ".join(leader.name for leader in self.leaders)
+            names = ",".join(leader.name for leader in self.leaders)
+            others = ", ".join(own.name for own in variants().values() if own.budgeted)
             raise OptionError(
-                f"--methods {names}: none of them has sizes that a budget could choose; add one, e.g. "
-                "quantized"
+                f"--methods {names}: none of them has sizes that a budget could choose; add one of {others}"
             )
         rounded = self.rows.rounded(model)
         for leader in self._budgeted:
@@ -409,7 +410,7 @@ def _ways(field_ranks: FieldRanks, refine: bool) -> dict[str, tuple[FieldRanks, 
     return ways
 
 
-def budget_note(stage: Stage, leader: str = "afm", *, first: str = "afm") -> str:
+def budget_note(stage: Stage, leader: str, *, first: str) -> str:
     """Describe how a budget was spent."""
     written = storage.read_json(stage.file(RANKS), ChosenRanks, fix=STAGE_FIX)
     chosen = (

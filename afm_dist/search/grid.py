@@ -35,14 +35,17 @@ POINTS = "points.json"
 MOMENTS = "moments.safetensors"
 SENSITIVITY = "sensitivity.safetensors"
 BASELINE, BUDGET = "baseline", "budget"
-# Whose predicted errors are those of the models themselves: it allocates the budgets of a sweep.
-ALLOCATED = "weighted"
 RATIOS = (3.0, 5.0, 10.0)
 
 
 def swept() -> list[Variant]:
     """List the variants that a sweep tries: those that it may choose first."""
     return sorted((own for own in variants().values() if own.swept), key=lambda own: own.reference)
+
+
+def allocating() -> Variant:
+    """Give the variant by whose predicted errors a sweep allocates bytes."""
+    return next(own for own in variants().values() if own.allocates)
 
 
 def choosable() -> list[str]:
@@ -83,7 +86,7 @@ class GridSearch(Search):
         points = {own.name: [*own.points(model, self.request)] for own in self.variants}
         ours = [point for own in self.variants if not own.reference for point in points[own.name]]
         rounded = self.rows.rounded(model)
-        whole = variants()[ALLOCATED].template(model, self.request)
+        whole = allocating().template(model, self.request)
         described = most_description_bytes(config, whole, always=rounded)
         before = structure_bytes(config, Plan()) + description_bytes(config, Plan())
         least = min(structure_bytes(config, point.plan + rounded) for point in ours)
@@ -144,7 +147,7 @@ class GridSearch(Search):
     ) -> None:
         """Score the model of no more bytes than another's whose sizes were allocated, where there is one."""
         config, rounded = problem.config, self.rows.rounded(problem.model)
-        weighted = variants()[ALLOCATED].template(problem.model, self.request)
+        weighted = allocating().template(problem.model, self.request)
         most, room = structure_bytes(config, rounded), structure_bytes(config, plan)
         room += description_bytes(config, plan)
         # A tiny model has no room for the names of ranks by field, or of any.

@@ -225,12 +225,13 @@ def variant_notes(variants: Sequence[Variant]) -> list[str]:
     for leader in (own.name for own in variants):
         names = [own.name for own in variants if own.leader == leader]
         if names:
-            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])).replace("svd", "SVD")
+            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
             notes.append(
                 f"The {listed} rows have the ranks, the ReLU mode and the fine-tuning of the "
-                f"{leader.upper()} rows; only the factors differ."
+                f"{leader} rows; only the factors differ."
             )
-    if any(not own.reference for own in variants[1:]):
+    # What a reference with the sizes of a leader is, the first note has said.
+    if any(own.leader is None or not own.reference for own in variants[1:]):
         notes += [own.words for own in variants]
     return notes
 

@@ -152,7 +152,7 @@ def test_scores_outlive_a_result_that_could_not_be_written(
     assert len(before) > 1
     assert scored == before
     assert sorted(path.name for path in Path(chosen.stage.path).iterdir()) == ["_SUCCESS", PLANS, RANKS]
-    note = budget_note(chosen.stage)
+    note = budget_note(chosen.stage, "afm", first="afm")
     for name, words in EXPLAINED.items():
         assert (f"{name} {words}" in note) == (name in scored)
     assert note.endswith(".") and set(scored) < {PREDICTED, *EXPLAINED}

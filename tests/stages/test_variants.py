@@ -69,11 +69,12 @@ def test_wrong_methods_are_refused(value: str, message: str) -> None:
     ("names", "beginnings"),
     [
         ("afm", []),
-        ("afm,svd", ["The SVD rows have the ranks"]),
+        ("afm,svd", ["The svd rows have the ranks"]),
+        ("afm,int8", ["afm:", "int8:"]),
         ("afm,weighted", ["The weighted rows have the ranks", "afm:", "weighted:"]),
         (
             ALL,
-            ["The SVD, weighted and sequential rows have", "afm:", "svd:", "weighted:", "sequential:"],
+            ["The svd, weighted and sequential rows have", "afm:", "svd:", "weighted:", "sequential:"],
         ),
     ],
 )

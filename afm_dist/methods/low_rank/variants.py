@@ -140,6 +140,7 @@ VARIANTS = (
         leader="afm",
         factors="weighted",
         needs_sensitivity=True,
+        allocates=True,
         words="weighted: as afm, but errors of the outputs count as the logit feels them: principal "
         "components in the metric E[ggᵀ] with g the gradient of the logit, over a sample of the training "
         "rows.",

@@ -79,12 +79,8 @@ class Ship(Step[ShippedModel]):
             )
             for name in names
         ]
-        among = "what was compared"
-        if budget is not None and self.rule in (BEST, SMALLEST):
-            candidates = [one for one in candidates if one.bytes <= budget]
-            among = f"what fits {budget:,} bytes"
         control = models.histories[self.control].best.validation_auc
-        name, reason = choose(candidates, control, self.rule, among)
+        name, reason = choose(candidates, control, self.rule, budget)
         return ShippedModel(stage=ship(context, models, name), name=name, reason=reason)
 
 
@@ -104,15 +100,15 @@ class Contender:
 
 
 def choose(
-    candidates: Sequence[Contender], control: float, rule: str, among: str = "what was compared"
+    candidates: Sequence[Contender], control: float, rule: str, budget: int | None = None
 ) -> tuple[str, str]:
     """Choose what ships.
 
     Args:
-        candidates: All fit what was asked for.
+        candidates: What was compared.
         control: Validation AUC of the control.
         rule: As in ``Ship``.
-        among: What the candidates are, in words.
+        budget: Bytes that what ships may have; None: as many as it takes.
 
     Returns:
         The name, and why it is this one.
@@ -120,13 +116,15 @@ def choose(
     Raises:
         OptionError: the rule names none of them.
     """
-    best = max(candidates, key=lambda one: (one.validation_auc, -one.bytes))
+    fitting = [one for one in candidates if budget is None or one.bytes <= budget]
+    among = "what was compared" if budget is None else f"what fits {budget:,} bytes"
+    best = max(fitting, key=lambda one: (one.validation_auc, -one.bytes))
     if rule == BEST:
         chosen, why = best, f"the best validation AUC of {among}"
-        if len(candidates) == 1:
+        if len(fitting) == 1:
             why = f"the only one of {among}"
     elif rule == SMALLEST:
-        good = [one for one in candidates if one.validation_auc >= control - NO_LOSS]
+        good = [one for one in fitting if one.validation_auc >= control - NO_LOSS]
         chosen = min(good, key=lambda one: (one.bytes, -one.validation_auc)) if good else best
         why = (
             "the smallest that was fine-tuned and is as good as the control on the validation split"
@@ -135,12 +133,13 @@ def choose(
             "control"
         )
     else:
-        named = {one.name: one for one in candidates}
+        named = {one.name: one for one in fitting}
         if rule not in named:
             raise OptionError(f"--ship {rule!r}: choose from {', '.join((BEST, SMALLEST, *named))}")
         chosen, why = named[rule], f"chosen by --ship {rule}"
     others = ", ".join(
         f"{one.name} has {one.validation_auc:.5f} in {one.bytes:,} bytes"
+        + ("" if one in fitting else ", too many")
         for one in candidates
         if one is not chosen
     )

@@ -243,6 +243,13 @@ def test_the_best_on_validation_ships_and_of_equal_ones_the_smallest() -> None:
     assert choose_to_ship(candidates(large=0.8, small=0.8, tiny=0.7), 0.8, "best")[0] == "small"
 
 
+def test_what_does_not_fit_the_budget_stays_behind_and_is_named() -> None:
+    name, reason = choose_to_ship(candidates(large=0.81, small=0.79, tiny=0.7), 0.8, "best", 20)
+    assert name == "small"
+    assert "the best validation AUC of what fits 20 bytes" in reason
+    assert "large has 0.81000 in 30 bytes, too many" in reason and "in 10 bytes)" in reason
+
+
 def test_what_is_named_ships_and_the_page_says_so_with_the_others() -> None:
     name, reason = choose_to_ship(candidates(large=0.81, tiny=0.7), 0.8, "tiny")
     assert name == "tiny"
